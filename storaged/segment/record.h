@@ -1,0 +1,57 @@
+/* storaged/segment/record.h - header of one record of the segment log (DESIGN.md section 6):
+ * encode, decode, and the checks that need no key. Byte offsets: README.md. No I/O here. */
+#pragma once
+#include "common/base/id128.h"
+#include "common/base/rc.h"
+
+#define RECORD_FORMAT            1u
+#define RECORD_ALIGN_BYTES       4096u
+#define RECORD_BLOCK_BYTES       65536u
+#define RECORD_TAG_BYTES         16u
+#define RECORD_PAYLOAD_BYTES_MAX (64u << 20)
+#define RECORD_BLOCKS_MAX        (RECORD_PAYLOAD_BYTES_MAX / RECORD_BLOCK_BYTES)
+#define RECORD_HEADER_BYTES_MAX  24576u /* 256 + 1024 * 20, rounded up to 4 KiB */
+
+enum record_type { RECORD_CHUNK = 1, RECORD_LOG_ENTRY = 2 };
+
+struct record_header {
+    enum record_type type;
+    uint32_t cipher_suite; /* 0 = not sealed (log entries), 1 = AES-256-GCM per block */
+    uint64_t segment_id, segment_generation;
+    uint64_t sequence;     /* of the record in its segment, from 1 */
+    uint64_t flushed_upto; /* offset in the segment: all below was durable when this was written */
+    uint32_t pool;
+    uint64_t placement_hash, owner_hash;
+    struct id128 upload_id, body, seal_id;
+    uint32_t index;       /* of the chunk in its body */
+    uint32_t plain_bytes; /* = payload bytes, before padding */
+    uint64_t config, epoch, log_index;
+    uint8_t plain_digest[32]; /* sealed (keyed) digest of the plaintext; zero for log entries */
+};
+struct record_block {
+    uint32_t crc32c; /* of the ciphertext block */
+    uint8_t tag[RECORD_TAG_BYTES];
+};
+
+static inline uint32_t record_blocks(uint32_t plain_bytes)
+{
+    return plain_bytes / RECORD_BLOCK_BYTES + (plain_bytes % RECORD_BLOCK_BYTES != 0);
+}
+
+/* Bytes on disk, multiples of 4 KiB. */
+uint32_t record_header_bytes(uint32_t plain_bytes);
+uint32_t record_payload_bytes(uint32_t plain_bytes);
+
+/* out holds record_header_bytes(h->plain_bytes), all of it written (padding zeroed). blocks has
+ * record_blocks(h->plain_bytes). RC_INVAL: a field out of range. */
+MUST_CHECK enum rc record_encode(const struct record_header *h, const struct record_block *blocks,
+                                 uint8_t *out, struct err *reterr);
+/* Length of the header that begins at p, from its first 4 KiB: RC_OK; RC_CORRUPT: no record begins
+ * here. */
+MUST_CHECK enum rc record_peek(const uint8_t p[RECORD_ALIGN_BYTES], uint32_t *ret_header_bytes);
+/* p has n >= the peeked length. blocks holds RECORD_BLOCKS_MAX. RC_CORRUPT says what differs. */
+MUST_CHECK enum rc record_decode(const uint8_t *p, size_t n, struct record_header *ret_header,
+                                 struct record_block *blocks, struct err *reterr);
+/* One payload block against its CRC. block < record_blocks(plain_bytes). RC_CORRUPT. */
+MUST_CHECK enum rc record_block_check(uint32_t plain_bytes, uint32_t block, const uint8_t *p,
+                                      uint32_t crc);
