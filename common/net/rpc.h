@@ -61,6 +61,7 @@ typedef enum rc (*rpc_gate_fn)(void *data, const struct rpc_method *m,
                                const struct tls_identity *peer, struct err *reterr);
 
 void *rpc_call_service(const struct rpc_call *c);
+const char *rpc_call_path(const struct rpc_call *c);
 void *rpc_call_data(const struct rpc_call *c); /* the handler's own */
 void rpc_call_set_data(struct rpc_call *c, void *data);
 const struct tls_identity *rpc_call_peer(const struct rpc_call *c);
