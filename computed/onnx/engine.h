@@ -1,0 +1,47 @@
+/* computed/onnx/engine.h - runs checked ONNX models on one device of one backend.
+ *
+ * A session is one model on one device. It plans anew for input shapes that it has not seen and
+ * keeps the last ENGINE_PLANS_MAX plans. An engine and its sessions belong to one thread at a time;
+ * several workers open several engines. Nothing here touches the network, or libuv. */
+#pragma once
+#include "common/model/model.h"
+#include "computed/backend/backend.h"
+
+#define ENGINE_PLANS_MAX 8
+
+struct engine;  /* one device */
+struct session; /* one model on it */
+
+struct engine_conf {
+    const char *backend;    /* "cpu", "ref", later "cuda" */
+    const char *plugin_dir; /* NULL: as be_load() says */
+    uint32_t device_idx;
+    uint32_t threads; /* for one run; 0 = 1 */
+    size_t bytes_max; /* device memory of one plan; 0 = 2 GiB */
+    enum be_precision precision;
+};
+
+MUST_CHECK enum rc engine_open(const struct engine_conf *conf, struct engine **ret_engine,
+                               struct err *reterr);
+void engine_close(struct engine *e);             /* after its sessions; NULL: nothing */
+const char *engine_text(const struct engine *e); /* for ItemResult.device */
+
+/* m: borrowed until session_close. RC_NOMEM. */
+MUST_CHECK enum rc session_open(struct engine *e, const struct model *m, struct session **ret_s,
+                                struct err *reterr);
+void session_close(struct session *s);
+
+struct session_out {
+    struct model_shape shape;
+    enum model_dtype dtype;
+    const void *data; /* the session's, until its next run or close */
+    size_t bytes;
+};
+
+/* One synchronous run. in_shape, in: one per model input, in its declared type, row-major.
+ *   ret_out  caller's, one per model output
+ * Returns RC_OK, RC_INVAL (shapes do not fit: names the node), RC_UNIMPL (the backend lacks
+ * something), RC_NOMEM (smaller batch), RC_IO (device lost) */
+MUST_CHECK enum rc session_run(struct session *s, const struct model_shape *in_shape,
+                               const void *const *in, struct session_out *ret_out,
+                               struct err *reterr);
