@@ -71,13 +71,14 @@ struct model_attr {
 
 /* The operators that are served. A new one: its row in ops.c, its shape rule in shape_*.c, its
  * lowering in computed/onnx/lower.c, its reference in computed/backend/ref. */
+/* clang-format off */
 #define MODEL_OP_MAP(X)                                                                            \
-    X(Abs)                                                                                         \
-    X(Add) X(AveragePool) X(BatchNormalization) X(Cast) X(Clip) X(Concat) X(Constant) X(Conv)      \
-        X(Div) X(Dropout) X(Exp) X(Flatten) X(Gemm) X(GlobalAveragePool) X(GlobalMaxPool)          \
-            X(Identity) X(Log) X(MatMul) X(Max) X(MaxPool) X(Min) X(Mul) X(Neg) X(Pow)             \
-                X(ReduceMax) X(ReduceMean) X(ReduceMin) X(ReduceSum) X(Relu) X(Reshape) X(Sigmoid) \
-                    X(Softmax) X(Sqrt) X(Squeeze) X(Sub) X(Tanh) X(Unsqueeze)
+    X(Abs) X(Add) X(AveragePool) X(BatchNormalization) X(Cast) X(Clip) X(Concat) X(Constant)       \
+    X(Conv) X(Div) X(Dropout) X(Exp) X(Flatten) X(Gemm) X(GlobalAveragePool) X(GlobalMaxPool)      \
+    X(Identity) X(Log) X(MatMul) X(Max) X(MaxPool) X(Min) X(Mul) X(Neg) X(Pow) X(ReduceMax)        \
+    X(ReduceMean) X(ReduceMin) X(ReduceSum) X(Relu) X(Reshape) X(Sigmoid) X(Softmax) X(Sqrt)       \
+    X(Squeeze) X(Sub) X(Tanh) X(Unsqueeze)
+/* clang-format on */
 #define MODEL_OP_ENUM(name) MODEL_OP_##name,
 enum model_op { MODEL_OP_MAP(MODEL_OP_ENUM) MODEL_OP_N };
 
