@@ -1,0 +1,53 @@
+/* storaged/replica/replica_msg.h - messages between replicas of a group: encode, decode. Bytes:
+ * README.md. They travel as ReplicaMessage.body on BULK_CONTROL (bulk.proto), which names the group
+ * and protects them; the sender's identity is checked there (a storage node's certificate, the boot
+ * id of its Hello must be from_boot), not here. */
+#pragma once
+#include "storaged/replica/replica_core.h"
+
+#define REPLICA_MSG_FORMAT       1u
+#define REPLICA_MSG_HEAD_BYTES   128u
+#define REPLICA_ENTRY_HEAD_BYTES 12u
+#define REPLICA_SNAP_BYTES_MAX   (2u << 20) /* rows of one page: one row of 1 MiB always fits */
+
+/* Bytes that entry e adds to a PREPARE: stop filling before REPLICA_MESSAGE_BYTES_MAX. */
+static inline uint64_t replica_entry_bytes(const struct replica_entry *e)
+{
+    return REPLICA_ENTRY_HEAD_BYTES + (uint64_t)e->bytes.n;
+}
+/* 0: longer than REPLICA_MESSAGE_BYTES_MAX. */
+uint32_t replica_msg_bytes(const struct replica_msg *m);
+/* out holds replica_msg_bytes(m), not 0. */
+uint32_t replica_msg_encode(const struct replica_msg *m, uint8_t *out);
+/* The type of a message without decoding it (to tell SNAP_* from the core's); 0 = none. */
+enum replica_msg_type replica_msg_type_of(struct slice bytes);
+/* ret->entries = entries, whose bytes borrow from `bytes`. RC_CORRUPT, RC_UNIMPL (newer format). */
+MUST_CHECK enum rc replica_msg_decode(struct slice bytes, struct replica_msg *ret,
+                                      struct replica_entry entries[REPLICA_BATCH],
+                                      struct err *reterr);
+
+/* Snapshot of a group's state, pulled page by page (the service's; see REPLICA_SNAPSHOT). The
+ * learner sends GET with an empty cursor, then with the last key received; the giver keeps one
+ * RocksDB snapshot per id (a random number of the learner's) for as long as pages are asked
+ * (seconds; then RC_NOTFOUND, begin again). All pages of an id are of one applied index. */
+struct replica_snap {
+    enum replica_msg_type type; /* SNAP_GET, SNAP_PAGE */
+    struct id128 from_disk, from_boot, to_disk;
+    uint64_t config, epoch;
+    uint64_t id;
+    uint64_t index; /* GET: the least applied index that helps. PAGE: the state's */
+    bool done;      /* PAGE: the last one */
+    enum rc rc;     /* PAGE: RC_OK, RC_NOTFOUND, RC_STALE (not at that index), RC_IO, RC_BUSY */
+    struct slice cursor; /* GET: keys above this; PAGE: the one asked, echoed */
+    struct slice rows;   /* PAGE: replica_row_* */
+};
+uint32_t replica_snap_bytes(const struct replica_snap *s); /* 0: too long */
+uint32_t replica_snap_encode(const struct replica_snap *s, uint8_t *out);
+MUST_CHECK enum rc replica_snap_decode(struct slice bytes, struct replica_snap *ret,
+                                       struct err *reterr);
+/* Rows in a page, in key order. put: false = it does not fit any more. next: RC_NOTFOUND at the
+ * end, RC_CORRUPT; *at begins at 0. */
+bool replica_row_put(uint8_t *rows, uint32_t cap, uint32_t *n, struct slice key,
+                     struct slice value);
+MUST_CHECK enum rc replica_row_next(struct slice rows, size_t *at, struct slice *ret_key,
+                                    struct slice *ret_value);
