@@ -1,11 +1,9 @@
 /* common/crypto/seal.c - the two cipher contexts are keyed once; a block sets the nonce only. */
 #include "common/crypto/seal.h"
 #include "common/base/le.h"
-#include <openssl/core_names.h>
+#include "common/crypto/crypto_priv.h"
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
-#include <openssl/kdf.h>
-#include <openssl/params.h>
 #include <stdlib.h>
 
 #define IDENT_BYTES 44u /* suite 4, body 16, index 4, seal id 16, plain length 4 */
@@ -14,6 +12,7 @@
 struct seal {
     struct seal_ident ident;
     EVP_CIPHER_CTX *enc, *dec;
+    uint32_t rest; /* of the block begun */
     uint8_t aad[AAD_BYTES];
 };
 
@@ -26,28 +25,6 @@ static void ident_encode(const struct seal_ident *id, uint8_t out[IDENT_BYTES])
     le_put32(out + 20, id->index);
     memcpy(out + 24, id->seal_id.b, 16);
     le_put32(out + 40, id->plain_bytes);
-}
-
-static bool derive(const uint8_t body_key[32], const uint8_t ident[IDENT_BYTES], uint8_t key[32])
-{
-    uint8_t info[sizeof(LABEL) - 1 + IDENT_BYTES];
-    OSSL_PARAM params[4];
-    EVP_KDF *kdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
-    EVP_KDF_CTX *ctx = kdf == NULL ? NULL : EVP_KDF_CTX_new(kdf);
-    char digest[] = "SHA256";
-    bool ok = false;
-
-    memcpy(info, LABEL, sizeof(LABEL) - 1);
-    memcpy(info + sizeof(LABEL) - 1, ident, IDENT_BYTES);
-    params[0] = OSSL_PARAM_construct_utf8_string(OSSL_KDF_PARAM_DIGEST, digest, 0);
-    params[1] =
-        OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_KEY, (void *)(uintptr_t)body_key, 32);
-    params[2] = OSSL_PARAM_construct_octet_string(OSSL_KDF_PARAM_INFO, info, sizeof(info));
-    params[3] = OSSL_PARAM_construct_end();
-    if (ctx != NULL) ok = EVP_KDF_derive(ctx, key, 32, params) == 1;
-    EVP_KDF_CTX_free(ctx);
-    EVP_KDF_free(kdf);
-    return ok;
 }
 
 enum rc seal_new(const uint8_t body_key[32], const struct seal_ident *ident, struct seal **ret_seal,
@@ -77,7 +54,7 @@ enum rc seal_new(const uint8_t body_key[32], const struct seal_ident *ident, str
         goto out;
     }
     rc = RC_OK;
-    if (!derive(body_key, s->aad, key) ||
+    if (crypto_derive(body_key, LABEL, (struct slice){s->aad, IDENT_BYTES}, key) != RC_OK ||
         EVP_EncryptInit_ex(s->enc, EVP_aes_256_gcm(), NULL, key, NULL) != 1 ||
         EVP_DecryptInit_ex(s->dec, EVP_aes_256_gcm(), NULL, key, NULL) != 1) {
         rc = err_set(reterr, RC_INTERNAL, "OpenSSL gives no HKDF-SHA256 with AES-256-GCM");
@@ -112,22 +89,52 @@ static uint32_t begin(struct seal *s, uint32_t block, uint8_t nonce[12])
     return block + 1 < blocks ? SEAL_BLOCK_BYTES : s->ident.plain_bytes - block * SEAL_BLOCK_BYTES;
 }
 
-enum rc seal_block(struct seal *s, uint32_t block, const uint8_t *plain, uint8_t *cipher,
-                   uint8_t tag[SEAL_TAG_BYTES])
+enum rc seal_block_begin(struct seal *s, uint32_t block)
 {
-    uint8_t nonce[12], none[16];
-    uint32_t n = begin(s, block, nonce);
+    uint8_t nonce[12];
     int got = 0;
 
-    if (n == 0) return RC_INVAL;
+    s->rest = begin(s, block, nonce);
+    if (s->rest == 0) return RC_INVAL;
     if (EVP_EncryptInit_ex(s->enc, NULL, NULL, NULL, nonce) != 1 ||
-        EVP_EncryptUpdate(s->enc, NULL, &got, s->aad, AAD_BYTES) != 1 ||
-        EVP_EncryptUpdate(s->enc, cipher, &got, plain, (int)n) != 1 || got != (int)n ||
-        EVP_EncryptFinal_ex(s->enc, none, &got) != 1 ||
+        EVP_EncryptUpdate(s->enc, NULL, &got, s->aad, AAD_BYTES) != 1) {
+        return RC_INTERNAL;
+    }
+    return RC_OK;
+}
+
+enum rc seal_block_part(struct seal *s, const uint8_t *plain, uint8_t *cipher, uint32_t n)
+{
+    int got = 0;
+
+    if (n > s->rest) return RC_INVAL;
+    s->rest -= n;
+    if (EVP_EncryptUpdate(s->enc, cipher, &got, plain, (int)n) != 1 || got != (int)n) {
+        return RC_INTERNAL;
+    }
+    return RC_OK;
+}
+
+enum rc seal_block_end(struct seal *s, uint8_t tag[SEAL_TAG_BYTES])
+{
+    uint8_t none[16];
+    int got = 0;
+
+    if (s->rest != 0) return RC_INVAL;
+    if (EVP_EncryptFinal_ex(s->enc, none, &got) != 1 ||
         EVP_CIPHER_CTX_ctrl(s->enc, EVP_CTRL_AEAD_GET_TAG, SEAL_TAG_BYTES, tag) != 1) {
         return RC_INTERNAL;
     }
     return RC_OK;
+}
+
+enum rc seal_block(struct seal *s, uint32_t block, const uint8_t *plain, uint8_t *cipher,
+                   uint8_t tag[SEAL_TAG_BYTES])
+{
+    enum rc rc = seal_block_begin(s, block);
+
+    if (rc == RC_OK) rc = seal_block_part(s, plain, cipher, s->rest);
+    return rc != RC_OK ? rc : seal_block_end(s, tag);
 }
 
 enum rc seal_open_block(struct seal *s, uint32_t block, const uint8_t *cipher,

@@ -39,6 +39,12 @@ void seal_free(struct seal *s); /* wipes the key */
  * may be plain itself. RC_INVAL (no such block), RC_INTERNAL. */
 MUST_CHECK enum rc seal_block(struct seal *s, uint32_t block, const uint8_t *plain, uint8_t *cipher,
                               uint8_t tag[SEAL_TAG_BYTES]);
+/* The same in pieces of any length, in order, that make the whole block (chunk_seal.h). RC_INVAL
+ * also when the pieces are too long or, at the end, too short. */
+MUST_CHECK enum rc seal_block_begin(struct seal *s, uint32_t block);
+MUST_CHECK enum rc seal_block_part(struct seal *s, const uint8_t *plain, uint8_t *cipher,
+                                   uint32_t n);
+MUST_CHECK enum rc seal_block_end(struct seal *s, uint8_t tag[SEAL_TAG_BYTES]);
 /* RC_CORRUPT: not what was sealed under this identity; plain is zeroed then. */
 MUST_CHECK enum rc seal_open_block(struct seal *s, uint32_t block, const uint8_t *cipher,
                                    const uint8_t tag[SEAL_TAG_BYTES], uint8_t *plain);

@@ -33,9 +33,15 @@ enum rc tree_leaf(const void *p, size_t n, uint8_t ret_leaf[TREE_DIGEST_BYTES])
     return hash(0, p, n, "", 0, ret_leaf);
 }
 
-void tree_join_init(struct tree_join *t)
+void tree_join_init_tag(struct tree_join *t, uint8_t node_tag)
 {
     memset(t, 0, sizeof(*t));
+    t->node_tag = node_tag;
+}
+
+void tree_join_init(struct tree_join *t)
+{
+    tree_join_init_tag(t, 1);
 }
 
 enum rc tree_join_add(struct tree_join *t, const uint8_t leaf[TREE_DIGEST_BYTES])
@@ -46,7 +52,7 @@ enum rc tree_join_add(struct tree_join *t, const uint8_t leaf[TREE_DIGEST_BYTES]
     CHECK(t->leaves >> TREE_LEVELS_MAX == 0);
     memcpy(h, leaf, sizeof(h));
     for (; (t->leaves >> level & 1) != 0; level++) {
-        enum rc rc = hash(1, t->node[level], 32, h, 32, h);
+        enum rc rc = hash(t->node_tag, t->node[level], 32, h, 32, h);
 
         if (rc != RC_OK) return rc;
     }
@@ -55,13 +61,12 @@ enum rc tree_join_add(struct tree_join *t, const uint8_t leaf[TREE_DIGEST_BYTES]
     return RC_OK;
 }
 
-enum rc tree_join_digest(const struct tree_join *t, uint64_t bytes,
-                         uint8_t ret_digest[TREE_DIGEST_BYTES])
+enum rc tree_join_root(const struct tree_join *t, uint8_t ret_root[TREE_DIGEST_BYTES])
 {
-    uint8_t root[TREE_DIGEST_BYTES], length[8];
+    uint8_t root[TREE_DIGEST_BYTES];
     bool have = false;
 
-    if (t->leaves != tree_leaves(bytes)) return RC_INVAL;
+    if (t->leaves == 0) return RC_INVAL;
     for (unsigned level = 0; level <= TREE_LEVELS_MAX; level++) {
         enum rc rc;
 
@@ -71,9 +76,22 @@ enum rc tree_join_digest(const struct tree_join *t, uint64_t bytes,
             have = true;
             continue;
         }
-        rc = hash(1, t->node[level], 32, root, 32, root);
+        rc = hash(t->node_tag, t->node[level], 32, root, 32, root);
         if (rc != RC_OK) return rc;
     }
+    memcpy(ret_root, root, sizeof(root));
+    return RC_OK;
+}
+
+enum rc tree_join_digest(const struct tree_join *t, uint64_t bytes,
+                         uint8_t ret_digest[TREE_DIGEST_BYTES])
+{
+    uint8_t root[TREE_DIGEST_BYTES], length[8];
+    enum rc rc;
+
+    if (t->leaves != tree_leaves(bytes)) return RC_INVAL;
+    rc = tree_join_root(t, root);
+    if (rc != RC_OK) return rc;
     le_put64(length, bytes);
     return hash(2, length, 8, root, 32, ret_digest);
 }

@@ -25,8 +25,12 @@ MUST_CHECK enum rc tree_leaf(const void *p, size_t n, uint8_t ret_leaf[TREE_DIGE
 struct tree_join {
     uint8_t node[TREE_LEVELS_MAX + 1][TREE_DIGEST_BYTES]; /* by level, where bit is set in leaves */
     uint64_t leaves;
+    uint8_t node_tag; /* 1; other trees of the same shape have their own (digest.h) */
 };
 void tree_join_init(struct tree_join *t);
+void tree_join_init_tag(struct tree_join *t, uint8_t node_tag);
+/* The top node. RC_INVAL: no leaf was added. */
+MUST_CHECK enum rc tree_join_root(const struct tree_join *t, uint8_t ret_root[TREE_DIGEST_BYTES]);
 MUST_CHECK enum rc tree_join_add(struct tree_join *t, const uint8_t leaf[TREE_DIGEST_BYTES]);
 /* RC_INVAL: the leaves added are not tree_leaves(bytes). */
 MUST_CHECK enum rc tree_join_digest(const struct tree_join *t, uint64_t bytes,
