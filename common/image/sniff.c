@@ -9,12 +9,13 @@ struct magic {
 };
 
 static const struct magic magics[] = {
+    /* first: its preamble may pose as another format (PS3.10 7.1, dual-personality files) */
+    {128, 4, "DICM", "application/dicom"},
     {0, 8, "\x89PNG\r\n\x1a\n", "image/png"},
     {0, 4, "II*\0", "image/tiff"},
     {0, 4, "MM\0*", "image/tiff"},
     {0, 4, "II+\0", "image/tiff"}, /* BigTIFF */
     {0, 4, "MM\0+", "image/tiff"},
-    {128, 4, "DICM", "application/dicom"},
     {0, 12, "\0\0\0\x0cjP  \r\n\x87\n", "image/jp2"},
     {0, 4, "\xff\x4f\xff\x51", "image/jp2"}, /* a bare codestream */
     {0, 6, "GIF87a", "image/gif"},
