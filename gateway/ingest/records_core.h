@@ -307,8 +307,20 @@ struct record_list {             /* value of a list row */
 #define RECORD_TYPES(X)                                                                            \
     X(head)                                                                                        \
     X(case)                                                                                        \
-    X(document) X(session) X(chunk) X(index) X(manifest) X(commit) X(tomb) X(collection) X(job)    \
-        X(task) X(item) X(result) X(model) X(list)
+    X(document)                                                                                    \
+    X(session)                                                                                     \
+    X(chunk)                                                                                       \
+    X(index)                                                                                       \
+    X(manifest)                                                                                    \
+    X(commit)                                                                                      \
+    X(tomb)                                                                                        \
+    X(collection)                                                                                  \
+    X(job)                                                                                         \
+    X(task)                                                                                        \
+    X(item)                                                                                        \
+    X(result)                                                                                      \
+    X(model)                                                                                       \
+    X(list)
 /* record_head_encode(rec, out), record_head_decode(value, ret, reterr), ... for each of them.
  * Encode appends to out: RC_OK, RC_INVAL (a limit; reterr names it), RC_NOMEM. Decode: RC_OK or
  * RC_CORRUPT. */

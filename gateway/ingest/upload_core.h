@@ -128,11 +128,12 @@ struct upload_event { /* slices and records are borrowed during the step only */
     const struct upload_item *items;         /* GOT: as many as keys, in their order */
     uint64_t tick;                           /* GOT, TXN */
     uint64_t newest;                         /* NEWEST: version, 0 = none */
+    uint64_t index;                          /* TXN: of the entry that took effect */
     bool succeeded;                          /* TXN */
     const struct record_session *session;    /* MADE */
     struct id128 seal_id;                    /* WRITTEN: the winner's */
     bool was_there;                          /* WRITTEN */
-    const struct record_index *index;        /* GATHERED; its stage is set by the core */
+    const struct record_index *index_row;    /* GATHERED; its stage is the action's */
     struct slice manifest;                   /* GATHERED: encoded, MAC in place; kept by the
                                                 shell until the answer */
     uint64_t count;                          /* SUMMED */
@@ -156,7 +157,8 @@ struct upload_core { /* private; caller's memory */
     uint64_t head_version, session_version, tick;
     uint64_t version; /* of the object under way */
     uint64_t objects, bytes_stored;
-    bool was_there;
+    bool was_there, written;
+    struct id128 seal_id;
 };
 
 /* mem: UPLOAD_MEM_BYTES, borrowed until the answer, as is req. */
