@@ -332,6 +332,8 @@ static void io_chunk(struct io *io, struct record_chunk *rec)
     STR(sealed_leaves, RECORD_LEAVES_MAX * 32 + 64);
 }
 
+_Static_assert(sizeof(double) == 8, "an IEEE double");
+
 static void io_attr(struct io *io, struct record_attr *rec)
 {
     uint64_t bits = 0;
@@ -346,7 +348,6 @@ static void io_attr(struct io *io, struct record_attr *rec)
         I64(integer);
         break;
     default:
-        _Static_assert(sizeof(rec->real) == 8, "double is 64 bits");
         memcpy(&bits, &rec->real, 8);
         bits = io_uint(io, bits, 8, "real");
         memcpy(&rec->real, &bits, 8);
