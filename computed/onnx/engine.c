@@ -1,0 +1,218 @@
+/* computed/onnx/engine.c - devices, sessions and their plans. A plan and its
+ * buffers belong to one set of input shapes; the least recently used one goes
+ * when a ninth is asked for. */
+#include "computed/onnx/engine.h"
+#include "computed/onnx/lower.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define BYTES_MAX_DEFAULT ((size_t)2 << 30)
+
+struct engine {
+    const struct be_ops *ops;
+    struct be_dev *dev;
+    struct be_plan_conf conf;
+};
+
+struct planned {
+    struct be_plan *plan;    /* NULL: free slot */
+    struct model_shape *in;  /* per input */
+    struct session_out *out; /* per output */
+    struct be_buf **in_buf, **out_buf;
+    uint64_t used_at;
+};
+
+struct session {
+    struct engine *e;
+    const struct model *m;
+    struct planned slot[ENGINE_PLANS_MAX];
+    uint64_t runs;
+};
+
+enum rc engine_open(const struct engine_conf *conf, struct engine **ret_engine, struct err *reterr)
+{
+    struct engine *e = calloc(1, sizeof(*e));
+    enum rc rc;
+
+    if (e == NULL) return err_set(reterr, RC_NOMEM, "engine");
+    e->conf =
+        (struct be_plan_conf){.precision = conf->precision,
+                              .bytes_max = conf->bytes_max ? conf->bytes_max : BYTES_MAX_DEFAULT,
+                              .threads = MAX(conf->threads, 1)};
+    rc = be_load(conf->backend, conf->plugin_dir, &e->ops, reterr);
+    if (rc == RC_OK) rc = e->ops->probe(reterr);
+    if (rc == RC_OK) rc = e->ops->open(conf->device_idx, &e->dev, reterr);
+    if (rc != RC_OK) {
+        free(e);
+        return rc;
+    }
+    *ret_engine = e;
+    return RC_OK;
+}
+
+void engine_close(struct engine *e)
+{
+    if (e == NULL) return;
+    e->ops->close(e->dev);
+    free(e);
+}
+
+const char *engine_text(const struct engine *e)
+{
+    return e->ops->text(e->dev);
+}
+
+enum rc session_open(struct engine *e, const struct model *m, struct session **ret_s,
+                     struct err *reterr)
+{
+    struct session *s = calloc(1, sizeof(*s));
+
+    if (s == NULL) return err_set(reterr, RC_NOMEM, "session");
+    s->e = e;
+    s->m = m;
+    *ret_s = s;
+    return RC_OK;
+}
+
+static void planned_free(struct session *s, struct planned *p)
+{
+    const struct be_ops *ops = s->e->ops;
+
+    if (p->plan != NULL) ops->plan_free(p->plan);
+    for (uint32_t i = 0; p->in_buf != NULL && i < s->m->input_n; i++)
+        ops->buf_free(s->e->dev, p->in_buf[i]);
+    for (uint32_t i = 0; p->out_buf != NULL && i < s->m->output_n; i++)
+        ops->buf_free(s->e->dev, p->out_buf[i]);
+    for (uint32_t i = 0; p->out != NULL && i < s->m->output_n; i++)
+        free((void *)(uintptr_t)p->out[i].data);
+    free(p->in);
+    free(p->out);
+    free(p->in_buf);
+    free(p->out_buf);
+    *p = (struct planned){0};
+}
+
+void session_close(struct session *s)
+{
+    if (s == NULL) return;
+    for (uint32_t i = 0; i < ENGINE_PLANS_MAX; i++)
+        planned_free(s, &s->slot[i]);
+    free(s);
+}
+
+static size_t shape_bytes(const struct model_shape *s, enum model_dtype t)
+{
+    uint64_t n = 0;
+    bool fits = model_shape_count(s, &n);
+
+    CHECK(fits); /* model_bind has seen every value */
+    return (size_t)n * model_dtype_bytes(t);
+}
+
+static enum rc planned_buffers(struct session *s, struct planned *p,
+                               const struct model_shape *shape, struct err *reterr)
+{
+    const struct model *m = s->m;
+    enum rc rc;
+
+    p->in = calloc(m->input_n, sizeof(*p->in));
+    p->out = calloc(m->output_n, sizeof(*p->out));
+    p->in_buf = calloc(m->input_n, sizeof(struct be_buf *));
+    p->out_buf = calloc(m->output_n, sizeof(struct be_buf *));
+    if (p->in == NULL || p->out == NULL || p->in_buf == NULL || p->out_buf == NULL)
+        return err_set(reterr, RC_NOMEM, "plan");
+    for (uint32_t i = 0; i < m->input_n; i++) {
+        uint32_t v = m->input[i];
+
+        p->in[i] = shape[v];
+        rc = s->e->ops->buf_alloc(s->e->dev, shape_bytes(&shape[v], m->value[v].dtype),
+                                  &p->in_buf[i], reterr);
+        if (rc != RC_OK) return rc;
+    }
+    for (uint32_t i = 0; i < m->output_n; i++) {
+        uint32_t v = m->output[i];
+        size_t n = shape_bytes(&shape[v], m->value[v].dtype);
+
+        p->out[i] = (struct session_out){.shape = shape[v],
+                                         .dtype = m->value[v].dtype,
+                                         .data = calloc(1, MAX(n, 1)),
+                                         .bytes = n};
+        if (p->out[i].data == NULL) return err_set(reterr, RC_NOMEM, "output of %zu bytes", n);
+        rc = s->e->ops->buf_alloc(s->e->dev, n, &p->out_buf[i], reterr);
+        if (rc != RC_OK) return rc;
+    }
+    return RC_OK;
+}
+
+static enum rc planned_new(struct session *s, struct planned *p, const struct model_shape *in,
+                           struct err *reterr)
+{
+    struct model_shape *shape = calloc(MAX(s->m->value_n, 1), sizeof(*shape));
+    struct lowered low = {0};
+    enum rc rc;
+
+    if (shape == NULL) return err_set(reterr, RC_NOMEM, "plan");
+    rc = model_bind(s->m, in, shape, reterr);
+    if (rc == RC_OK) rc = lower(s->m, shape, &low, reterr);
+    if (rc == RC_OK) rc = s->e->ops->plan(s->e->dev, &low.g, &s->e->conf, &p->plan, reterr);
+    if (rc == RC_OK) rc = planned_buffers(s, p, shape, reterr);
+    lowered_free(&low);
+    free(shape);
+    if (rc != RC_OK) planned_free(s, p);
+    return rc;
+}
+
+static bool shapes_equal(const struct model_shape *a, const struct model_shape *b, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (a[i].rank != b[i].rank) return false;
+        for (uint8_t k = 0; k < a[i].rank; k++)
+            if (a[i].dim[k] != b[i].dim[k]) return false;
+    }
+    return true;
+}
+
+static enum rc planned_get(struct session *s, const struct model_shape *in, struct planned **ret,
+                           struct err *reterr)
+{
+    struct planned *oldest = &s->slot[0];
+    enum rc rc;
+
+    for (uint32_t i = 0; i < ENGINE_PLANS_MAX; i++) {
+        struct planned *p = &s->slot[i];
+
+        if (p->plan != NULL && shapes_equal(p->in, in, s->m->input_n)) {
+            *ret = p;
+            return RC_OK;
+        }
+        if (p->used_at < oldest->used_at) oldest = p; /* a free slot has 0 */
+    }
+    planned_free(s, oldest);
+    rc = planned_new(s, oldest, in, reterr);
+    if (rc == RC_OK) *ret = oldest;
+    return rc;
+}
+
+enum rc session_run(struct session *s, const struct model_shape *in_shape, const void *const *in,
+                    struct session_out *ret_out, struct err *reterr)
+{
+    const struct be_ops *ops = s->e->ops;
+    struct planned *p;
+    enum rc rc = planned_get(s, in_shape, &p, reterr);
+
+    if (rc != RC_OK) return rc;
+    p->used_at = ++s->runs;
+    for (uint32_t i = 0; i < s->m->input_n; i++) {
+        size_t n = shape_bytes(&p->in[i], s->m->value[s->m->input[i]].dtype);
+
+        rc = ops->upload(s->e->dev, p->in_buf[i], 0, in[i], n, reterr);
+        if (rc != RC_OK) return rc;
+    }
+    rc = ops->run(p->plan, p->in_buf, p->out_buf, reterr);
+    for (uint32_t i = 0; rc == RC_OK && i < s->m->output_n; i++)
+        rc = ops->download(s->e->dev, p->out_buf[i], 0, (void *)(uintptr_t)p->out[i].data,
+                           p->out[i].bytes, reterr);
+    if (rc != RC_OK) return rc;
+    memcpy(ret_out, p->out, s->m->output_n * sizeof(*ret_out));
+    return RC_OK;
+}
