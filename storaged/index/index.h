@@ -1,0 +1,134 @@
+/* storaged/index/index.h - RocksDB of one disk: where chunks and log entries lie, and the state of
+ * each group.
+ *
+ * Every function may block: worker threads (or start-up) only. Thread-safe: any thread; a group's
+ * batches must come one after the other (its order is its log's). The WAL is on and not synced: a
+ * power cut keeps a prefix of all batches (point-in-time recovery), so that state, applied position
+ * and replay position always fit together; what is missing is replayed from the segment log.
+ * index_sync makes all before it durable.
+ *
+ * Column families, keys and values: README.md. After RC_IO or RC_CORRUPT of a write the index takes
+ * no more writes (RocksDB's background error); the disk is out. */
+#pragma once
+#include "storaged/replica/apply_core.h"
+#include "storaged/segment/seglog.h"
+
+struct index;
+struct index_batch;
+/* A placement group: hashes of pool whose first `bits` bits are those of prefix. */
+struct index_group {
+    uint32_t pool;
+    uint8_t bits;
+    uint64_t prefix; /* the low 64 - bits are zero */
+};
+struct index_chunk_id {
+    struct id128 body;
+    uint32_t index;
+    struct id128 seal_id;
+};
+/* Facts of a chunk record; the CRCs and tags stay in the record. */
+struct index_chunk {
+    struct index_chunk_id id;
+    struct seg_location loc;
+    uint32_t pool;
+    uint64_t placement_hash, owner_hash;
+    struct id128 upload_id;
+    uint8_t plain_digest[32];
+};
+struct index_log_row {
+    uint64_t epoch, index;
+    struct seg_location loc;
+};
+struct index_applied {
+    uint64_t epoch, index;
+};
+
+struct index_conf {
+    const char *dir;
+    size_t cache_bytes; /* block cache and memtables together; 0 = 64 MiB */
+    bool rebuild;       /* an index that does not open is an error; true: begin an empty one */
+};
+/* Creates it when there is none. RC_CORRUPT, RC_IO, RC_PRECOND (another format). */
+MUST_CHECK enum rc index_open(const struct index_conf *conf, struct index **ret_ix,
+                              struct err *reterr);
+void index_close(struct index *ix); /* NULL is fine */
+/* All batches before are durable. RC_IO. */
+MUST_CHECK enum rc index_sync(struct index *ix, struct err *reterr);
+
+/* ---- rows of the segment log; written by storaged/store ---- */
+struct index_rows; /* one atomic batch */
+MUST_CHECK enum rc index_rows_new(struct index *ix, struct index_rows **ret_rows);
+void index_rows_chunk(struct index_rows *r, const struct index_chunk *c);
+/* Replaces the row of that index unless that has a higher epoch. RC_IO, RC_CORRUPT. */
+MUST_CHECK enum rc index_rows_log(struct index_rows *r, const struct index_group *g,
+                                  const struct index_log_row *row, struct err *reterr);
+/* Every record below upto has its row in this or an earlier batch. Frees r. */
+MUST_CHECK enum rc index_rows_commit(struct index_rows *r, struct seg_position upto,
+                                     struct err *reterr);
+void index_rows_free(struct index_rows *r); /* instead of commit */
+MUST_CHECK enum rc index_replay_from(struct index *ix, struct seg_position *ret,
+                                     struct err *reterr);
+
+/* ---- chunks ---- */
+/* RC_OK, RC_NOTFOUND, RC_IO, RC_CORRUPT. */
+MUST_CHECK enum rc index_chunk_get(struct index *ix, const struct index_chunk_id *id,
+                                   struct index_chunk *ret, struct err *reterr);
+/* Any sealing of (body, index), the lowest seal id first; up to max. */
+MUST_CHECK enum rc index_chunk_find(struct index *ix, const struct id128 *body, uint32_t index,
+                                    struct index_chunk *ret, uint32_t max, uint32_t *ret_n,
+                                    struct err *reterr);
+/* Forget it; its bytes become dead. OK when absent. */
+MUST_CHECK enum rc index_chunk_drop(struct index *ix, const struct index_chunk_id *id,
+                                    struct err *reterr);
+
+/* ---- a group's log ---- */
+/* Rows of index first.., contiguous, up to max. ret_n = 0: none at first. */
+MUST_CHECK enum rc index_log_get(struct index *ix, const struct index_group *g, uint64_t first,
+                                 struct index_log_row *ret, uint32_t max, uint32_t *ret_n,
+                                 struct err *reterr);
+/* First and last index there; RC_NOTFOUND: empty. */
+MUST_CHECK enum rc index_log_bounds(struct index *ix, const struct index_group *g,
+                                    uint64_t *ret_first, uint64_t *ret_last, struct err *reterr);
+/* Drop rows with index < first (from the front), or >= first (from the back). */
+MUST_CHECK enum rc index_log_trim(struct index *ix, const struct index_group *g, uint64_t first,
+                                  bool from_back, struct err *reterr);
+
+/* ---- protocol state: an opaque blob per group (REPLICA_DURABLE_BYTES), 1..4096 bytes ---- */
+/* Durable on return (and so is all before it). */
+MUST_CHECK enum rc index_persist(struct index *ix, const struct index_group *g, struct slice blob,
+                                 struct err *reterr);
+/* RC_NOTFOUND. ret_n <= cap, else RC_RANGE. CRC'd. */
+MUST_CHECK enum rc index_persisted(struct index *ix, const struct index_group *g, uint8_t *p,
+                                   size_t cap, size_t *ret_n, struct err *reterr);
+/* Every group that has protocol or applied state here. */
+MUST_CHECK enum rc index_groups(struct index *ix,
+                                enum rc (*fn)(void *ctx, const struct index_group *g), void *ctx,
+                                struct err *reterr);
+
+/* ---- a group's state ---- */
+/* One batch: any number of entries in order, then one commit. */
+MUST_CHECK enum rc index_batch_new(struct index *ix, const struct index_group *g,
+                                   struct index_batch **ret_batch);
+void index_batch_free(struct index_batch *b); /* throws away what is not committed; NULL is fine */
+/* The map that apply_step works on: sees this batch over the database. Belongs to the batch. */
+const struct apply_map *index_batch_map(struct index_batch *b);
+/* Erase the group's whole state within the batch, before a snapshot is put. RC_IO. */
+MUST_CHECK enum rc index_batch_clear(struct index_batch *b, struct err *reterr);
+/* State and position in one write; the batch is empty again and can be used on. RC_IO. */
+MUST_CHECK enum rc index_batch_commit(struct index_batch *b, struct index_applied applied,
+                                      struct err *reterr);
+/* RC_OK with zeros: nothing applied yet. */
+MUST_CHECK enum rc index_applied_get(struct index *ix, const struct index_group *g,
+                                     struct index_applied *ret, struct err *reterr);
+/* Committed state. Value is appended to out (limit: out's). RC_NOTFOUND. */
+struct buf;
+MUST_CHECK enum rc index_state_get(struct index *ix, const struct index_group *g, struct slice key,
+                                   struct buf *out, struct err *reterr);
+/* Keys in [from, until) (until.n = 0: to the end) of one consistent snapshot, in order, with the
+ * position it stands for. fn borrows; RC_RANGE from fn ends the scan with RC_OK, others with them.
+ */
+MUST_CHECK enum rc index_state_scan(struct index *ix, const struct index_group *g,
+                                    struct slice from, struct slice until,
+                                    enum rc (*fn)(void *ctx, struct slice key, struct slice value),
+                                    void *ctx, struct index_applied *ret_applied,
+                                    struct err *reterr);

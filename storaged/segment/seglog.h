@@ -1,0 +1,135 @@
+/* storaged/segment/seglog.h - the append-only segment log of one disk.
+ *
+ * One stream: chunk payloads and groups' log entries are records of the same open segment, so that
+ * one fdatasync covers all that wait. Append order is durability order, across segments too: when a
+ * record is acknowledged, all before it are durable. A process never appends to a segment that an
+ * earlier one wrote: recovery seals it where its valid part ends, so that what was torn away can
+ * not come back.
+ *
+ * A record at a place that a seal, or the largest valid flushed_upto, covers must be good: if not,
+ * that is damage and is counted, never the end of the log.
+ *
+ * All calls belong to the disk's loop; open and replay block (start-up). Callbacks: exactly once,
+ * never inside the call. After a failed write or flush of the disk all appends are RC_IO. */
+#pragma once
+#include "storaged/io/disk.h"
+#include "storaged/segment/record.h"
+
+#define SEGLOG_FORMAT            1u
+#define SEGLOG_SEGMENT_DEFAULT   (256u << 20)
+#define SEGLOG_SEGMENT_BYTES_MIN (256u << 10)
+#define SEGLOG_DATA_AT           8192u /* header page, seal page, then records */
+#define SEGLOG_APPENDS_MAX       1024u /* accepted and not yet durable */
+#define SEGLOG_READS_MAX         512u
+#define SEGLOG_ENTRY_BYTES_MAX   (4u << 20)
+
+struct seglog;
+struct seg_location {
+    uint64_t segment_id, generation, offset; /* of the record's header; 4 KiB aligned */
+    uint32_t header_bytes, plain_bytes;      /* payload begins at offset + header_bytes */
+};
+/* A place between records: replay goes on from there. Zero = from the beginning. */
+struct seg_position {
+    uint64_t segment_id, offset;
+};
+struct seglog_conf {
+    struct disk *disk;
+    struct id128 disk_id;
+    uint64_t segment_bytes; /* 0 = SEGLOG_SEGMENT_DEFAULT; multiple of 4 KiB */
+    uint64_t reserve_bytes; /* chunks are refused below this; 0 = 2 segments */
+    uint64_t limit_bytes;   /* of all segments together; 0 = the file system's */
+};
+
+/* Opens, checks every segment's header, finds the ends of those that have no seal, seals them.
+ * RC_CORRUPT: a segment's header is bad or of another disk. RC_IO, RC_NOMEM, RC_INVAL. Blocking. */
+MUST_CHECK enum rc seglog_open(const struct seglog_conf *conf, struct seglog **ret_log,
+                               struct err *reterr);
+/* Pending appends and reads complete RC_CANCELED (an append's outcome is then unknown), then cb.
+ * The disk stays open. */
+void seglog_close(struct seglog *log, void (*cb)(void *data), void *data);
+
+/* Every valid record from `from` on, in order. payload: of log entries (verified), NULL for chunks.
+ * All is borrowed. fn's other rc than RC_OK ends it. damage is called for each bad stretch that
+ * should have been good (may be NULL; seglog_stats counts them too). Blocking. */
+struct seglog_replay {
+    enum rc (*record)(void *ctx, const struct seg_location *loc, const struct record_header *h,
+                      const struct record_block *blocks, const uint8_t *payload,
+                      struct err *reterr);
+    void (*damage)(void *ctx, uint64_t segment_id, uint64_t from, uint64_t until);
+    void *ctx;
+};
+MUST_CHECK enum rc seglog_replay(struct seglog *log, struct seg_position from,
+                                 const struct seglog_replay *r, struct err *reterr);
+
+struct seglog_append;
+typedef void (*seglog_append_cb)(struct seglog_append *a, enum rc rc);
+struct seglog_append {
+    void *data;
+    struct err err;          /* out */
+    struct seg_location loc; /* out, when RC_OK: durable there */
+    struct seg_position end; /* out: right behind the record */
+    struct seglog_append_priv {
+        struct list link;
+        struct seglog *log;
+        seglog_append_cb cb;
+        struct record_header header;
+        const struct record_block *blocks;
+        const uint8_t *payload;
+        uint8_t *own; /* header, and the payload of an entry */
+        struct segment *seg;
+        uint32_t header_bytes, payload_bytes, writes_left;
+        bool begun;
+        struct disk_req head_req, body_req;
+    } priv;
+};
+/* A chunk. h: type, plain_bytes, ids, config, epoch are the caller's; segment, sequence and
+ * flushed_upto are filled in here. blocks (tags; crc32c is checked against, or computed if
+ * crc_known is false) and payload (4 KiB aligned, best from disk_buf_alloc, room for
+ * record_payload_bytes(): the padding behind plain_bytes is zeroed here) are borrowed until cb.
+ * Returns RC_OK (accepted), RC_BUSY, RC_FULL, RC_IO, RC_INVAL: cb will not fire.
+ * Completes RC_OK (durable), RC_IO, RC_FULL, RC_CANCELED. */
+MUST_CHECK enum rc seglog_append_chunk(struct seglog *log, struct seglog_append *a,
+                                       const struct record_header *h, struct record_block *blocks,
+                                       bool crc_known, uint8_t *payload, seglog_append_cb cb);
+/* A log entry, 1..SEGLOG_ENTRY_BYTES_MAX bytes; copied. Errors as above. */
+MUST_CHECK enum rc seglog_append_entry(struct seglog *log, struct seglog_append *a,
+                                       const struct record_header *h, struct slice entry,
+                                       seglog_append_cb cb);
+
+struct seglog_read;
+typedef void (*seglog_read_cb)(struct seglog_read *r, enum rc rc);
+struct seglog_read {
+    void *data;
+    struct err err;
+    struct record_header header; /* out */
+    struct record_block *blocks; /* out: of all blocks of the record; valid until cb returns */
+    uint32_t got_bytes;          /* out: plain bytes valid at buf */
+    struct seglog_read_priv {
+        struct list link;
+        struct seglog *log;
+        seglog_read_cb cb;
+        struct seg_location loc;
+        uint32_t first, n;
+        uint8_t *page, *buf;
+        enum rc rc;
+        uint32_t reads_left;
+        struct disk_req head_req, body_req;
+    } priv;
+};
+/* Blocks first .. first + n - 1 (n = 0: to the end) of the record, each checked against its CRC.
+ * buf: 4 KiB aligned, cap >= the range rounded up to 4 KiB; borrowed until cb.
+ * Returns RC_OK, RC_BUSY, RC_NOTFOUND (no such segment), RC_RANGE, RC_INVAL (cap).
+ * Completes RC_OK, RC_CORRUPT (header or block; buf undefined), RC_IO, RC_CANCELED. */
+MUST_CHECK enum rc seglog_read(struct seglog *log, struct seglog_read *r,
+                               const struct seg_location *loc, uint32_t first, uint32_t n,
+                               void *buf, size_t cap, seglog_read_cb cb);
+
+struct seglog_stats {
+    uint64_t segments_n, segment_bytes; /* files there, and their sizes together */
+    uint64_t total_bytes, free_bytes;   /* what the log may use, and what of it is left */
+    uint64_t damage_n;                  /* bad stretches found since open */
+    uint64_t flushes_n, appends_n, waiting_n;
+};
+void seglog_stats(struct seglog *log, struct seglog_stats *ret);
+/* The place behind the last durable record. */
+struct seg_position seglog_durable(const struct seglog *log);

@@ -1,0 +1,96 @@
+/* storaged/store/store.h - one disk of a node: segment log and index joined on a loop. This is what
+ * storaged/service uses.
+ *
+ *   DIR/disk.id   text: "mikura-disk 1 <disk uuid>"; made once, never overwritten
+ *   DIR/LOCK      flock'd by the process that serves the disk
+ *   DIR/segments  the segment log        DIR/index  RocksDB
+ *
+ * Bytes and log entries: the functions below, on the loop, asynchronous. A callback with RC_OK
+ * means durable in the log *and* found in the index. Everything in the index (chunk look-up, group
+ * state, protocol state) is read and written through index.h with store_index(), on worker threads
+ * (fiber_work, uv_queue_work), never on the loop.
+ *
+ * Reading a chunk: index_chunk_get on a worker, then store_read with the location. Reading a log
+ * entry for a peer: index_log_get, then store_read of its location (block 0 to the end). */
+#pragma once
+#include "storaged/index/index.h"
+#include "storaged/segment/seglog.h"
+
+#define STORE_ROWS_MAX SEGLOG_APPENDS_MAX /* in one index batch */
+
+struct store;
+struct store_conf {
+    struct uv_loop_s *loop;
+    const char *dir;         /* made if missing (its parent must exist) */
+    enum disk_engine engine; /* DISK_AUTO, DISK_URING, DISK_PREAD */
+    size_t arena_bytes, cache_bytes;
+    uint64_t segment_bytes, reserve_bytes, limit_bytes; /* as seglog_conf; 0 = default */
+};
+/* Blocking: opens, recovers (replays the log into the index from where it stands). RC_BUSY: another
+ * process has it (rule 7 of replica_core.h). RC_PRECOND: no O_DIRECT, or another format.
+ * RC_CORRUPT, RC_IO, RC_NOMEM. Damage below what was acknowledged does not fail the open:
+ * store_status counts it; the replicas on this disk then start as damaged. */
+MUST_CHECK enum rc store_open(const struct store_conf *conf, struct store **ret_store,
+                              struct err *reterr);
+/* Everything pending completes RC_CANCELED, then cb; no index call may be running or follow. */
+void store_close(struct store *s, void (*cb)(void *data), void *data);
+struct id128 store_disk_id(const struct store *s);
+struct index *store_index(struct store *s);
+
+/* Payload memory of the disk: 4 KiB aligned, registered with the ring where possible; receive into
+ * it. NULL: too much under way, answer RC_BUSY. */
+void *store_buf_alloc(struct store *s, size_t bytes);
+void store_buf_free(struct store *s, void *p);
+
+struct store_append;
+typedef void (*store_append_cb)(struct store_append *a, enum rc rc);
+struct store_append {
+    void *data;
+    struct err err;
+    struct seg_location loc; /* out, when RC_OK */
+    struct store_append_priv {
+        struct list link;
+        struct store *store;
+        store_append_cb cb;
+        struct record_header header;
+        enum rc rc;
+        struct seglog_append log;
+    } priv;
+};
+struct store_chunk {
+    uint32_t pool;
+    uint64_t placement_hash, owner_hash;
+    struct id128 upload_id;
+    struct index_chunk_id id;
+    uint32_t plain_bytes; /* 1..RECORD_PAYLOAD_BYTES_MAX */
+    uint8_t plain_digest[32];
+    uint64_t config, epoch;      /* as known to the writer; not used for decisions */
+    struct record_block *blocks; /* record_blocks(plain_bytes): tags given */
+    bool crc_known;              /* crc32c given too, and trusted; else computed here */
+    uint8_t *payload;            /* as seglog_append_chunk */
+};
+/* c is copied; c->blocks and c->payload are borrowed until cb. The same id may be written again:
+ * the later record's row counts.
+ * Returns RC_OK, RC_BUSY, RC_FULL (near full: log entries still fit), RC_IO, RC_INVAL.
+ * Completes RC_OK, RC_IO (the disk is out), RC_FULL, RC_CANCELED (outcome unknown). */
+MUST_CHECK enum rc store_chunk_write(struct store *s, struct store_append *a,
+                                     const struct store_chunk *c, store_append_cb cb);
+/* A group's log entry (apply_core's bytes) at (epoch, index); copied. Appends of one group complete
+ * in order. Errors as above. */
+MUST_CHECK enum rc store_log_append(struct store *s, struct store_append *a,
+                                    const struct index_group *g, uint64_t config, uint64_t epoch,
+                                    uint64_t index, struct slice entry, store_append_cb cb);
+/* As seglog_read: blocks of a chunk, or a log entry. */
+MUST_CHECK enum rc store_read(struct store *s, struct seglog_read *r,
+                              const struct seg_location *loc, uint32_t first, uint32_t n, void *buf,
+                              size_t cap, seglog_read_cb cb);
+
+struct store_status {
+    struct id128 disk_id;
+    const char *dir, *engine, *engine_reason;
+    enum rc rc;     /* RC_OK, or why the disk is out */
+    struct err err; /* then */
+    struct seglog_stats log;
+    uint64_t replayed_n; /* records at open */
+};
+void store_status(struct store *s, struct store_status *ret);
