@@ -65,6 +65,7 @@ struct upload {
     char path[8];
     uint32_t chunks;
     bool chunk_acked[CHUNKS_MAX], completed, aborted;
+    uint8_t state; /* of its row, as last seen */
     uint64_t version, stage;
 };
 struct acked_commit {
@@ -131,11 +132,38 @@ static struct record_head head_now(void)
     return h;
 }
 
+/* Every entry that takes effect: a session that has ended stays so, and takes no chunk any more. */
+static void upload_applied(void *ctx, struct slice entry)
+{
+    uint8_t k[RECORD_KEY_BYTES_MAX];
+
+    (void)ctx;
+    (void)entry;
+    for (uint32_t i = 0; i < UPLOADS; i++) {
+        struct upload *u = &uploads[i];
+        struct slice key = {k, record_key_id(&anchor, RECORD_SESSION, &u->id, k)};
+        struct record_session s;
+        uint64_t version;
+        struct slice v = sim_get(&g, key, &version);
+
+        if (version == 0) continue;
+        HOLDS(record_session_decode(v, &s, NULL) == RC_OK);
+        HOLDS(u->state <= RECORD_SESSION_OPEN || s.state == u->state);
+        u->state = s.state;
+        for (uint32_t n = 0; n < u->chunks; n++) {
+            key = (struct slice){k, record_key_chunk(&anchor, &u->id, n, k)};
+            (void)sim_get(&g, key, &version);
+            HOLDS(version != g.index || s.state == RECORD_SESSION_OPEN);
+        }
+    }
+}
+
 static void agent_start(struct agent *a)
 {
     struct upload *u = &uploads[a->upload];
     struct record_head h = head_now();
 
+    if (a->todo == DO_ABORT && !g.calm && !u->chunk_acked[0] && sim_rand(&g, 50) != 0) return;
     a->gateway = (uint32_t)sim_rand(&g, 2);
     a->patience = 1 + (uint32_t)sim_rand(&g, 6);
     if (a->todo != DO_COMMIT_AGAIN) {
@@ -446,6 +474,7 @@ static bool run_uploads(void)
     the_part = "uploads";
     sim_group_init(&g, the_seed);
     acked_n = 0;
+    g.on_applied = upload_applied;
     for (size_t i = 0; i < ARRAY_N(anchor.b); i++)
         anchor.b[i] = (uint8_t)sim_rand(&g, 256);
     new_case = (struct record_case){.case_id = {(const uint8_t *)"c", 1}};
@@ -502,6 +531,10 @@ static bool run_uploads(void)
         HOLDS(!(uploads[i].completed && uploads[i].aborted));
         if (uploads[i].aborted) check_session(&a, RECORD_SESSION_ABORTED);
         if (!uploads[i].completed) continue;
+        for (uint32_t n = 0; n < i; n++) { /* no two are one version of a path */
+            HOLDS(!uploads[n].completed || strcmp(uploads[n].path, uploads[i].path) != 0 ||
+                  uploads[n].version != uploads[i].version);
+        }
         check_session(&a, RECORD_SESSION_COMPLETED);
         for (enum record_kind kind = RECORD_INDEX; kind <= RECORD_MANIFEST; kind++) {
             struct slice key = {k, record_key_object(&anchor, kind, path, uploads[i].version, k)};
