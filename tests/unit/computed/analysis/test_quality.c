@@ -1,0 +1,203 @@
+/* tests/unit/computed/analysis/test_quality.c - a synthetic picture, spoiled in three ways, changes
+ * its class; tiles, slides and refusals. */
+#include "computed/analysis/quality.h"
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#define SIDE 160
+
+struct fixture {
+    struct model *m;
+    struct engine *e;
+    struct quality *q;
+};
+
+static int setup(void **state)
+{
+    struct fixture *f = calloc(1, sizeof(*f));
+    struct engine_conf conf = {.backend = "ref"};
+    uint8_t *bytes = malloc(1 << 20);
+    FILE *file = fopen(MIKURA_SOURCE_DIR "/deploy/models/quality.onnx", "rb");
+    struct model_limits lim;
+    struct err e;
+    size_t n;
+
+    assert_non_null(file);
+    n = fread(bytes, 1, 1 << 20, file);
+    (void)fclose(file);
+    lim = model_limits_default(n);
+    assert_int_equal(model_load(bytes, n, &lim, &f->m, &e), RC_OK);
+    free(bytes);
+    assert_int_equal(engine_open(&conf, &f->e, &e), RC_OK);
+    assert_int_equal(quality_open(f->e, f->m, &f->q, &e), RC_OK);
+    *state = f;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct fixture *f = *state;
+
+    quality_close(f->q);
+    engine_close(f->e);
+    model_free(f->m);
+    free(f);
+    return 0;
+}
+
+/* Discs with hard edges over a gradient, reddish as tissue: 0.25 to 0.75 of full scale. */
+static void paint(double *p)
+{
+    for (int y = 0; y < SIDE; y++) {
+        for (int x = 0; x < SIDE; x++) {
+            double v = 0.3 + 0.2 * x / SIDE;
+
+            for (int k = 0; k < 24; k++) {
+                int cx = (k * 53 + 17) % SIDE, cy = (k * 31 + 40) % SIDE, r = 4 + k % 7;
+
+                if ((x - cx) * (x - cx) + (y - cy) * (y - cy) < r * r) v = k % 2 ? 0.75 : 0.25;
+            }
+            p[y * SIDE + x] = v;
+        }
+    }
+}
+
+/* A box of 5, three times each way: close to a Gaussian of 2.4 pixels. */
+static void blur(double *p)
+{
+    double *t = malloc(sizeof(*t) * SIDE * SIDE);
+
+    for (int pass = 0; pass < 6; pass++) {
+        int dx = pass % 2, dy = 1 - dx;
+
+        memcpy(t, p, sizeof(*t) * SIDE * SIDE);
+        for (int y = 0; y < SIDE; y++) {
+            for (int x = 0; x < SIDE; x++) {
+                double s = 0;
+
+                for (int k = -2; k <= 2; k++) {
+                    int u = MIN(MAX(x + k * dx, 0), SIDE - 1),
+                        v = MIN(MAX(y + k * dy, 0), SIDE - 1);
+
+                    s += t[v * SIDE + u];
+                }
+                p[y * SIDE + x] = s / 5;
+            }
+        }
+    }
+    free(t);
+}
+
+static void to_rgb(const double *p, double gain, double offset, uint8_t *rgb)
+{
+    static const double tint[3] = {1.1, 0.95, 0.9};
+
+    for (int i = 0; i < SIDE * SIDE; i++)
+        for (int c = 0; c < 3; c++)
+            rgb[3 * i + c] =
+                (uint8_t)(fmin(fmax((p[i] * tint[c]) * gain + offset, 0), 1) * 255 + 0.5);
+}
+
+static void label_is(struct fixture *f, const double *p, double gain, double offset,
+                     const char *label)
+{
+    uint8_t *rgb = malloc(3 * SIDE * SIDE);
+    struct quality_result r;
+    struct err e;
+    double sum = 0;
+
+    to_rgb(p, gain, offset, rgb);
+    quality_begin(f->q);
+    assert_int_equal(quality_add(f->q, rgb, SIDE, SIDE, 3 * SIDE, &e), RC_OK);
+    assert_int_equal(quality_end(f->q, &r, &e), RC_OK);
+    assert_string_equal(r.label, label);
+    assert_int_equal(r.score_n, 9);
+    assert_int_equal(r.tile_n, 1);
+    for (int i = 0; i < 4; i++)
+        sum += r.score[i].value;
+    assert_true(fabs(sum - 1) < 1e-5);
+    free(rgb);
+}
+
+static void test_spoiled(void **state)
+{
+    double *p = malloc(sizeof(*p) * SIDE * SIDE);
+
+    paint(p);
+    label_is(*state, p, 1, 0, "usable");
+    label_is(*state, p, 0.15, 0, "dark");
+    label_is(*state, p, 0, 0, "dark");
+    label_is(*state, p, 2.5, 0.2, "overexposed");
+    label_is(*state, p, 0, 1, "overexposed");
+    blur(p);
+    label_is(*state, p, 1, 0, "blurred");
+    free(p);
+}
+
+struct slide {
+    const uint8_t *tissue;
+    uint32_t reads;
+    bool broken;
+};
+
+/* Blank glass (white, nothing on it) everywhere but in one tile of six. */
+static enum rc slide_read(void *data, uint64_t x, uint64_t y, uint32_t width, uint32_t height,
+                          uint8_t *rgb, struct err *reterr)
+{
+    struct slide *s = data;
+
+    s->reads++;
+    if (s->broken) return err_set(reterr, RC_CORRUPT, "tile %u", s->reads);
+    memset(rgb, 252, (size_t)3 * width * height);
+    for (uint32_t j = 0; j < height; j++)
+        for (uint32_t i = 0; i < width; i++)
+            if (x + i >= 500 && x + i < 1000 && y + j >= 300)
+                memcpy(rgb + 3 * ((size_t)j * width + i),
+                       s->tissue + 3 * ((y + j) % SIDE * SIDE + (x + i) % SIDE), 3);
+    return RC_OK;
+}
+
+static void test_slide(void **state)
+{
+    struct fixture *f = *state;
+    double *p = malloc(sizeof(*p) * SIDE * SIDE);
+    uint8_t *rgb = malloc(3 * SIDE * SIDE);
+    struct slide s = {.tissue = rgb};
+    struct quality_result a, b;
+    struct err e;
+
+    paint(p);
+    to_rgb(p, 1, 0, rgb);
+    /* 1500 x 600: 3 x 2 tiles of 500 x 300; at most 2 of them: every second one: 2 x 1 */
+    assert_int_equal(quality_image(f->q, 1500, 600, 100, slide_read, &s, &a, &e), RC_OK);
+    assert_int_equal(s.reads, 6);
+    assert_int_equal(a.tile_n, 6);
+    assert_string_equal(a.label, "usable"); /* the glass, overexposed by itself, hardly counts */
+    assert_int_equal(quality_image(f->q, 1500, 600, 100, slide_read, &s, &b, &e), RC_OK);
+    assert_memory_equal(&a, &b, sizeof(a));
+    s.reads = 0;
+    assert_int_equal(quality_image(f->q, 1500, 600, 2, slide_read, &s, &b, &e), RC_OK);
+    assert_int_equal(s.reads, 2);
+    s.broken = true;
+    assert_int_equal(quality_image(f->q, 1500, 600, 2, slide_read, &s, &b, &e), RC_CORRUPT);
+    assert_int_equal(quality_image(f->q, 31, 600, 2, slide_read, &s, &b, &e), RC_INVAL);
+    quality_begin(f->q);
+    assert_int_equal(quality_add(f->q, rgb, 20, 20, 60, &e), RC_OK); /* a rim: skipped */
+    assert_int_equal(quality_end(f->q, &b, &e), RC_INVAL);
+    assert_true(strlen(quality_limits(f->q)) > 100);
+    free(p);
+    free(rgb);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_spoiled),
+                                       cmocka_unit_test(test_slide)};
+
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
