@@ -10,6 +10,9 @@
  *
  * A payload is received straight into the buffer that the receiver gives (4 KiB aligned, so that
  * O_DIRECT writes from it), and may be forwarded from there while it still arrives (bulk_out_more).
+ * A deadline that passes while a request's bytes are still missing (bulk_out_more) or half sent and
+ * missing ends the connection; else the late answer is dropped. Frames: bulk_frame.h, BULK.md.
+ *
  * Everything belongs to one loop. Callbacks never fire inside the call that starts something. */
 #pragma once
 #include "common/base/buf.h"
@@ -70,9 +73,11 @@ struct bulk_ops {
 void *bulk_in_data(const struct bulk_in *in);
 void bulk_in_set_data(struct bulk_in *in, void *data);
 struct bulk_conn *bulk_in_conn(const struct bulk_in *in);
+uint32_t bulk_in_timeout_ms(const struct bulk_in *in); /* what the sender waits; 0 = unknown */
 /* The connection takes a reference until the payload is whole. Payload goes to b->p + at. */
 void bulk_in_accept(struct bulk_in *in, struct bulk_buf *b, uint32_t at);
-/* Drop the payload as it comes (an error answer follows or preceded). */
+/* Drop the payload as it comes; an error answer follows. (bulk_in_reply before the payload is whole
+ * drops the rest by itself.) */
 void bulk_in_discard(struct bulk_in *in);
 /* header is copied; payload (may be NULL) referenced until sent. Frees in. RC_NOMEM closes the
  * connection. */
@@ -109,6 +114,8 @@ struct bulk_send {
  * not fire. */
 MUST_CHECK enum rc bulk_out_start(struct bulk_conn *c, struct bulk_out *o,
                                   const struct bulk_send *s, bulk_out_cb cb);
+/* An answer that comes before all is ready (an error) is held until it is, since the bytes after a
+ * header cannot be left out: go on to call this, or abort. */
 void bulk_out_more(struct bulk_out *o, uint32_t ready);
 /* The payload can't be completed any more (its source was lost): the connection is closed, since
  * bytes can't be taken back; cb(RC_CANCELED) follows. */
@@ -122,6 +129,10 @@ struct bulk_conf {
     struct bulk_hello self;
     const struct bulk_ops *ops;
     void *data; /* bulk_conn_data of each connection at first */
+    /* 0 = an hour. Then both sides start nothing more, what runs gets 30 s, and
+     * on_down(RC_CANCELED) comes: dial again. The certificates' ends come first where they are
+     * earlier. */
+    uint32_t life_ms;
 };
 /* Dial. on_up or on_down follows; no retry here. */
 MUST_CHECK enum rc bulk_dial(const struct bulk_conf *conf, const char *host, uint16_t port,
@@ -139,7 +150,14 @@ const struct bulk_hello *bulk_conn_hello(const struct bulk_conn *c); /* the peer
 bool bulk_conn_up(const struct bulk_conn *c);
 
 /* GMAC of a payload under a fresh key (ChunkWrite.mac): AES-256-GCM with empty plaintext, nonce
- * zero, the payload as AAD. */
+ * zero, the payload as AAD. RC_INTERNAL, RC_NOMEM. */
 MUST_CHECK enum rc bulk_gmac(const uint8_t key[32], const uint8_t *p, size_t n,
                              uint8_t ret_mac[16]);
-struct bulk_gmac_stream; /* the same in pieces */
+/* The same in pieces of any length: new, update ..., final once, free. Any thread. */
+struct bulk_gmac_stream;
+MUST_CHECK enum rc bulk_gmac_stream_new(const uint8_t key[32],
+                                        struct bulk_gmac_stream **ret_stream);
+MUST_CHECK enum rc bulk_gmac_stream_update(struct bulk_gmac_stream *s, const uint8_t *p, size_t n);
+MUST_CHECK enum rc bulk_gmac_stream_final(struct bulk_gmac_stream *s, uint8_t ret_mac[16]);
+void bulk_gmac_stream_free(struct bulk_gmac_stream *s);
+bool bulk_gmac_equal(const uint8_t a[16], const uint8_t b[16]); /* constant time */
