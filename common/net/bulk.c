@@ -16,13 +16,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define HELLO_MS            5000u
-#define LIFE_MS             3600000u
-#define DRAIN_MS            30000u
-#define GIVEN_UP_MAX        (BULK_INFLIGHT_MAX / 2) /* then the peer is taken for dead */
-#define MESSAGE_BYTES_MAX   (16u << 20)
-#define TCP_USER_MS         20000u /* unacknowledged bytes for so long: the peer is gone */
-#define SOCKET_BUFFER_BYTES (4u << 20)
+#define HELLO_MS          5000u
+#define LIFE_MS           3600000u
+#define DRAIN_MS          30000u
+#define GIVEN_UP_MAX      (BULK_INFLIGHT_MAX / 2) /* then the peer is taken for dead */
+#define MESSAGE_BYTES_MAX (16u << 20)
+#define TCP_USER_MS       20000u /* unacknowledged bytes for so long: the peer is gone */
 
 static const char EXPORT_LABEL[] = "EXPORTER-mikura-bulk-1";
 static const struct slice NOTHING = {NULL, 0};
@@ -380,7 +379,6 @@ static void socket_options(int fd)
 {
     int one = 1, idle_s = 10, interval_s = 5, probes = 3;
     unsigned user_ms = TCP_USER_MS;
-    int bytes = SOCKET_BUFFER_BYTES;
 
     /* only later or slower without them */
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
@@ -389,7 +387,6 @@ static void socket_options(int fd)
     (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s));
     (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s));
     (void)setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &probes, sizeof(probes));
-    (void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
 }
 
 /* Takes the socket out of the stream; from here on it is bare. */
@@ -606,6 +603,7 @@ void bulk_out_abort(struct bulk_out *o)
 {
     struct bulk_conn *c = o->priv.conn;
 
+    CHECK(c != NULL);
     (void)err_set(&o->err, RC_CANCELED, "its payload's source was lost");
     bulk_conn_fail(c, RC_UNAVAIL, "a payload's source was lost");
 }
