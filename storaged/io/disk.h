@@ -46,7 +46,7 @@ struct disk_req {
         struct disk_file *file;
         struct disk *disk;
         disk_cb cb;
-        enum { DISK_OP_READ, DISK_OP_WRITE, DISK_OP_SYNC, DISK_OP_CREATE } op;
+        enum { DISK_OP_READ, DISK_OP_WRITE, DISK_OP_SYNC, DISK_OP_CREATE, DISK_OP_DEFER } op;
         uint8_t *buf;
         size_t n, done;
         uint64_t at;
@@ -110,6 +110,9 @@ MUST_CHECK enum rc disk_create(struct disk *d, struct disk_req *req, const char 
                                uint64_t bytes, const void *page, struct disk_file **ret_file,
                                disk_cb cb);
 
+/* cb from the loop, soon, with RC_OK; whatever the disk's state. Not after disk_close. */
+void disk_defer(struct disk *d, struct disk_req *req, disk_cb cb);
+
 /* ---- tests ---- */
 /* The n-th request from now (1 = the next) that is a read/write/sync/create fails with errno. */
 void disk_inject(struct disk *d, uint64_t n, int err);
@@ -124,6 +127,8 @@ enum disk_crash {
     DISK_CRASH_TORN4K,
     DISK_CRASH_REORDERED
 };
+/* Power is cut: whatever has not run yet completes RC_CANCELED and leaves no trace. */
+void disk_mem_cut(struct disk_mem *m);
 /* After disk_close: what was written and not synced is kept, lost, torn at 512 bytes or 4 KiB
  * (each sector on its own), or whole writes survive in any combination. */
 void disk_mem_crash(struct disk_mem *m, enum disk_crash how);

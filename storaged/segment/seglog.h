@@ -78,7 +78,7 @@ struct seglog_append {
         uint8_t *own; /* header, and the payload of an entry */
         struct segment *seg;
         uint32_t header_bytes, payload_bytes, writes_left;
-        bool begun;
+        struct record_block entry_blocks[SEGLOG_ENTRY_BYTES_MAX / RECORD_BLOCK_BYTES];
         struct disk_req head_req, body_req;
     } priv;
 };

@@ -1,0 +1,583 @@
+/* storaged/io/disk.c - requests, files and memory that all engines share.
+ *
+ * A request is in exactly one of: queue (accepted), the engine (running), done (its callback is
+ * due). Callbacks fire from the loop only: from the idle handle `kick`, which runs once per
+ * iteration while there is anything to start or to tell, or from an engine's completion. */
+#include "storaged/io/disk_priv.h"
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+static void on_kick(uv_idle_t *h);
+
+/* ---- opening ---- */
+static enum rc dir_open(struct disk *d, struct err *reterr)
+{
+    static const char probe[] = ".o_direct";
+    struct statfs fs;
+    int fd;
+
+    d->dir_fd = open(d->conf.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (d->dir_fd < 0 || fstatfs(d->dir_fd, &fs) != 0) {
+        return err_set(reterr, rc_from_errno(errno), "folder '%s': %s", d->conf.dir,
+                       strerror(errno));
+    }
+    /* tmpfs takes O_DIRECT since Linux 6.6 and still forgets everything */
+    if (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC) {
+        return err_set(reterr, RC_PRECOND,
+                       "'%s' lies in memory (tmpfs): choose a folder on a disk, ext4 or xfs",
+                       d->conf.dir);
+    }
+    fd = openat(d->dir_fd, probe, O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600);
+    if (fd < 0) {
+        int e = errno;
+
+        return err_set(reterr, e == EINVAL ? RC_PRECOND : rc_from_errno(e),
+                       e == EINVAL ? "the file system of '%s' has no O_DIRECT (%s): choose a "
+                                     "folder on a disk, ext4 or xfs"
+                                   : "cannot write in '%s': %s",
+                       d->conf.dir, strerror(e));
+    }
+    (void)close(fd); /* nothing was written */
+    (void)unlinkat(d->dir_fd, probe, 0);
+    return RC_OK;
+}
+
+static void disk_release(struct disk *d)
+{
+    if (d->arena != NULL) (void)munmap(d->arena, (size_t)d->pages_n * DISK_ALIGN_BYTES);
+    if (d->dir_fd >= 0) (void)close(d->dir_fd);
+    free(d->run);
+    free(d);
+}
+
+enum rc disk_open(const struct disk_conf *conf, struct disk **ret_disk, struct err *reterr)
+{
+    struct disk *d = calloc(1, sizeof(*d));
+    size_t bytes = conf->arena_bytes != 0 ? conf->arena_bytes : DISK_ARENA_DEFAULT;
+    enum rc rc = RC_OK;
+    void *p;
+
+    if (d == NULL) return err_set(reterr, RC_NOMEM, "disk");
+    d->conf = *conf;
+    d->loop = conf->loop;
+    d->dir_fd = d->event_fd = -1;
+    list_init(&d->files);
+    list_init(&d->queue);
+    list_init(&d->done);
+    list_init(&d->mem_running);
+    d->pages_n = (uint32_t)(ROUND_UP(bytes, DISK_ALIGN_BYTES) / DISK_ALIGN_BYTES);
+    p = mmap(NULL, (size_t)d->pages_n * DISK_ALIGN_BYTES, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    d->arena = p == MAP_FAILED ? NULL : p;
+    d->run = calloc(d->pages_n, sizeof(*d->run));
+    if (d->arena == NULL || d->run == NULL) {
+        rc = err_set(reterr, RC_NOMEM, "a disk's arena of %zu bytes", bytes);
+        goto out;
+    }
+    if (conf->engine == DISK_MEMORY) {
+        d->ops = &disk_mem_ops;
+        d->name = "memory";
+        (void)snprintf(d->reason, sizeof(d->reason), "asked for; nothing outlives the process");
+    } else {
+        rc = dir_open(d, reterr);
+        if (rc != RC_OK) goto out;
+        d->ops = &disk_pread_ops;
+        d->name = "pread";
+        (void)snprintf(d->reason, sizeof(d->reason), "asked for");
+        if (conf->engine != DISK_PREAD) {
+            rc = disk_uring_open(d, d->reason, sizeof(d->reason));
+            if (rc == RC_OK) {
+                d->ops = &disk_uring_ops;
+                d->name = "io_uring";
+            } else if (conf->engine == DISK_URING) {
+                rc = err_set(reterr, RC_PRECOND, "%s", d->reason);
+                goto out;
+            }
+            rc = RC_OK; /* AUTO: threads do it, the reason is kept */
+        }
+    }
+    CHECK(uv_idle_init(d->loop, &d->kick) == 0);
+    d->kick.data = d;
+    d->handles_n++;
+    *ret_disk = d;
+    return RC_OK;
+out:
+    disk_release(d);
+    return rc;
+}
+
+/* ---- closing ---- */
+void disk_handle_closed(struct disk *d)
+{
+    void (*cb)(void *) = d->close_cb;
+    void *data = d->close_data;
+
+    if (--d->handles_n > 0) return;
+    while (!list_empty(&d->files))
+        disk_file_close(CONTAINER_OF(d->files.next, struct disk_file, link));
+    d->ops->release(d);
+    disk_release(d);
+    cb(data);
+}
+
+static void on_kick_closed(uv_handle_t *h)
+{
+    disk_handle_closed(h->data);
+}
+
+static void close_step(struct disk *d)
+{
+    if (!d->closing || d->closed || d->accepted_n > 0) return;
+    d->closed = true;
+    d->ops->close(d);
+    uv_close((uv_handle_t *)&d->kick, on_kick_closed);
+}
+
+void disk_close(struct disk *d, void (*cb)(void *data), void *data)
+{
+    CHECK(!d->closing);
+    d->closing = true;
+    d->close_cb = cb;
+    d->close_data = data;
+    disk_kick(d);
+}
+
+/* ---- requests ---- */
+void disk_kick(struct disk *d)
+{
+    if (!d->closed) (void)uv_idle_start(&d->kick, on_kick);
+}
+
+void disk_fail(struct disk *d, const char *why)
+{
+    if (d->failed.rc == RC_OK) (void)err_set(&d->failed, RC_IO, "%s", why);
+}
+
+static const char *op_name(const struct disk_req *req)
+{
+    static const char *const names[] = {"read", "write", "flush", "creation", "defer"};
+
+    return names[req->priv.op];
+}
+
+static void finish(struct disk_req *req, enum rc rc)
+{
+    req->priv.rc = rc;
+    list_push_back(&req->priv.disk->done, &req->priv.link);
+}
+
+static void finish_errno(struct disk_req *req, int e)
+{
+    struct disk *d = req->priv.disk;
+    const char *name = req->priv.file != NULL ? req->priv.file->name : req->priv.name;
+    enum rc rc = RC_IO;
+
+    if (e == ECANCELED) {
+        finish(req, err_set(&req->err, RC_CANCELED, "the disk was closed"));
+        return;
+    }
+    if (req->priv.op == DISK_OP_CREATE && (e == ENOSPC || e == EDQUOT)) rc = RC_FULL;
+    (void)err_set(&req->err, rc, "%s of '%s' at %llu, %zu bytes: %s", op_name(req), name,
+                  (unsigned long long)req->priv.at, req->priv.n, strerror(e));
+    if (req->priv.op != DISK_OP_READ && rc != RC_FULL) disk_fail(d, req->err.msg);
+    finish(req, rc);
+}
+
+void disk_finished(struct disk_req *req, int64_t res)
+{
+    struct disk *d = req->priv.disk;
+    struct disk_req_priv *p = &req->priv;
+
+    CHECK(d->running_n > 0);
+    d->running_n--;
+    if (res == -EINTR || res == -EAGAIN) {
+        list_push_back(&d->queue, &p->link);
+        return;
+    }
+    if (res < 0) {
+        finish_errno(req, (int)-res);
+        return;
+    }
+    if (p->op == DISK_OP_READ || p->op == DISK_OP_WRITE) {
+        p->done += (size_t)res;
+        if (res == 0 && p->op == DISK_OP_READ) {
+            finish(req, err_set(&req->err, RC_RANGE, "read of '%s' at %llu: past the end",
+                                p->file->name, (unsigned long long)p->at));
+            return;
+        }
+        if (res == 0 || (p->done < p->n && p->done % DISK_ALIGN_BYTES != 0)) {
+            finish_errno(req, EIO); /* a part of a page was moved: O_DIRECT can not go on there */
+            return;
+        }
+        if (p->done < p->n) {
+            list_push_back(&d->queue, &p->link);
+            return;
+        }
+    }
+    finish(req, RC_OK);
+}
+
+void disk_deliver(struct disk *d)
+{
+    struct list now; /* what callbacks add is told in the next iteration */
+
+    if (!list_empty(&d->done)) {
+        now = d->done;
+        now.next->prev = now.prev->next = &now;
+        list_init(&d->done);
+        while (!list_empty(&now)) {
+            struct disk_req *req = CONTAINER_OF(now.next, struct disk_req, priv.link);
+
+            list_remove(&req->priv.link);
+            d->accepted_n--;
+            req->priv.cb(req, req->priv.rc);
+        }
+    }
+    if (!list_empty(&d->queue) || !list_empty(&d->done) || d->closing) disk_kick(d);
+}
+
+static void on_kick(uv_idle_t *h)
+{
+    struct disk *d = h->data;
+
+    (void)uv_idle_stop(h);
+    while (!list_empty(&d->queue)) {
+        struct disk_req *req = CONTAINER_OF(d->queue.next, struct disk_req, priv.link);
+
+        list_remove(&req->priv.link);
+        if (d->closing) {
+            finish(req, err_set(&req->err, RC_CANCELED, "the disk was closed"));
+        } else if (d->failed.rc != RC_OK && req->priv.op != DISK_OP_READ) {
+            req->err = d->failed;
+            finish(req, RC_IO);
+        } else if (req->priv.injected != 0) {
+            finish_errno(req, req->priv.injected);
+        } else {
+            d->running_n++;
+            if (!d->ops->start(d, req)) {
+                d->running_n--;
+                list_push_front(&d->queue, &req->priv.link);
+                break;
+            }
+        }
+    }
+    d->ops->submit(d);
+    if (!list_empty(&d->done)) disk_deliver(d);
+    close_step(d);
+}
+
+static enum rc take(struct disk *d, struct disk_req *req, disk_cb cb)
+{
+    CHECK(!d->closing);
+    if (d->failed.rc != RC_OK && req->priv.op != DISK_OP_READ) {
+        req->err = d->failed;
+        return RC_IO;
+    }
+    if (d->accepted_n >= DISK_REQUESTS_MAX) {
+        return err_set(&req->err, RC_BUSY, "%u requests wait for the disk", d->accepted_n);
+    }
+    req->err.rc = RC_OK;
+    req->priv.disk = d;
+    req->priv.cb = cb;
+    req->priv.done = 0;
+    req->priv.injected = 0;
+    d->requests_n++;
+    if (d->inject_at != 0 && --d->inject_at == 0) req->priv.injected = d->inject_errno;
+    d->accepted_n++;
+    list_push_back(&d->queue, &req->priv.link);
+    disk_kick(d);
+    return RC_OK;
+}
+
+static enum rc transfer(struct disk_file *f, struct disk_req *req, uint64_t at, void *p, size_t n,
+                        disk_cb cb)
+{
+    CHECK(at % DISK_ALIGN_BYTES == 0 && n % DISK_ALIGN_BYTES == 0 && n > 0);
+    CHECK((uintptr_t)p % DISK_ALIGN_BYTES == 0);
+    req->priv.file = f;
+    req->priv.at = at;
+    req->priv.buf = p;
+    req->priv.n = n;
+    return take(f->disk, req, cb);
+}
+
+enum rc disk_read(struct disk_file *f, struct disk_req *req, uint64_t at, void *p, size_t n,
+                  disk_cb cb)
+{
+    req->priv.op = DISK_OP_READ;
+    return transfer(f, req, at, p, n, cb);
+}
+
+enum rc disk_write(struct disk_file *f, struct disk_req *req, uint64_t at, const void *p, size_t n,
+                   disk_cb cb)
+{
+    req->priv.op = DISK_OP_WRITE;
+    return transfer(f, req, at, (void *)(uintptr_t)p, n, cb); /* only read from */
+}
+
+enum rc disk_sync(struct disk_file *f, struct disk_req *req, disk_cb cb)
+{
+    req->priv.op = DISK_OP_SYNC;
+    req->priv.file = f;
+    req->priv.at = req->priv.n = 0;
+    return take(f->disk, req, cb);
+}
+
+enum rc disk_create(struct disk *d, struct disk_req *req, const char *name, uint64_t bytes,
+                    const void *page, struct disk_file **ret_file, disk_cb cb)
+{
+    int n = snprintf(req->priv.name, sizeof(req->priv.name), "%s", name);
+
+    CHECK(n > 0 && (size_t)n + 4 < sizeof(req->priv.name)); /* ".tmp" */
+    req->priv.op = DISK_OP_CREATE;
+    req->priv.file = NULL;
+    req->priv.buf = (void *)(uintptr_t)page; /* only read from */
+    req->priv.n = DISK_ALIGN_BYTES;
+    req->priv.at = 0;
+    req->priv.file_bytes = bytes;
+    req->priv.ret_file = ret_file;
+    return take(d, req, cb);
+}
+
+void disk_defer(struct disk *d, struct disk_req *req, disk_cb cb)
+{
+    CHECK(!d->closing);
+    req->priv.op = DISK_OP_DEFER;
+    req->priv.disk = d;
+    req->priv.cb = cb;
+    d->accepted_n++;
+    finish(req, RC_OK);
+    disk_kick(d);
+}
+
+void disk_inject(struct disk *d, uint64_t n, int err)
+{
+    d->inject_at = n;
+    d->inject_errno = err;
+}
+
+uint64_t disk_requests(const struct disk *d)
+{
+    return d->requests_n;
+}
+
+/* ---- state ---- */
+const char *disk_engine_name(const struct disk *d)
+{
+    return d->name;
+}
+
+const char *disk_engine_reason(const struct disk *d)
+{
+    return d->reason;
+}
+
+enum rc disk_state(const struct disk *d, struct err *reterr)
+{
+    if (d->failed.rc != RC_OK && reterr != NULL) *reterr = d->failed;
+    return d->failed.rc;
+}
+
+enum rc disk_space(struct disk *d, uint64_t *ret_total, uint64_t *ret_free)
+{
+    struct statvfs s;
+
+    if (d->conf.engine == DISK_MEMORY) {
+        disk_mem_space(d->conf.mem, ret_total, ret_free);
+        return RC_OK;
+    }
+    if (fstatvfs(d->dir_fd, &s) != 0) return RC_IO;
+    *ret_total = (uint64_t)s.f_blocks * s.f_frsize;
+    *ret_free = (uint64_t)s.f_bavail * s.f_frsize;
+    return RC_OK;
+}
+
+/* ---- memory: first fit over pages; runs are few, a walk is a few microseconds ---- */
+void *disk_buf_alloc(struct disk *d, size_t bytes)
+{
+    size_t want = ROUND_UP(bytes, DISK_ALIGN_BYTES) / DISK_ALIGN_BYTES;
+    uint32_t free_n = 0;
+
+    if (want == 0 || want > d->pages_n - d->pages_used) return NULL;
+    for (uint32_t i = 0; i < d->pages_n;) {
+        if (d->run[i] != 0) {
+            i += d->run[i];
+            free_n = 0;
+            continue;
+        }
+        i++;
+        if (++free_n < want) continue;
+        d->run[i - free_n] = (uint32_t)want;
+        d->pages_used += (uint32_t)want;
+        return d->arena + (size_t)(i - free_n) * DISK_ALIGN_BYTES;
+    }
+    return NULL;
+}
+
+void disk_buf_free(struct disk *d, void *p)
+{
+    size_t at;
+
+    if (p == NULL) return;
+    at = (size_t)((uint8_t *)p - d->arena) / DISK_ALIGN_BYTES;
+    CHECK(at < d->pages_n && d->run[at] != 0);
+    d->pages_used -= d->run[at];
+    d->run[at] = 0;
+}
+
+size_t disk_buf_used(const struct disk *d)
+{
+    return (size_t)d->pages_used * DISK_ALIGN_BYTES;
+}
+
+/* ---- files, blocking ---- */
+enum rc disk_list(struct disk *d, enum rc (*fn)(void *ctx, const char *name), void *ctx,
+                  struct err *reterr)
+{
+    enum rc rc = RC_OK;
+    struct dirent *e;
+    DIR *dir;
+    int fd;
+
+    if (d->conf.engine == DISK_MEMORY) return disk_mem_list(d->conf.mem, fn, ctx);
+    fd = openat(d->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    dir = fd >= 0 ? fdopendir(fd) : NULL;
+    if (dir == NULL) {
+        if (fd >= 0) (void)close(fd);
+        return err_set(reterr, RC_IO, "list '%s': %s", d->conf.dir, strerror(errno));
+    }
+    for (errno = 0; rc == RC_OK && (e = readdir(dir)) != NULL; errno = 0) {
+        if (e->d_name[0] != '.') rc = fn(ctx, e->d_name);
+    }
+    if (rc == RC_OK && errno != 0) {
+        rc = err_set(reterr, RC_IO, "list '%s': %s", d->conf.dir, strerror(errno));
+    }
+    (void)closedir(dir);
+    return rc;
+}
+
+enum rc disk_file_open(struct disk *d, const char *name, struct disk_file **ret_file,
+                       uint64_t *ret_bytes, struct err *reterr)
+{
+    struct disk_file *f = calloc(1, sizeof(*f));
+    struct stat st;
+
+    if (f == NULL) return err_set(reterr, RC_NOMEM, "file '%s'", name);
+    f->disk = d;
+    f->fd = -1;
+    (void)snprintf(f->name, sizeof(f->name), "%s", name);
+    list_init(&f->link);
+    if (d->conf.engine == DISK_MEMORY) {
+        f->mem = disk_mem_file(d->conf.mem, name);
+        if (f->mem == NULL) {
+            free(f);
+            return err_set(reterr, RC_NOTFOUND, "file '%s'", name);
+        }
+        *ret_bytes = disk_mem_file_bytes(f->mem);
+    } else {
+        f->fd = openat(d->dir_fd, name, O_RDWR | O_DIRECT | O_CLOEXEC);
+        if (f->fd < 0 || fstat(f->fd, &st) != 0) {
+            enum rc rc =
+                err_set(reterr, rc_from_errno(errno), "file '%s': %s", name, strerror(errno));
+
+            disk_file_close(f);
+            return rc;
+        }
+        *ret_bytes = (uint64_t)st.st_size;
+    }
+    list_push_back(&d->files, &f->link);
+    *ret_file = f;
+    return RC_OK;
+}
+
+void disk_file_close(struct disk_file *f)
+{
+    if (f == NULL) return;
+    list_remove(&f->link);
+    if (f->fd >= 0) (void)close(f->fd); /* all that counts was flushed before */
+    free(f);
+}
+
+/* Moves all n bytes or fails; one of the two directions. */
+static enum rc move_now(struct disk_file *f, uint64_t at, uint8_t *in, const uint8_t *out, size_t n,
+                        struct err *reterr)
+{
+    for (size_t done = 0; done < n;) {
+        ssize_t r = in != NULL ? pread(f->fd, in + done, n - done, (off_t)(at + done))
+                               : pwrite(f->fd, out + done, n - done, (off_t)(at + done));
+
+        if (r < 0 && errno == EINTR) continue;
+        if (r == 0)
+            return err_set(reterr, RC_RANGE, "'%s' ends before %llu", f->name,
+                           (unsigned long long)(at + n));
+        if (r < 0)
+            return err_set(reterr, RC_IO, "%s of '%s' at %llu: %s", in != NULL ? "read" : "write",
+                           f->name, (unsigned long long)(at + done), strerror(errno));
+        done += (size_t)r;
+    }
+    return RC_OK;
+}
+
+enum rc disk_read_now(struct disk_file *f, uint64_t at, void *p, size_t n, struct err *reterr)
+{
+    if (f->mem != NULL) {
+        return disk_mem_read(f->mem, at, p, n) < 0
+                   ? err_set(reterr, RC_RANGE, "'%s' ends before %llu", f->name,
+                             (unsigned long long)(at + n))
+                   : RC_OK;
+    }
+    return move_now(f, at, p, NULL, n, reterr);
+}
+
+enum rc disk_write_sync_now(struct disk_file *f, uint64_t at, const void *p, size_t n,
+                            struct err *reterr)
+{
+    enum rc rc = disk_state(f->disk, reterr);
+
+    if (rc != RC_OK) return rc;
+    if (f->mem != NULL) {
+        return disk_mem_write_sync(f->mem, at, p, n) < 0
+                   ? err_set(reterr, RC_RANGE, "'%s'", f->name)
+                   : RC_OK;
+    }
+    rc = move_now(f, at, NULL, p, n, reterr);
+    if (rc == RC_OK && fdatasync(f->fd) != 0) {
+        rc = err_set(reterr, RC_IO, "flush of '%s': %s", f->name, strerror(errno));
+    }
+    if (rc != RC_OK) disk_fail(f->disk, reterr != NULL ? reterr->msg : "write at start-up");
+    return rc;
+}
+
+enum rc disk_truncate_now(struct disk_file *f, uint64_t bytes, struct err *reterr)
+{
+    if (f->mem != NULL) {
+        return disk_mem_truncate(f->mem, bytes) < 0 ? err_set(reterr, RC_RANGE, "'%s'", f->name)
+                                                    : RC_OK;
+    }
+    if (ftruncate(f->fd, (off_t)bytes) != 0 || fsync(f->fd) != 0) {
+        return err_set(reterr, RC_IO, "truncation of '%s': %s", f->name, strerror(errno));
+    }
+    return RC_OK;
+}
+
+enum rc disk_remove_now(struct disk *d, const char *name, struct err *reterr)
+{
+    if (d->conf.engine == DISK_MEMORY) {
+        return disk_mem_remove(d->conf.mem, name) < 0 ? err_set(reterr, RC_NOTFOUND, "'%s'", name)
+                                                      : RC_OK;
+    }
+    if (unlinkat(d->dir_fd, name, 0) != 0 || fsync(d->dir_fd) != 0) {
+        return err_set(reterr, rc_from_errno(errno), "removal of '%s': %s", name, strerror(errno));
+    }
+    return RC_OK;
+}

@@ -1,0 +1,618 @@
+/* storaged/segment/seglog.c - appending and reading.
+ *
+ * An append waits until a segment has room (waiting), is written at its place (placed), and is told
+ * durable when a flush that began after its writes, and after all writes before it, has ended.
+ * There is at most one flush: what becomes ready meanwhile shares the next one. */
+#include "common/base/crc32c.h"
+#include "storaged/segment/seglog_priv.h"
+#include <stdlib.h>
+#include <string.h>
+
+static void place_all(struct seglog *log);
+static void flush(struct seglog *log);
+
+static uint64_t record_bytes(const struct seglog_append *a)
+{
+    return (uint64_t)a->priv.header_bytes + a->priv.payload_bytes;
+}
+
+struct segment *segment_find(struct seglog *log, uint64_t id)
+{
+    LIST_FOREACH(it, &log->segments)
+    {
+        struct segment *s = CONTAINER_OF(it, struct segment, link);
+
+        if (s->id == id) return s;
+    }
+    return NULL;
+}
+
+/* ---- ends ---- */
+static void tell(struct seglog *log, struct seglog_append *a, enum rc rc)
+{
+    disk_buf_free(log->disk, a->priv.own);
+    log->appends_n--;
+    a->priv.cb(a, rc);
+}
+
+static void close_check(struct seglog *log)
+{
+    if (!log->closing || log->close_due || log->appends_n > 0 || log->reads_n > 0 ||
+        log->seals_n > 0 || log->flushing || log->creating) {
+        return;
+    }
+    log->close_due = true; /* the deferred call may still be out: it ends in on_close */
+}
+
+static void close_now(struct seglog *log)
+{
+    void (*cb)(void *) = log->close_cb;
+    void *data = log->close_data;
+
+    while (!list_empty(&log->segments)) {
+        struct segment *s = CONTAINER_OF(log->segments.next, struct segment, link);
+
+        list_remove(&s->link);
+        disk_file_close(s->file);
+        free(s);
+    }
+    disk_buf_free(log->disk, log->create_page);
+    free(log);
+    cb(data);
+}
+
+/* Asked again each turn until nothing is under way. */
+static void on_close(struct disk_req *req, enum rc rc)
+{
+    struct seglog *log = req->data;
+
+    (void)rc;
+    close_check(log);
+    if (log->close_due) {
+        close_now(log);
+    } else {
+        disk_defer(log->disk, req, on_close);
+    }
+}
+
+/* The rest ends with rc; what has writes out ends when they are back. */
+static void give_up(struct seglog *log, enum rc rc, const struct err *why)
+{
+    struct list gone;
+
+    if (log->failed.rc == RC_OK) {
+        if (why != NULL && why->rc != RC_OK) {
+            log->failed = *why;
+        } else {
+            (void)err_set(&log->failed, rc, "the log ended: %s", rc_text(rc));
+        }
+    }
+    list_init(&gone);
+    log->flush_n = 0;
+    LIST_FOREACH_SAFE(it, &log->placed)
+    {
+        struct seglog_append *a = CONTAINER_OF(it, struct seglog_append, priv.link);
+
+        if (a->priv.writes_left > 0) continue;
+        list_remove(it);
+        list_push_back(&gone, it);
+    }
+    LIST_FOREACH_SAFE(it, &log->waiting)
+    {
+        list_remove(it);
+        list_push_back(&gone, it);
+        log->stats.waiting_n--;
+    }
+    while (!list_empty(&gone)) {
+        struct seglog_append *a = CONTAINER_OF(gone.next, struct seglog_append, priv.link);
+
+        list_remove(gone.next);
+        a->err = log->failed;
+        tell(log, a, log->failed.rc);
+    }
+}
+
+void seglog_close(struct seglog *log, void (*cb)(void *data), void *data)
+{
+    CHECK(!log->closing);
+    log->closing = true;
+    log->close_cb = cb;
+    log->close_data = data;
+    log->close_req.data = log;
+    disk_defer(log->disk, &log->close_req, on_close);
+}
+
+/* ---- segments ---- */
+static void on_sealed(struct disk_req *req, enum rc rc)
+{
+    struct segment *s = req->data;
+
+    disk_buf_free(s->log->disk, s->seal_page);
+    s->seal_page = NULL;
+    s->log->seals_n--;
+    s->sealed = rc == RC_OK; /* a failure took the disk out already */
+}
+
+static void on_seal_written(struct disk_req *req, enum rc rc)
+{
+    struct segment *s = req->data;
+
+    if (rc == RC_OK) rc = disk_sync(s->file, req, on_sealed);
+    if (rc != RC_OK) on_sealed(req, rc);
+}
+
+/* Nobody waits for a seal: without one the next start scans. */
+static void seal(struct seglog *log, struct segment *s)
+{
+    if (s == log->cur || s->sealed || s->sealing || s->durable != s->end) return;
+    s->seal_page = disk_buf_alloc(log->disk, DISK_ALIGN_BYTES);
+    if (s->seal_page == NULL) return;
+    s->sealing = true;
+    segment_seal_encode(log, s, s->seal_page);
+    s->seal_req.data = s;
+    if (disk_write(s->file, &s->seal_req, DISK_ALIGN_BYTES, s->seal_page, DISK_ALIGN_BYTES,
+                   on_seal_written) != RC_OK) {
+        disk_buf_free(log->disk, s->seal_page);
+        s->seal_page = NULL;
+        return;
+    }
+    log->seals_n++;
+}
+
+static bool within_limit(const struct seglog *log)
+{
+    return log->conf.limit_bytes == 0 ||
+           log->stats.segment_bytes + log->conf.segment_bytes <= log->conf.limit_bytes;
+}
+
+static void on_created(struct disk_req *req, enum rc rc)
+{
+    struct seglog *log = req->data;
+    struct segment *s;
+
+    log->creating = false;
+    if (rc == RC_OK) {
+        s = calloc(1, sizeof(*s));
+        if (s == NULL) {
+            disk_file_close(log->create_file); /* empty; the next start removes it */
+            rc = err_set(&req->err, RC_NOMEM, "segment");
+        } else {
+            *s = (struct segment){.id = log->id_next - 1,
+                                  .generation = 1,
+                                  .log = log,
+                                  .sequence = 1,
+                                  .bytes = log->conf.segment_bytes,
+                                  .end = SEGLOG_DATA_AT,
+                                  .durable = SEGLOG_DATA_AT,
+                                  .file = log->create_file};
+            list_push_back(&log->segments, &s->link);
+            log->stats.segments_n++;
+            log->stats.segment_bytes += s->bytes;
+            log->next = s;
+        }
+    }
+    if (rc == RC_OK) {
+        place_all(log);
+    } else if (rc == RC_FULL || rc == RC_NOMEM) { /* what waits is refused, the log goes on */
+        while (!list_empty(&log->waiting)) {
+            struct seglog_append *a =
+                CONTAINER_OF(log->waiting.next, struct seglog_append, priv.link);
+
+            list_remove(&a->priv.link);
+            log->stats.waiting_n--;
+            a->err = req->err;
+            tell(log, a, rc);
+            if (log->creating) break; /* a callback began again */
+        }
+    } else {
+        give_up(log, rc, &req->err);
+    }
+}
+
+static enum rc create(struct seglog *log)
+{
+    struct segment s = {.id = log->id_next, .generation = 1, .bytes = log->conf.segment_bytes};
+    char name[DISK_NAME_BYTES];
+    enum rc rc;
+
+    if (log->creating || log->next != NULL) return RC_OK;
+    if (!within_limit(log)) return RC_FULL;
+    segment_header_encode(log, &s, log->create_page);
+    segment_name(s.id, name);
+    log->create_req.data = log;
+    rc = disk_create(log->disk, &log->create_req, name, s.bytes, log->create_page,
+                     &log->create_file, on_created);
+    if (rc != RC_OK) return rc;
+    log->creating = true;
+    log->id_next++;
+    return RC_OK;
+}
+
+/* ---- appending ---- */
+static void on_written(struct disk_req *req, enum rc rc)
+{
+    struct seglog_append *a = req->data;
+    struct seglog *log = a->priv.log;
+
+    a->priv.writes_left--;
+    if (log->failed.rc != RC_OK) {
+        if (a->priv.writes_left > 0) return;
+        list_remove(&a->priv.link);
+        a->err = log->failed;
+        tell(log, a, log->failed.rc);
+    } else if (rc != RC_OK) {
+        give_up(log, rc, &req->err);
+    } else if (a->priv.writes_left == 0) {
+        flush(log);
+    }
+}
+
+static void on_flushed(struct disk_req *req, enum rc rc)
+{
+    struct seglog *log = req->data;
+    struct segment *s = log->flush_seg;
+    struct list durable;
+
+    log->flushing = false;
+    if (rc != RC_OK) {
+        give_up(log, rc, &req->err);
+        return;
+    }
+    log->stats.flushes_n++;
+    list_init(&durable);
+    for (; log->flush_n > 0; log->flush_n--) {
+        struct seglog_append *a = CONTAINER_OF(log->placed.next, struct seglog_append, priv.link);
+
+        list_remove(&a->priv.link);
+        list_push_back(&durable, &a->priv.link);
+        s->durable = a->priv.header.segment_id == s->id ? a->end.offset : s->durable;
+        log->durable = a->end;
+        log->stats.appends_n++;
+    }
+    seal(log, s);
+    flush(log);
+    while (!list_empty(&durable)) {
+        struct seglog_append *a = CONTAINER_OF(durable.next, struct seglog_append, priv.link);
+
+        list_remove(&a->priv.link);
+        tell(log, a, RC_OK);
+    }
+}
+
+static void flush(struct seglog *log)
+{
+    struct segment *s = NULL;
+    uint32_t n = 0;
+    enum rc rc;
+
+    if (log->flushing || log->failed.rc != RC_OK) return;
+    LIST_FOREACH(it, &log->placed)
+    {
+        struct seglog_append *a = CONTAINER_OF(it, struct seglog_append, priv.link);
+
+        if (a->priv.writes_left > 0 || (s != NULL && a->priv.seg != s)) break;
+        s = a->priv.seg;
+        n++;
+    }
+    if (n == 0) return;
+    log->flush_seg = s;
+    log->flush_n = n;
+    log->flush_req.data = log;
+    rc = disk_sync(s->file, &log->flush_req, on_flushed);
+    if (rc != RC_OK) {
+        give_up(log, rc, &log->flush_req.err);
+    } else {
+        log->flushing = true;
+    }
+}
+
+/* The disk works, or this is a callback and the log may end here. */
+static void place(struct seglog *log, struct seglog_append *a)
+{
+    struct seglog_append_priv *p = &a->priv;
+    struct segment *s = log->cur;
+    bool apart = p->payload != p->own + p->header_bytes;
+    enum rc rc;
+
+    p->seg = s;
+    p->header.segment_id = s->id;
+    p->header.segment_generation = s->generation;
+    p->header.sequence = s->sequence++;
+    p->header.flushed_upto = s->durable;
+    a->loc = (struct seg_location){.segment_id = s->id,
+                                   .generation = s->generation,
+                                   .offset = s->end,
+                                   .header_bytes = p->header_bytes,
+                                   .plain_bytes = p->header.plain_bytes};
+    s->end += record_bytes(a);
+    a->end = (struct seg_position){.segment_id = s->id, .offset = s->end};
+    /* fields were checked when it was accepted */
+    CHECK(record_encode(&p->header, p->blocks, p->own, NULL) == RC_OK);
+    list_push_back(&log->placed, &p->link);
+    p->head_req.data = p->body_req.data = a;
+    rc = disk_write(s->file, &p->head_req, a->loc.offset, p->own,
+                    apart ? p->header_bytes : record_bytes(a), on_written);
+    if (rc == RC_OK) {
+        p->writes_left++;
+        if (apart) {
+            rc = disk_write(s->file, &p->body_req, a->loc.offset + p->header_bytes, p->payload,
+                            p->payload_bytes, on_written);
+            if (rc == RC_OK) p->writes_left++;
+        }
+    }
+    if (rc != RC_OK) give_up(log, rc, NULL);
+}
+
+static void place_all(struct seglog *log)
+{
+    while (!list_empty(&log->waiting) && log->failed.rc == RC_OK) {
+        struct seglog_append *a = CONTAINER_OF(log->waiting.next, struct seglog_append, priv.link);
+        struct segment *old = log->cur;
+
+        if (log->cur == NULL || record_bytes(a) > log->cur->bytes - log->cur->end) {
+            if (log->next == NULL) {
+                if (create(log) !=
+                    RC_OK) { /* over the limit; seen only in a callback, see fits_now */
+                    list_remove(&a->priv.link);
+                    log->stats.waiting_n--;
+                    tell(log, a, err_set(&a->err, RC_FULL, "no room for another segment"));
+                    continue;
+                }
+                return;
+            }
+            log->cur = log->next;
+            log->next = NULL;
+            if (old != NULL) seal(log, old);
+            (void)create(log); /* ahead of need; when it fails, the next roll asks again */
+        }
+        list_remove(&a->priv.link);
+        log->stats.waiting_n--;
+        place(log, a);
+    }
+}
+
+static bool fits_now(const struct seglog *log, const struct seglog_append *a)
+{
+    return (log->cur != NULL && record_bytes(a) <= log->cur->bytes - log->cur->end) ||
+           log->next != NULL || log->creating || within_limit(log);
+}
+
+static enum rc append(struct seglog *log, struct seglog_append *a, const struct record_header *h,
+                      bool chunk, seglog_append_cb cb)
+{
+    struct seglog_stats st;
+    enum rc rc = disk_state(log->disk, &a->err);
+
+    CHECK(!log->closing);
+    if (rc == RC_OK && log->failed.rc != RC_OK) {
+        a->err = log->failed;
+        rc = log->failed.rc;
+    }
+    if (rc != RC_OK) return rc;
+    if (log->appends_n >= SEGLOG_APPENDS_MAX) {
+        return err_set(&a->err, RC_BUSY, "%u records wait for the disk", log->appends_n);
+    }
+    a->err.rc = RC_OK;
+    a->priv.log = log;
+    a->priv.cb = cb;
+    a->priv.header = *h;
+    a->priv.header.segment_id = a->priv.header.segment_generation = 0;
+    a->priv.header.sequence = 1;
+    a->priv.header.flushed_upto = 0;
+    a->priv.header_bytes = record_header_bytes(h->plain_bytes);
+    a->priv.payload_bytes = record_payload_bytes(h->plain_bytes);
+    a->priv.writes_left = 0;
+    a->priv.own = NULL;
+    if (record_bytes(a) > log->conf.segment_bytes - SEGLOG_DATA_AT) {
+        return err_set(&a->err, RC_INVAL, "a record of %u bytes is larger than a segment",
+                       h->plain_bytes);
+    }
+    if (chunk) {
+        seglog_stats(log, &st);
+        if (st.free_bytes < log->conf.reserve_bytes + record_bytes(a)) {
+            return err_set(&a->err, RC_FULL, "the disk is nearly full: %llu bytes left",
+                           (unsigned long long)st.free_bytes);
+        }
+    }
+    if (!fits_now(log, a)) return err_set(&a->err, RC_FULL, "no room for another segment");
+    a->priv.own =
+        disk_buf_alloc(log->disk, a->priv.header_bytes + (chunk ? 0 : a->priv.payload_bytes));
+    if (a->priv.own == NULL) return err_set(&a->err, RC_BUSY, "the disk's buffers are all in use");
+    return RC_OK;
+}
+
+static enum rc queue(struct seglog *log, struct seglog_append *a)
+{
+    enum rc rc = record_encode(&a->priv.header, a->priv.blocks, a->priv.own, &a->err);
+
+    if (rc != RC_OK) {
+        disk_buf_free(log->disk, a->priv.own);
+        return rc;
+    }
+    log->appends_n++;
+    log->stats.waiting_n++;
+    list_push_back(&log->waiting, &a->priv.link);
+    place_all(log);
+    return RC_OK;
+}
+
+enum rc seglog_append_chunk(struct seglog *log, struct seglog_append *a,
+                            const struct record_header *h, struct record_block *blocks,
+                            bool crc_known, uint8_t *payload, seglog_append_cb cb)
+{
+    uint32_t n = h->plain_bytes;
+    enum rc rc;
+
+    if (n == 0 || n > RECORD_PAYLOAD_BYTES_MAX || h->type != RECORD_CHUNK) {
+        return err_set(&a->err, RC_INVAL, "a chunk record of %u bytes", n);
+    }
+    rc = append(log, a, h, /* chunk= */ true, cb);
+    if (rc != RC_OK) return rc;
+    for (uint32_t i = 0; !crc_known && i < record_blocks(n); i++) {
+        uint32_t at = i * RECORD_BLOCK_BYTES;
+
+        blocks[i].crc32c = crc32c(0, payload + at, MIN(RECORD_BLOCK_BYTES, n - at));
+    }
+    memset(payload + n, 0, a->priv.payload_bytes - n);
+    a->priv.blocks = blocks;
+    a->priv.payload = payload;
+    return queue(log, a);
+}
+
+enum rc seglog_append_entry(struct seglog *log, struct seglog_append *a,
+                            const struct record_header *h, struct slice entry, seglog_append_cb cb)
+{
+    struct record_block *blocks = a->priv.entry_blocks;
+    struct record_header head = *h;
+    uint8_t *to;
+    enum rc rc;
+
+    if (entry.n == 0 || entry.n > SEGLOG_ENTRY_BYTES_MAX || h->type != RECORD_LOG_ENTRY) {
+        return err_set(&a->err, RC_INVAL, "a log entry of %zu bytes", entry.n);
+    }
+    head.plain_bytes = (uint32_t)entry.n;
+    memset(blocks, 0, sizeof(a->priv.entry_blocks));
+    rc = append(log, a, &head, /* chunk= */ false, cb);
+    if (rc != RC_OK) return rc;
+    to = a->priv.own + a->priv.header_bytes;
+    memcpy(to, entry.p, entry.n);
+    memset(to + entry.n, 0, a->priv.payload_bytes - entry.n);
+    for (uint32_t i = 0; i < record_blocks(head.plain_bytes); i++) {
+        uint32_t at = i * RECORD_BLOCK_BYTES;
+
+        blocks[i].crc32c = crc32c(0, to + at, MIN(RECORD_BLOCK_BYTES, head.plain_bytes - at));
+    }
+    a->priv.blocks = blocks;
+    a->priv.payload = to;
+    return queue(log, a);
+}
+
+/* ---- reading ---- */
+static void read_done(struct seglog_read *r)
+{
+    struct seglog_read_priv *p = &r->priv;
+    struct seglog *log = p->log;
+    const struct seg_location *l = &p->loc;
+    struct record_block *blocks = r->blocks;
+    enum rc rc = p->rc;
+
+    if (rc == RC_RANGE) rc = err_set(&r->err, RC_CORRUPT, "the segment ends before the record");
+    if (rc == RC_OK) rc = record_decode(p->page, l->header_bytes, &r->header, r->blocks, &r->err);
+    if (rc == RC_OK &&
+        (r->header.segment_id != l->segment_id || r->header.segment_generation != l->generation ||
+         r->header.plain_bytes != l->plain_bytes)) {
+        rc = err_set(&r->err, RC_CORRUPT, "another record lies there");
+    }
+    for (uint32_t i = 0; rc == RC_OK && i < p->n; i++) {
+        rc = record_block_check(l->plain_bytes, p->first + i,
+                                p->buf + (size_t)i * RECORD_BLOCK_BYTES,
+                                r->blocks[p->first + i].crc32c);
+        if (rc != RC_OK) (void)err_set(&r->err, rc, "block %u fails its CRC", p->first + i);
+    }
+    if (rc == RC_CORRUPT) {
+        (void)err_prefix(&r->err, "segment %llx at %llu", (unsigned long long)l->segment_id,
+                         (unsigned long long)l->offset);
+    }
+    disk_buf_free(log->disk, p->page);
+    log->reads_n--;
+    p->cb(r, rc); /* r may be gone now */
+    free(blocks);
+}
+
+static void on_read(struct disk_req *req, enum rc rc)
+{
+    struct seglog_read *r = req->data;
+
+    if (rc != RC_OK && r->priv.rc == RC_OK) {
+        r->priv.rc = rc;
+        r->err = req->err;
+    }
+    if (--r->priv.reads_left == 0) read_done(r);
+}
+
+enum rc seglog_read(struct seglog *log, struct seglog_read *r, const struct seg_location *loc,
+                    uint32_t first, uint32_t n, void *buf, size_t cap, seglog_read_cb cb)
+{
+    struct segment *s = segment_find(log, loc->segment_id);
+    uint32_t total = record_blocks(loc->plain_bytes), begin, end;
+    size_t bytes;
+    enum rc rc;
+
+    CHECK(!log->closing);
+    if (s == NULL || s->generation != loc->generation) {
+        return err_set(&r->err, RC_NOTFOUND, "no segment %llx here",
+                       (unsigned long long)loc->segment_id);
+    }
+    if (first >= total || n > total - first) {
+        return err_set(&r->err, RC_RANGE, "block %u + %u of %u", first, n, total);
+    }
+    if (n == 0) n = total - first;
+    begin = first * RECORD_BLOCK_BYTES;
+    end = MIN((first + n) * RECORD_BLOCK_BYTES, loc->plain_bytes);
+    bytes = ROUND_UP((size_t)(end - begin), DISK_ALIGN_BYTES);
+    /* locations come from the index: bytes from a disk */
+    if (cap < bytes || loc->offset % DISK_ALIGN_BYTES != 0 ||
+        loc->header_bytes != record_header_bytes(loc->plain_bytes) ||
+        loc->plain_bytes > RECORD_PAYLOAD_BYTES_MAX) {
+        return err_set(&r->err, RC_INVAL, "a location or buffer that can not be");
+    }
+    if (log->reads_n >= SEGLOG_READS_MAX) return err_set(&r->err, RC_BUSY, "too many reads");
+    r->priv.page = disk_buf_alloc(log->disk, loc->header_bytes);
+    if (r->priv.page == NULL) return err_set(&r->err, RC_BUSY, "the disk's buffers are all in use");
+    r->blocks = calloc(loc->header_bytes / sizeof(*r->blocks), sizeof(*r->blocks));
+    if (r->blocks == NULL) {
+        disk_buf_free(log->disk, r->priv.page);
+        return err_set(&r->err, RC_NOMEM, "read");
+    }
+    r->got_bytes = end - begin;
+    r->priv.log = log;
+    r->priv.cb = cb;
+    r->priv.loc = *loc;
+    r->priv.first = first;
+    r->priv.n = n;
+    r->priv.buf = buf;
+    r->priv.rc = RC_OK;
+    r->priv.reads_left = 1;
+    r->priv.head_req.data = r->priv.body_req.data = r;
+    rc = disk_read(s->file, &r->priv.head_req, loc->offset, r->priv.page, loc->header_bytes,
+                   on_read);
+    if (rc != RC_OK) {
+        disk_buf_free(log->disk, r->priv.page);
+        free(r->blocks);
+        return rc;
+    }
+    log->reads_n++;
+    rc = disk_read(s->file, &r->priv.body_req, loc->offset + loc->header_bytes + begin, buf, bytes,
+                   on_read);
+    if (rc == RC_OK) {
+        r->priv.reads_left++;
+    } else { /* told when the first is back */
+        r->priv.rc = rc;
+        r->err = r->priv.body_req.err;
+    }
+    return RC_OK;
+}
+
+/* ---- state ---- */
+void seglog_stats(struct seglog *log, struct seglog_stats *ret)
+{
+    uint64_t total = 0, left = 0;
+
+    *ret = log->stats;
+    if (disk_space(log->disk, &total, &left) != RC_OK) left = 0; /* then chunks are refused */
+    if (log->conf.limit_bytes != 0) {
+        uint64_t limit = log->conf.limit_bytes, used = log->stats.segment_bytes;
+
+        total = MIN(total, limit);
+        left = MIN(left, limit > used ? limit - used : 0);
+    }
+    if (log->cur != NULL) left += log->cur->bytes - log->cur->end;
+    if (log->next != NULL) left += log->next->bytes - log->next->end;
+    ret->total_bytes = total;
+    ret->free_bytes = left;
+}
+
+struct seg_position seglog_durable(const struct seglog *log)
+{
+    return log->durable;
+}

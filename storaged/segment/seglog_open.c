@@ -1,0 +1,436 @@
+/* storaged/segment/seglog_open.c - what a start finds in the segments. Blocking.
+ *
+ * The rule (DESIGN.md section 6): a bad record below the largest valid flushed_upto, or below a
+ * seal, is damage; above, it is the end. Records between that flushed_upto and the end count only
+ * as far as their payloads are whole, one after the other. */
+#include "common/base/crc32c.h"
+#include "common/base/le.h"
+#include "storaged/segment/seglog_priv.h"
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WINDOW_BYTES (SEGLOG_ENTRY_BYTES_MAX + RECORD_HEADER_BYTES_MAX)
+#define READ_BYTES   (256u << 10)
+
+static const uint8_t HEADER_MAGIC[8] = {'M', 'I', 'K', 'U', 'R', 'A', 'S', 0x1a};
+static const uint8_t SEAL_MAGIC[8] = {'M', 'I', 'K', 'U', 'R', 'A', 'E', 0x1a};
+
+void segment_name(uint64_t id, char name[DISK_NAME_BYTES])
+{
+    (void)snprintf(name, DISK_NAME_BYTES, "%016" PRIx64 ".seg", id);
+}
+
+/* ---- pages ---- */
+static uint32_t page_crc(const uint8_t *p)
+{
+    static const uint8_t zero[4];
+    uint32_t crc = crc32c(0, p, 12);
+
+    crc = crc32c(crc, zero, 4);
+    return crc32c(crc, p + 16, DISK_ALIGN_BYTES - 16);
+}
+
+static void page_encode(const struct seglog *log, const struct segment *s, const uint8_t *magic,
+                        uint64_t a, uint64_t b, uint8_t *page)
+{
+    memset(page, 0, DISK_ALIGN_BYTES);
+    memcpy(page, magic, 8);
+    le_put32(page + 8, SEGLOG_FORMAT);
+    memcpy(page + 16, log->conf.disk_id.b, 16);
+    le_put64(page + 32, s->id);
+    le_put64(page + 40, s->generation);
+    le_put64(page + 48, a);
+    le_put64(page + 56, b);
+    le_put32(page + 12, page_crc(page));
+}
+
+void segment_header_encode(const struct seglog *log, const struct segment *s, uint8_t *page)
+{
+    page_encode(log, s, HEADER_MAGIC, s->bytes, 0, page);
+}
+
+void segment_seal_encode(const struct seglog *log, const struct segment *s, uint8_t *page)
+{
+    page_encode(log, s, SEAL_MAGIC, s->end, s->sequence, page);
+}
+
+static const char *page_fault(const struct seglog *log, const uint8_t *magic, const uint8_t *p)
+{
+    if (memcmp(p, magic, 8) != 0) return "magic";
+    if (le_get32(p + 12) != page_crc(p)) return "CRC";
+    if (le_get32(p + 8) != SEGLOG_FORMAT) return "format";
+    if (memcmp(p + 16, log->conf.disk_id.b, 16) != 0) return "disk id";
+    return NULL;
+}
+
+/* ---- reading along a segment ---- */
+struct window {
+    struct segment *seg;
+    uint8_t *p;
+    uint64_t at;
+    size_t n;
+};
+
+/* n <= WINDOW_BYTES; the bytes are there until the next call. */
+static enum rc window_get(struct window *w, uint64_t at, size_t n, const uint8_t **ret,
+                          struct err *reterr)
+{
+    if (at < w->at || at + n > w->at + w->n) {
+        uint64_t left = w->seg->bytes - at;
+        size_t want = (size_t)MIN(left, (uint64_t)MAX(n, READ_BYTES));
+        enum rc rc;
+
+        CHECK(n <= want && want <= WINDOW_BYTES);
+        w->n = 0;
+        rc = disk_read_now(w->seg->file, at, w->p, want, reterr);
+        if (rc != RC_OK) return rc;
+        w->at = at;
+        w->n = want;
+    }
+    *ret = w->p + (at - w->at);
+    return RC_OK;
+}
+
+struct found {
+    struct record_header h;
+    uint64_t at, end;
+    uint32_t header_bytes;
+};
+
+/* Is there a record of this segment at `at`? RC_CORRUPT: no. RC_IO. */
+static enum rc record_at(struct window *w, uint64_t at, struct record_block *blocks,
+                         struct found *ret, struct err *reterr)
+{
+    const struct segment *s = w->seg;
+    const uint8_t *p;
+    uint32_t n = 0;
+    enum rc rc;
+
+    if (at + RECORD_ALIGN_BYTES > s->bytes) return RC_CORRUPT;
+    rc = window_get(w, at, RECORD_ALIGN_BYTES, &p, reterr);
+    if (rc != RC_OK) return rc;
+    if (record_peek(p, &n) != RC_OK || n > s->bytes - at) return RC_CORRUPT;
+    rc = window_get(w, at, n, &p, reterr);
+    if (rc != RC_OK) return rc;
+    if (record_decode(p, n, &ret->h, blocks, NULL) != RC_OK) return RC_CORRUPT;
+    ret->at = at;
+    ret->header_bytes = n;
+    ret->end = at + n + record_payload_bytes(ret->h.plain_bytes);
+    if (ret->h.segment_id != s->id || ret->h.segment_generation != s->generation ||
+        ret->h.flushed_upto > at || ret->end > s->bytes) {
+        return RC_CORRUPT;
+    }
+    return RC_OK;
+}
+
+static enum rc payload_check(struct window *w, const struct found *f,
+                             const struct record_block *blocks, struct err *reterr)
+{
+    for (uint32_t i = 0; i < record_blocks(f->h.plain_bytes); i++) {
+        uint32_t at = i * RECORD_BLOCK_BYTES;
+        size_t n = ROUND_UP(MIN(RECORD_BLOCK_BYTES, f->h.plain_bytes - at), DISK_ALIGN_BYTES);
+        const uint8_t *p;
+        enum rc rc = window_get(w, f->at + f->header_bytes + at, n, &p, reterr);
+
+        if (rc == RC_OK) rc = record_block_check(f->h.plain_bytes, i, p, blocks[i].crc32c);
+        if (rc != RC_OK) return rc;
+    }
+    return RC_OK;
+}
+
+/* The next record behind `at` whose flushed_upto is above `floor` (0: any) and sequence >= seq;
+ * RC_NOTFOUND: none before until. */
+static enum rc resync(struct window *w, uint64_t at, uint64_t until, uint64_t floor, uint64_t seq,
+                      struct record_block *blocks, struct found *ret, struct err *reterr)
+{
+    for (at += RECORD_ALIGN_BYTES; at < until; at += RECORD_ALIGN_BYTES) {
+        enum rc rc = record_at(w, at, blocks, ret, reterr);
+
+        if (rc == RC_OK && ret->h.flushed_upto > floor && ret->h.sequence >= seq) return RC_OK;
+        if (rc != RC_OK && rc != RC_CORRUPT) return rc;
+    }
+    return RC_NOTFOUND;
+}
+
+/* ---- the end of a segment without a seal ---- */
+static enum rc find_end(struct seglog *log, struct window *w, struct record_block *blocks,
+                        struct err *reterr)
+{
+    struct segment *s = w->seg;
+    uint64_t at = SEGLOG_DATA_AT, seq = 1, flushed = SEGLOG_DATA_AT;
+    struct found f;
+    enum rc rc;
+
+    for (;;) {
+        rc = record_at(w, at, blocks, &f, reterr);
+        if (rc == RC_OK && f.h.sequence != seq) rc = RC_CORRUPT;
+        if (rc == RC_CORRUPT) {
+            rc = resync(w, at, s->bytes, at, seq, blocks, &f, reterr);
+            if (rc == RC_NOTFOUND) break;
+            if (rc == RC_OK) log->stats.damage_n++;
+        }
+        if (rc != RC_OK) return rc;
+        flushed = MAX(flushed, f.h.flushed_upto);
+        at = f.end;
+        seq = f.h.sequence + 1;
+    }
+    s->end = at;
+    s->sequence = seq;
+    /* of what lies behind flushed, the whole part; walks headers again only from there */
+    for (at = MIN(flushed, s->end); at < s->end; at = f.end) {
+        rc = record_at(w, at, blocks, &f, reterr);
+        if (rc == RC_OK) rc = payload_check(w, &f, blocks, reterr);
+        if (rc == RC_OK) continue;
+        if (rc != RC_CORRUPT) return rc;
+        s->end = at;
+        s->sequence = f.h.sequence;
+        break;
+    }
+    s->durable = s->end;
+    return RC_OK;
+}
+
+/* Seals it, so that no later start and no later record sees what was torn. Can be repeated. */
+static enum rc recover(struct seglog *log, struct window *w, struct record_block *blocks,
+                       bool *ret_gone, struct err *reterr)
+{
+    struct segment *s = w->seg;
+    uint64_t damage = log->stats.damage_n;
+    char name[DISK_NAME_BYTES];
+    enum rc rc;
+
+    rc = find_end(log, w, blocks, reterr);
+    if (rc != RC_OK) return rc;
+    *ret_gone = s->end == SEGLOG_DATA_AT && log->stats.damage_n == damage;
+    if (*ret_gone) {
+        segment_name(s->id, name);
+        disk_file_close(s->file);
+        s->file = NULL;
+        return disk_remove_now(log->disk, name, reterr);
+    }
+    segment_seal_encode(log, s, log->create_page);
+    rc = disk_write_sync_now(s->file, DISK_ALIGN_BYTES, log->create_page, DISK_ALIGN_BYTES, reterr);
+    if (rc == RC_OK) rc = disk_truncate_now(s->file, s->end, reterr);
+    if (rc != RC_OK) return rc;
+    s->sealed = true;
+    s->bytes = s->end;
+    return RC_OK;
+}
+
+/* ---- opening ---- */
+static enum rc add_file(void *ctx, const char *name)
+{
+    struct seglog *log = ctx;
+    struct segment *s;
+    struct list *at;
+    size_t n = strlen(name);
+    char *end;
+
+    if (n != 20 || strcmp(name + 16, ".seg") != 0) return RC_OK; /* .tmp: open removes it */
+    s = calloc(1, sizeof(*s));
+    if (s == NULL) return RC_NOMEM;
+    s->id = strtoull(name, &end, 16);
+    s->log = log;
+    for (at = log->segments.prev; at != &log->segments; at = at->prev) {
+        if (CONTAINER_OF(at, struct segment, link)->id < s->id) break;
+    }
+    list_push_front(at, &s->link);
+    return RC_OK;
+}
+
+/* An unfinished creation's. */
+static enum rc drop_tmp(void *ctx, const char *name)
+{
+    struct seglog *log = ctx;
+    size_t n = strlen(name);
+
+    if (n == 24 && strcmp(name + 16, ".seg.tmp") == 0) {
+        return disk_remove_now(log->disk, name, NULL);
+    }
+    return RC_OK;
+}
+
+static enum rc load(struct seglog *log, struct segment *s, struct err *reterr)
+{
+    uint8_t *page = log->create_page;
+    char name[DISK_NAME_BYTES];
+    uint64_t bytes = 0;
+    const char *bad;
+    enum rc rc;
+
+    segment_name(s->id, name);
+    rc = disk_file_open(log->disk, name, &s->file, &bytes, reterr);
+    if (rc != RC_OK) return rc;
+    if (bytes < SEGLOG_DATA_AT) {
+        return err_set(reterr, RC_CORRUPT, "segment '%s' has only %" PRIu64 " bytes", name, bytes);
+    }
+    rc = disk_read_now(s->file, 0, page, DISK_ALIGN_BYTES, reterr);
+    if (rc != RC_OK) return rc;
+    bad = page_fault(log, HEADER_MAGIC, page);
+    if (bad == NULL && le_get64(page + 32) != s->id) bad = "segment id";
+    if (bad != NULL) {
+        return err_set(reterr, RC_CORRUPT, "header of segment '%s': %s", name, bad);
+    }
+    s->generation = le_get64(page + 40);
+    s->bytes = bytes;
+    rc = disk_read_now(s->file, DISK_ALIGN_BYTES, page, DISK_ALIGN_BYTES, reterr);
+    if (rc != RC_OK) return rc;
+    if (page_fault(log, SEAL_MAGIC, page) == NULL && le_get64(page + 32) == s->id &&
+        le_get64(page + 40) == s->generation && le_get64(page + 48) <= bytes) {
+        s->end = s->durable = le_get64(page + 48);
+        s->sequence = le_get64(page + 56);
+        s->sealed = true;
+    }
+    return RC_OK;
+}
+
+static void open_failed(struct seglog *log)
+{
+    while (!list_empty(&log->segments)) {
+        struct segment *s = CONTAINER_OF(log->segments.next, struct segment, link);
+
+        list_remove(&s->link);
+        disk_file_close(s->file);
+        free(s);
+    }
+    disk_buf_free(log->disk, log->create_page);
+    free(log);
+}
+
+enum rc seglog_open(const struct seglog_conf *conf, struct seglog **ret_log, struct err *reterr)
+{
+    struct seglog *log = calloc(1, sizeof(*log));
+    struct record_block *blocks = calloc(RECORD_BLOCKS_MAX, sizeof(*blocks));
+    struct window w = {.p = aligned_alloc(DISK_ALIGN_BYTES, WINDOW_BYTES)};
+    enum rc rc = RC_NOMEM;
+
+    if (log == NULL || blocks == NULL || w.p == NULL) {
+        free(log);
+        (void)err_set(reterr, RC_NOMEM, "segment log");
+        goto out;
+    }
+    log->conf = *conf;
+    log->disk = conf->disk;
+    if (log->conf.segment_bytes == 0) log->conf.segment_bytes = SEGLOG_SEGMENT_DEFAULT;
+    if (log->conf.reserve_bytes == 0) log->conf.reserve_bytes = 2 * log->conf.segment_bytes;
+    list_init(&log->segments);
+    list_init(&log->waiting);
+    list_init(&log->placed);
+    log->create_page = disk_buf_alloc(log->disk, DISK_ALIGN_BYTES);
+    if (log->create_page == NULL) {
+        rc = err_set(reterr, RC_NOMEM, "segment log: the disk's arena");
+        goto fail;
+    }
+    if (log->conf.segment_bytes % DISK_ALIGN_BYTES != 0 ||
+        log->conf.segment_bytes < SEGLOG_SEGMENT_BYTES_MIN) {
+        rc = err_set(reterr, RC_INVAL, "a segment of %" PRIu64 " bytes", log->conf.segment_bytes);
+        goto fail;
+    }
+    rc = disk_list(log->disk, drop_tmp, log, reterr);
+    if (rc == RC_OK) rc = disk_list(log->disk, add_file, log, reterr);
+    if (rc != RC_OK) goto fail;
+    log->id_next = 1;
+    LIST_FOREACH_SAFE(it, &log->segments)
+    {
+        struct segment *s = CONTAINER_OF(it, struct segment, link);
+        bool gone = false;
+
+        rc = load(log, s, reterr);
+        w.seg = s;
+        w.n = 0;
+        if (rc == RC_OK && !s->sealed) rc = recover(log, &w, blocks, &gone, reterr);
+        if (rc != RC_OK) goto fail;
+        if (gone) {
+            list_remove(it);
+            free(s);
+            continue;
+        }
+        log->id_next = s->id + 1;
+        log->durable = (struct seg_position){.segment_id = s->id, .offset = s->end};
+        log->stats.segments_n++;
+        log->stats.segment_bytes += s->bytes;
+    }
+    *ret_log = log;
+    goto out;
+fail:
+    open_failed(log);
+out:
+    free(blocks);
+    free(w.p);
+    return rc;
+}
+
+/* ---- replay ---- */
+static enum rc replay_segment(struct seglog *log, struct window *w, uint64_t at,
+                              struct record_block *blocks, const struct seglog_replay *r,
+                              struct err *reterr)
+{
+    uint64_t end = w->seg->end, seq = at == SEGLOG_DATA_AT ? 1 : 0; /* 0: any */
+    struct found f;
+    enum rc rc;
+
+    while (at < end) {
+        const uint8_t *payload = NULL;
+        struct seg_location loc;
+
+        rc = record_at(w, at, blocks, &f, reterr);
+        if (rc == RC_OK && seq != 0 && f.h.sequence != seq) rc = RC_CORRUPT;
+        if (rc == RC_CORRUPT) {
+            rc = resync(w, at, end, 0, seq, blocks, &f, reterr);
+            log->stats.damage_n++;
+            if (r->damage != NULL) r->damage(r->ctx, w->seg->id, at, rc == RC_OK ? f.at : end);
+            if (rc == RC_NOTFOUND) return RC_OK;
+        }
+        if (rc != RC_OK) return rc;
+        at = f.end;
+        seq = f.h.sequence + 1;
+        loc = (struct seg_location){.segment_id = w->seg->id,
+                                    .generation = w->seg->generation,
+                                    .offset = f.at,
+                                    .header_bytes = f.header_bytes,
+                                    .plain_bytes = f.h.plain_bytes};
+        if (f.h.type == RECORD_LOG_ENTRY) {
+            rc = f.h.plain_bytes <= SEGLOG_ENTRY_BYTES_MAX ? payload_check(w, &f, blocks, reterr)
+                                                           : RC_CORRUPT;
+            if (rc == RC_CORRUPT) {
+                log->stats.damage_n++;
+                if (r->damage != NULL) r->damage(r->ctx, w->seg->id, f.at, f.end);
+                continue;
+            }
+            if (rc == RC_OK) {
+                rc = window_get(w, f.at + f.header_bytes, record_payload_bytes(f.h.plain_bytes),
+                                &payload, reterr);
+            }
+            if (rc != RC_OK) return rc;
+        }
+        rc = r->record(r->ctx, &loc, &f.h, blocks, payload, reterr);
+        if (rc != RC_OK) return rc;
+    }
+    return RC_OK;
+}
+
+enum rc seglog_replay(struct seglog *log, struct seg_position from, const struct seglog_replay *r,
+                      struct err *reterr)
+{
+    struct record_block *blocks = calloc(RECORD_BLOCKS_MAX, sizeof(*blocks));
+    struct window w = {.p = aligned_alloc(DISK_ALIGN_BYTES, WINDOW_BYTES)};
+    enum rc rc = RC_OK;
+
+    if (blocks == NULL || w.p == NULL) rc = err_set(reterr, RC_NOMEM, "replay");
+    LIST_FOREACH(it, &log->segments)
+    {
+        struct segment *s = CONTAINER_OF(it, struct segment, link);
+
+        if (rc != RC_OK || s->id < from.segment_id || !s->sealed) continue;
+        w.seg = s;
+        w.n = 0;
+        rc = replay_segment(
+            log, &w, s->id == from.segment_id ? MAX(from.offset, SEGLOG_DATA_AT) : SEGLOG_DATA_AT,
+            blocks, r, reterr);
+    }
+    free(blocks);
+    free(w.p);
+    return rc;
+}

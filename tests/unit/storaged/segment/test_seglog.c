@@ -1,0 +1,380 @@
+/* tests/unit/storaged/segment/test_seglog.c - what was acknowledged is there and right, on every
+ * engine, after every kind of crash; what was not is never taken for damage. */
+#include "storaged/segment/seglog.h"
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <uv.h>
+#include <cmocka.h>
+
+#define RECORDS 24u
+#define SEGMENT (256u << 10)
+struct rec {
+    struct seglog_append a;
+    struct record_block blocks[4];
+    uint8_t *payload;
+    uint32_t n;
+    enum rc rc;
+    bool started, done, acked, chunk, replayed;
+};
+static uv_loop_t loop;
+static struct disk *disk;
+static struct seglog *slog;
+static struct rec recs[RECORDS];
+static uint32_t done_n;
+static bool closed;
+static enum rc read_rc;
+
+static void on_closed(void *data)
+{
+    (void)data;
+    closed = true;
+}
+static void wait_closed(void)
+{
+    while (!closed)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    closed = false;
+}
+static void fill(uint32_t i, uint8_t *p, uint32_t n)
+{
+    for (uint32_t k = 0; k < n; k++)
+        p[k] = (uint8_t)(i * 31 + k * 7 + (k >> 8));
+}
+static void open_all(enum disk_engine engine, const char *dir, struct disk_mem *mem, enum rc want)
+{
+    struct disk_conf dc = {
+        .loop = &loop, .dir = dir, .engine = engine, .arena_bytes = 8u << 20, .mem = mem};
+    struct seglog_conf lc = {.segment_bytes = SEGMENT};
+    struct err err = {0};
+
+    assert_int_equal(disk_open(&dc, &disk, &err), RC_OK);
+    lc.disk = disk;
+    memset(lc.disk_id.b, 7, 16);
+    assert_int_equal(seglog_open(&lc, &slog, &err), want);
+}
+static void close_all(void)
+{
+    seglog_close(slog, on_closed, NULL);
+    wait_closed();
+    assert_int_equal(disk_buf_used(disk) > (4u << 20), 0);
+    disk_close(disk, on_closed, NULL);
+    wait_closed();
+}
+static void on_append(struct seglog_append *a, enum rc rc)
+{
+    struct rec *r = a->data;
+
+    assert_false(r->done);
+    r->done = true;
+    r->rc = rc;
+    r->acked = rc == RC_OK;
+    done_n++;
+}
+static void start(uint32_t i)
+{
+    static uint8_t entry[200000];
+    struct rec *r = &recs[i];
+    struct record_header h = {.type = RECORD_CHUNK, .cipher_suite = 1, .pool = 1, .log_index = i};
+    enum rc rc;
+
+    r->chunk = i % 3 != 0;
+    r->n = r->chunk ? 1 + i * 6007u : 1 + i * 301u;
+    r->a.data = r;
+    h.plain_bytes = r->n;
+    if (r->chunk) {
+        r->payload = disk_buf_alloc(disk, record_payload_bytes(r->n));
+        assert_non_null(r->payload);
+        fill(i, r->payload, r->n);
+        rc = seglog_append_chunk(slog, &r->a, &h, r->blocks, false, r->payload, on_append);
+    } else {
+        fill(i, entry, r->n);
+        h.type = RECORD_LOG_ENTRY;
+        h.cipher_suite = 0;
+        rc = seglog_append_entry(slog, &r->a, &h, (struct slice){entry, r->n}, on_append);
+        memset(entry, 0, r->n); /* it was copied */
+    }
+    assert_false(r->done); /* never inside the call */
+    r->started = rc == RC_OK;
+    if (rc != RC_OK) {
+        r->rc = rc;
+        done_n++;
+    }
+}
+static void reset(void)
+{
+    memset(recs, 0, sizeof(recs));
+    done_n = 0;
+}
+static void free_payloads(void)
+{
+    for (uint32_t i = 0; i < RECORDS; i++) {
+        disk_buf_free(disk, recs[i].payload);
+        recs[i].payload = NULL;
+    }
+}
+static void on_read(struct seglog_read *r, enum rc rc)
+{
+    read_rc = rc;
+    *(bool *)r->data = true;
+}
+static enum rc read_back(uint32_t i)
+{
+    struct rec *r = &recs[i];
+    bool done = false;
+    struct seglog_read rd = {.data = &done};
+    size_t cap = record_payload_bytes(r->n);
+    uint8_t *buf = disk_buf_alloc(disk, cap), *want = malloc(r->n);
+
+    assert_true(buf != NULL && want != NULL);
+    read_rc = seglog_read(slog, &rd, &r->a.loc, 0, 0, buf, cap, on_read);
+    if (read_rc == RC_OK) {
+        while (!done)
+            (void)uv_run(&loop, UV_RUN_ONCE);
+    }
+    fill(i, want, r->n);
+    if (read_rc == RC_OK) {
+        assert_int_equal(rd.got_bytes, r->n);
+        assert_memory_equal(buf, want, r->n);
+    }
+    free(want);
+    disk_buf_free(disk, buf);
+    return read_rc;
+}
+static enum rc replayed(void *ctx, const struct seg_location *loc, const struct record_header *h,
+                        const struct record_block *blocks, const uint8_t *payload,
+                        struct err *reterr)
+{
+    uint64_t *last = ctx;
+    struct rec *r = &recs[h->log_index];
+
+    (void)blocks;
+    (void)reterr;
+    assert_true(h->log_index < RECORDS && r->started && !r->replayed);
+    assert_true(*last == UINT64_MAX || h->log_index > *last);
+    *last = h->log_index;
+    r->replayed = true;
+    assert_int_equal(h->plain_bytes, r->n);
+    if (r->acked) assert_int_equal(loc->offset, r->a.loc.offset);
+    if (!r->chunk) {
+        uint8_t want[8192];
+
+        fill((uint32_t)h->log_index, want, r->n);
+        assert_memory_equal(payload, want, r->n);
+    }
+    return RC_OK;
+}
+static void replay_and_read(uint64_t damage_want)
+{
+    uint64_t last = UINT64_MAX;
+    struct seglog_replay rp = {.record = replayed, .ctx = &last};
+    struct seglog_stats st;
+    struct err err;
+
+    assert_int_equal(seglog_replay(slog, (struct seg_position){0, 0}, &rp, &err), RC_OK);
+    seglog_stats(slog, &st);
+    assert_int_equal(st.damage_n, damage_want);
+    for (uint32_t i = 0; damage_want == 0 && i < RECORDS; i++) {
+        if (!recs[i].acked) continue;
+        assert_true(recs[i].replayed);
+        assert_int_equal(read_back(i), RC_OK);
+    }
+}
+
+static void engine_suite(enum disk_engine engine, struct disk_mem *mem)
+{
+    char dir[] = "/var/tmp/mikura-seglog-XXXXXX", cmd[64];
+
+    assert_non_null(mkdtemp(dir));
+    reset();
+    open_all(engine, dir, mem, RC_OK);
+    for (uint32_t i = 0; i < RECORDS; i++)
+        start(i);
+    while (done_n < RECORDS)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    for (uint32_t i = 0; i < RECORDS; i++) {
+        assert_int_equal(recs[i].rc, RC_OK);
+        assert_int_equal(read_back(i), RC_OK);
+    }
+    free_payloads();
+    close_all();
+    open_all(engine, dir, mem, RC_OK);
+    replay_and_read(0);
+    close_all();
+    (void)snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
+    assert_int_equal(system(cmd), 0);
+}
+static void test_uring(void **state)
+{
+    (void)state;
+    engine_suite(DISK_AUTO, NULL);
+}
+static void test_pread(void **state)
+{
+    (void)state;
+    engine_suite(DISK_PREAD, NULL);
+}
+static void test_memory(void **state)
+{
+    struct disk_mem *mem = disk_mem_new(1, 64u << 20);
+
+    (void)state;
+    engine_suite(DISK_MEMORY, mem);
+    disk_mem_free(mem);
+}
+static void test_tmpfs_refused(void **state)
+{
+    struct disk_conf dc = {.loop = &loop, .dir = "/dev/shm", .engine = DISK_AUTO};
+    struct err err;
+
+    (void)state;
+    assert_int_equal(disk_open(&dc, &disk, &err), RC_PRECOND);
+    assert_non_null(strstr(err.msg, "ext4"));
+}
+
+/* Power cut after a random number of loop turns; then all that was told durable is there. */
+static void test_crash(void **state)
+{
+    uint64_t acked = 0, unacked = 0;
+
+    (void)state;
+    for (uint64_t seed = 1; seed <= 400; seed++) {
+        struct disk_mem *mem = disk_mem_new(seed, 64u << 20);
+        uint64_t turns = seed * 7 % 60;
+
+        reset();
+        open_all(DISK_MEMORY, NULL, mem, RC_OK);
+        for (uint32_t i = 0; i < RECORDS; i++) {
+            start(i);
+            for (uint32_t k = 0; k < seed % 4; k++)
+                if (turns > 0 && turns-- > 0) (void)uv_run(&loop, UV_RUN_NOWAIT);
+        }
+        for (; turns > 0; turns--)
+            (void)uv_run(&loop, UV_RUN_NOWAIT);
+        disk_mem_cut(mem);
+        while (done_n < RECORDS)
+            (void)uv_run(&loop, UV_RUN_ONCE);
+        free_payloads();
+        close_all();
+        disk_mem_crash(mem, (enum disk_crash)(seed % 5));
+        for (uint32_t i = 0; i < RECORDS; i++)
+            recs[i].acked ? acked++ : unacked++;
+        for (int again = 0; again < 2; again++) { /* recovery can be repeated */
+            open_all(DISK_MEMORY, NULL, mem, RC_OK);
+            for (uint32_t i = 0; i < RECORDS; i++)
+                recs[i].replayed = false;
+            replay_and_read(0);
+            close_all();
+        }
+        disk_mem_free(mem);
+    }
+    assert_true(acked > 400 && unacked > 400); /* both happened, often */
+}
+
+/* The n-th request fails: nothing acknowledged is lost, the log never says yes again. */
+static void test_io_failures(void **state)
+{
+    (void)state;
+    for (uint64_t n = 1;; n++) {
+        struct disk_mem *mem = disk_mem_new(n, 64u << 20);
+        uint32_t bad = 0;
+
+        reset();
+        open_all(DISK_MEMORY, NULL, mem, RC_OK);
+        disk_inject(disk, n, /* EIO */ 5);
+        for (uint32_t i = 0; i < RECORDS; i++)
+            start(i);
+        while (done_n < RECORDS)
+            (void)uv_run(&loop, UV_RUN_ONCE);
+        for (uint32_t i = 0; i < RECORDS; i++) {
+            if (recs[i].rc == RC_OK) continue;
+            bad++;
+            assert_int_equal(recs[i].rc, RC_IO);
+        }
+        if (bad > 0) assert_int_equal(disk_state(disk, NULL), RC_IO);
+        free_payloads();
+        close_all();
+        disk_mem_crash(mem, DISK_CRASH_LOST);
+        open_all(DISK_MEMORY, NULL, mem, RC_OK);
+        replay_and_read(0);
+        close_all();
+        disk_mem_free(mem);
+        if (bad == 0) break;
+        assert_true(n < 500);
+    }
+}
+
+/* A bad header in the middle is damage and the rest is still found; a bad block is not served. */
+static void test_damage(void **state)
+{
+    struct disk_mem *mem = disk_mem_new(3, 64u << 20);
+    char name[32];
+
+    (void)state;
+    reset();
+    open_all(DISK_MEMORY, NULL, mem, RC_OK);
+    for (uint32_t i = 0; i < RECORDS; i++) {
+        start(i); /* one by one, so that flushed_upto grows */
+        while (done_n <= i)
+            (void)uv_run(&loop, UV_RUN_ONCE);
+    }
+    free_payloads();
+    (void)snprintf(name, sizeof(name), "%016llx.seg", (unsigned long long)recs[4].a.loc.segment_id);
+    assert_true(disk_mem_damage(mem, name, recs[4].a.loc.offset + 300, 1));
+    (void)snprintf(name, sizeof(name), "%016llx.seg", (unsigned long long)recs[7].a.loc.segment_id);
+    assert_true(disk_mem_damage(mem, name, recs[7].a.loc.offset + 4096 + 11, 0x40));
+    assert_int_equal(read_back(4), RC_CORRUPT);
+    assert_int_equal(read_back(7), RC_CORRUPT);
+    assert_int_equal(read_back(5), RC_OK);
+    close_all();
+    open_all(DISK_MEMORY, NULL, mem, RC_OK);
+    replay_and_read(1);
+    for (uint32_t i = 0; i < RECORDS; i++)
+        assert_int_equal(recs[i].replayed, i != 4);
+    close_all();
+    disk_mem_free(mem);
+}
+
+/* A full disk refuses chunks first, entries still fit, and nothing is damaged. */
+static void test_full(void **state)
+{
+    struct disk_mem *mem = disk_mem_new(5, 4 * SEGMENT);
+    uint32_t full = 0;
+
+    (void)state;
+    reset();
+    open_all(DISK_MEMORY, NULL, mem, RC_OK);
+    for (uint32_t i = 0; i < RECORDS; i++) {
+        start(i);
+        while (done_n <= i)
+            (void)uv_run(&loop, UV_RUN_ONCE);
+        if (recs[i].rc == RC_OK) continue;
+        assert_int_equal(recs[i].rc, RC_FULL);
+        assert_true(recs[i].chunk);
+        full++;
+    }
+    assert_true(full > 0);
+    free_payloads();
+    close_all();
+    open_all(DISK_MEMORY, NULL, mem, RC_OK);
+    replay_and_read(0);
+    close_all();
+    disk_mem_free(mem);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_uring),  cmocka_unit_test(test_pread),
+        cmocka_unit_test(test_memory), cmocka_unit_test(test_tmpfs_refused),
+        cmocka_unit_test(test_crash),  cmocka_unit_test(test_io_failures),
+        cmocka_unit_test(test_damage), cmocka_unit_test(test_full)};
+    int bad;
+
+    if (uv_loop_init(&loop) != 0) return 1;
+    bad = cmocka_run_group_tests(tests, NULL, NULL);
+    return uv_loop_close(&loop) != 0 ? 1 : bad;
+}
