@@ -290,7 +290,7 @@ static void on_timer(uv_timer_t *timer)
     if (c->state == BULK_ST_UP && now >= c->drain_at_ms) bulk_on_drain(c);
     if (c->state == BULK_ST_DEAD) return;
     if (c->state == BULK_ST_HELLO) next = MIN(next, c->hello_by_ms);
-    if (!c->drain_sent) next = MIN(next, c->drain_at_ms);
+    if (c->state == BULK_ST_UP && !c->drain_sent) next = MIN(next, c->drain_at_ms);
     timer_at(c, next);
 }
 
@@ -356,6 +356,7 @@ void bulk_on_hello(struct bulk_conn *c, struct slice header)
         return;
     }
     c->state = BULK_ST_UP;
+    timer_at(c, MIN(c->drain_at_ms, c->end_at_ms)); /* it stood at the Hello's time */
     if (c->conf.ops->on_up != NULL) c->conf.ops->on_up(c);
 }
 

@@ -719,7 +719,7 @@ static void test_wrong_identity(void **state)
     pair_close(&p);
 }
 
-/* The hour (here 50 ms) is over: what runs ends well, nothing new starts, both hear CANCELED. */
+/* The hour (here 200 ms) is over: what runs ends well, nothing new starts, both hear CANCELED. */
 static void test_life_ends(void **state)
 {
     struct call call, no = {0};
@@ -727,8 +727,9 @@ static void test_life_ends(void **state)
     struct pair p;
 
     (void)state;
-    pair_open(&p, 1, URI_B, /* life_ms= */ 50);
+    pair_open(&p, 1, URI_B, /* life_ms= */ 200);
     RUN_UNTIL(p.a.up && p.b.up);
+    assert_true(p.a.conn->timer_due_ms <= p.a.conn->drain_at_ms);
     start(&p, &call, "h", NULL, 0, 60000);
     RUN_UNTIL(p.held != NULL && p.b.conn->drain_got && p.a.conn->drain_got);
     assert_int_equal(bulk_out_start(p.a.conn, &no.out, &s, on_answer), RC_UNAVAIL);
