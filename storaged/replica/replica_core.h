@@ -22,8 +22,9 @@
  *     other fields as they were when the action came, `stamp_ms` above all (the lease counts from
  *     it). If an entry was replaced meanwhile, drop the message.
  *  5. Tick every core at least each REPLICA_TICK_MS; now_ms is CLOCK_BOOTTIME and never goes back.
- *     Before a read is answered ask replica_may_read() *after* the answer was built, right before
- *     it is sent, with the time of then.
+ *     A read asks replica_may_read() *before* it looks at the state and again *after* the answer
+ * was built, right before it is sent, with the time of then, and core.epoch must be the same at
+ * both: an answer built before a take-over ended is old though the lease holds by now.
  *  6. A chunk's bytes are durable on the proposer before its ChunkAdd is proposed.
  *  7. One process per disk: a second one on the same disk is refused (a lock on the disk) before
  *     anything starts.
@@ -104,6 +105,7 @@ struct replica_msg {
     struct id128 from_disk, from_boot, to_disk;
     uint64_t config, epoch; /* the sender's highest */
     uint64_t stamp_ms; /* PREPARE: the primary's clock; ANSWER: the highest one received, echoed */
+    uint64_t seq;      /* PREPARE: the primary's count of messages; ANSWER: the highest, echoed */
     uint64_t commit;   /* PREPARE: committed up to here. NO_LOG: first index of the log */
     uint64_t tail;     /* PREPARE: index of this epoch's first own entry, 0 = not yet appended */
     uint64_t last;     /* PREPARE, ANSWER: last index of the sender's log */
@@ -220,7 +222,7 @@ struct replica_peer {
     uint64_t since_config; /* answers under a lower config are of an earlier membership */
     uint64_t stamp_ms;     /* newest beacon answered in this epoch; 0 = none */
     uint64_t heard_ms;     /* last answer, or when it became a member or we primary */
-    uint64_t sent_ms;      /* last entries sent */
+    uint64_t sent_seq;     /* of the last entries sent */
     uint64_t moved_ms;     /* match grew, or nothing was outstanding */
     bool damaged;
 };
@@ -234,12 +236,14 @@ struct replica_core {
     int64_t mod_revision;
     struct group_set wish;
     uint64_t epoch, config;
-    struct id128 leader, leader_boot; /* whom messages of `epoch` came from */
-    struct replica_durable durable;   /* as last asked to persist */
-    uint64_t persist_id, persisted_id;
+    struct id128 leader, leader_boot;           /* whom messages of `epoch` came from */
+    struct replica_durable durable;             /* as last asked to persist */
+    uint64_t persist_id, persisted_id, gate_id; /* nothing is sent while persisted_id < gate_id */
     /* the transaction under way */
     enum { REPLICA_CAS_NONE, REPLICA_CAS_SENT, REPLICA_CAS_DOUBT } cas_state;
     uint64_t cas_id, cas_ms;
+    bool cas_lost; /* in doubt whether an earlier try or somebody else won: read */
+    bool fresh;    /* nobody led before */
     struct group_config cas_cfg;
     int64_t cas_mod_revision;
     uint64_t read_ms; /* last READ_CONFIG */
@@ -249,21 +253,26 @@ struct replica_core {
     uint64_t verified;    /* backup: equal to the primary's up to here, in this epoch */
     uint64_t log_durable; /* of what was appended in this epoch */
     uint64_t tail;        /* primary: index of its own first entry; backup: as told */
-    uint64_t ack_floor;   /* primary: entries below were abandoned */
     uint64_t chunk_wait[REPLICA_WINDOW / 64 *
                         4]; /* bit of index % (4 * REPLICA_WINDOW): its chunk is awaited */
+    bool chunks_awaited;    /* any bit of chunk_wait may be set */
     bool damaged;
     /* follower */
-    uint64_t word_ms;  /* last word of the primary; at first start_ms */
-    uint64_t stamp_ms; /* its newest stamp */
+    uint64_t word_ms;   /* last word of the primary; at first start_ms */
+    uint64_t stamp_ms;  /* its newest stamp */
+    uint64_t answer_ms; /* when a primary was last answered; at first start_ms */
+    uint64_t seq;       /* of messages: highest received, or as primary sent */
+    uint64_t leader_commit, answered;
     uint64_t join_ms;
     bool snapshot_running;
-    uint64_t snapshot_epoch;
     /* primary */
     struct replica_peer peers[REPLICA_PEERS_MAX];
     uint32_t peers_n;
     uint64_t beacon_ms;
     uint64_t serve_ms; /* not before: the old leases are over */
+    struct id128 joiner;
+    uint64_t joiner_ms;
+    struct replica_entry proposed;
     bool tail_checking;
     uint8_t noop[32];
     struct replica_entry noop_entry;

@@ -29,15 +29,15 @@ static void head_encode(uint8_t *out, enum replica_msg_type type, uint8_t flags,
 
 uint32_t replica_msg_encode(const struct replica_msg *m, uint8_t *out)
 {
-    const uint64_t words[9] = {m->config, m->epoch, m->stamp_ms, m->commit, m->tail,
-                               m->last,   m->first, m->durable,  m->want};
+    const uint64_t words[10] = {m->config, m->epoch, m->stamp_ms, m->seq,     m->commit,
+                                m->tail,   m->last,  m->first,    m->durable, m->want};
     const struct id128 ids[3] = {m->from_disk, m->from_boot, m->to_disk};
     uint8_t *p = out + REPLICA_MSG_HEAD_BYTES;
 
     CHECK(m->n <= REPLICA_BATCH);
     head_encode(out, m->type, m->damaged ? FLAG_DAMAGED : 0, ids);
     le_put32(out + 4, m->n);
-    for (uint32_t i = 0; i < 9; i++)
+    for (uint32_t i = 0; i < 10; i++)
         le_put64(out + 56 + 8 * i, words[i]);
     for (uint32_t i = 0; i < m->n; i++) {
         const struct replica_entry *e = &m->entries[i];
@@ -79,8 +79,8 @@ enum rc replica_msg_decode(struct slice bytes, struct replica_msg *ret,
                            struct replica_entry entries[REPLICA_BATCH], struct err *reterr)
 {
     struct replica_msg m = {0};
-    uint64_t *words[9] = {&m.config, &m.epoch, &m.stamp_ms, &m.commit, &m.tail,
-                          &m.last,   &m.first, &m.durable,  &m.want};
+    uint64_t *words[10] = {&m.config, &m.epoch, &m.stamp_ms, &m.seq,     &m.commit,
+                           &m.tail,   &m.last,  &m.first,    &m.durable, &m.want};
     size_t at = REPLICA_MSG_HEAD_BYTES;
     struct id128 ids[3];
     enum rc rc = head_decode(bytes, FLAG_DAMAGED, ids, reterr);
@@ -94,7 +94,7 @@ enum rc replica_msg_decode(struct slice bytes, struct replica_msg *ret,
     m.from_boot = ids[1];
     m.to_disk = ids[2];
     m.n = le_get32(bytes.p + 4);
-    for (uint32_t i = 0; i < 9; i++)
+    for (uint32_t i = 0; i < 10; i++)
         *words[i] = le_get64(bytes.p + 56 + 8 * i);
     if (m.n > REPLICA_BATCH || (m.n > 0 && (m.type != REPLICA_PREPARE || m.first == 0)))
         return err_set(reterr, RC_CORRUPT, "replica message: %u entries", m.n);

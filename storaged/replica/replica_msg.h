@@ -6,7 +6,7 @@
 #include "storaged/replica/replica_core.h"
 
 #define REPLICA_MSG_FORMAT       1u
-#define REPLICA_MSG_HEAD_BYTES   128u
+#define REPLICA_MSG_HEAD_BYTES   136u
 #define REPLICA_ENTRY_HEAD_BYTES 12u
 #define REPLICA_SNAP_BYTES_MAX   (2u << 20) /* rows of one page: one row of 1 MiB always fits */
 
