@@ -152,6 +152,10 @@ static enum rc policy_check(const struct gw *gw, const Mikura__V1__CollectionPol
         rec->fields[i] = gw_text(p->index_fields[i]);
     }
     rec->fields_n = (uint32_t)p->n_index_fields;
+    if (p->quota_bytes != 0) {
+        return err_set(reterr, RC_UNIMPL,
+                       "quota_bytes: quotas are not served by this cluster yet; leave it 0");
+    }
     rec->unchecked = p->unchecked ? 1 : 0;
     rec->kind = gw_text(p->kind);
     rec->society = gw_text(p->society);
@@ -232,7 +236,7 @@ static enum rc create_collection(struct fcall *c, struct err *reterr)
     if (rc != RC_OK) return rc;
     absent.key = puts[0].key;
     rc = gw_txn(gw, gw_at(gw, 0, &col->anchor), &absent, 1, puts, 2, NULL, 0, &c->arena,
-                gw_left_ms(c), &made, NULL, reterr);
+                gw_left_ms(c), &made, NULL, NULL, reterr);
     if (rc != RC_OK) return rc;
     gw_collection_forget(gw, req->name);
     rc = gw_collection(gw, req->name, &c->arena, gw_left_ms(c), col, reterr);
@@ -389,7 +393,7 @@ static enum rc grant(struct fcall *c, struct err *reterr)
         rc = GW_ENCODE(&c->arena, collection, &col->rec, &put.value, reterr);
         if (rc != RC_OK) return rc;
         rc = gw_txn(gw, gw_at(gw, 0, &col->anchor), &same, 1, &put, 1, NULL, 0, &c->arena,
-                    gw_left_ms(c), &done, &col->version, reterr);
+                    gw_left_ms(c), &done, &col->version, NULL, reterr);
         if (rc != RC_OK) return rc;
         gw_collection_forget(gw, req->collection);
         if (done) break;
@@ -599,7 +603,7 @@ static enum rc put_document(struct fcall *c, struct err *reterr)
     if (rc != RC_OK) goto out;
     same.key = puts[1].key;
     same.number = cs->rec_version;
-    rc = gw_txn(gw, cs->at, &same, 1, puts, 2, NULL, 0, &c->arena, gw_left_ms(c), &done, NULL,
+    rc = gw_txn(gw, cs->at, &same, 1, puts, 2, NULL, 0, &c->arena, gw_left_ms(c), &done, NULL, NULL,
                 reterr);
     if (rc == RC_OK && !done)
         rc = err_set(reterr, RC_ABORTED, "the case's record changed meanwhile; retry");

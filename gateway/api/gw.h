@@ -23,6 +23,7 @@
 
 struct gw_cached;
 struct gw_jobs; /* jobs.c */
+struct gw_inspector;
 struct gw {
     struct fibers *fs;
     uv_loop_t *loop;
@@ -43,6 +44,7 @@ struct gw {
     struct list cached; /* collections */
     uint32_t cached_n;
     struct gw_jobs *jobs;
+    struct gw_inspector *inspector;
     struct fiber_sem upload_bytes; /* memory of chunks under way */
 };
 
@@ -112,7 +114,7 @@ MUST_CHECK enum rc gw_txn(struct gw *gw, struct route_at at, const struct gw_com
                           uint32_t compares_n, const struct gw_put *puts, uint32_t puts_n,
                           const struct slice *deletes, uint32_t deletes_n, struct arena *a,
                           uint64_t left_ms, bool *ret_succeeded, uint64_t *ret_version,
-                          struct err *reterr);
+                          uint64_t *ret_tick, struct err *reterr);
 /* A record's bytes into the arena: GW_ENCODE(&c->arena, head, &head, &slice, reterr). RC_INVAL,
  * RC_NOMEM. */
 #define GW_ENCODE(arena, name, rec, ret_slice, reterr)                                             \

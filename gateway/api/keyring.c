@@ -66,7 +66,7 @@ enum rc gw_keep(struct arena *a, enum rc rc, struct slice *ret)
 enum rc gw_txn(struct gw *gw, struct route_at at, const struct gw_compare *compares,
                uint32_t compares_n, const struct gw_put *puts, uint32_t puts_n,
                const struct slice *deletes, uint32_t deletes_n, struct arena *a, uint64_t left_ms,
-               bool *ret_succeeded, uint64_t *ret_version, struct err *reterr)
+               bool *ret_succeeded, uint64_t *ret_version, uint64_t *ret_tick, struct err *reterr)
 {
     Mikura__Internal__V1__TxnRequest req = MIKURA__INTERNAL__V1__TXN_REQUEST__INIT;
     Mikura__Internal__V1__TxnResponse *answer;
@@ -110,6 +110,7 @@ enum rc gw_txn(struct gw *gw, struct route_at at, const struct gw_compare *compa
     if (rc != RC_OK) return rc;
     *ret_succeeded = answer->succeeded;
     if (ret_version != NULL) *ret_version = answer->index;
+    if (ret_tick != NULL) *ret_tick = answer->tick;
     return RC_OK;
 }
 
@@ -285,7 +286,7 @@ static enum rc case_create(struct gw *gw, const struct gw_collection *col, const
     if (rc != RC_OK) return rc;
     absent.key = puts[0].key;
     /* lost = somebody else made it: what is read back counts */
-    return gw_txn(gw, cs->at, &absent, 1, puts, 3, NULL, 0, a, left_ms, &won, NULL, reterr);
+    return gw_txn(gw, cs->at, &absent, 1, puts, 3, NULL, 0, a, left_ms, &won, NULL, NULL, reterr);
 }
 
 enum rc gw_case(struct gw *gw, const struct gw_collection *col, const char *case_id, bool create,
@@ -364,7 +365,7 @@ static enum rc signing_make(struct gw *gw, struct route_at at, struct slice row,
     if (rc == RC_OK) rc = key_wrap(&gw->master.key, &place, &seed, value + 17 + SIGN_PUBLIC_BYTES);
     key_wipe(&seed);
     if (rc != RC_OK) return err_set(reterr, rc, "making the signing key");
-    return gw_txn(gw, at, &absent, 1, &put, 1, NULL, 0, a, GW_CALL_MS, &won, NULL, reterr);
+    return gw_txn(gw, at, &absent, 1, &put, 1, NULL, 0, a, GW_CALL_MS, &won, NULL, NULL, reterr);
 }
 
 enum rc gw_signing_open(struct gw *gw, struct err *reterr)

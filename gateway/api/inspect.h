@@ -1,0 +1,20 @@
+/* gateway/api/inspect.h - what an object's content says of itself: media type and attributes for
+ * queries.
+ *
+ * Content is untrusted: only its first bytes are looked at here (a table of magic numbers); parsing
+ * happens in a child process without keys, network or files (inspect.c). A child that dies, hangs
+ * or asks for too much costs that object's attributes only. */
+#pragma once
+#include "gateway/api/object.h"
+#include "gateway/api/upload.h"
+
+struct gw_inspector; /* the pool of children */
+/* program: path of mikura-inspect. */
+MUST_CHECK enum rc gw_inspector_open(struct gw *gw, const char *program, struct gw_inspector **ret,
+                                     struct err *reterr);
+void gw_inspector_close(struct gw_inspector *in);
+/* o: stored, not yet visible. plain: its bytes when they are inline. RC_OK also when nothing was
+ * found. */
+MUST_CHECK enum rc gw_inspect(struct gw *gw, const struct gw_case *cs, const struct gw_object *o,
+                              const struct slice *plain, struct arena *a, uint64_t left_ms,
+                              struct gw_facts *ret, struct err *reterr);

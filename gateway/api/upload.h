@@ -1,0 +1,49 @@
+/* gateway/api/upload.h - the shell of gateway/ingest/upload_core: carries its actions out for one
+ * request. */
+#pragma once
+#include "gateway/api/body.h"
+#include "gateway/api/object.h"
+#include "gateway/ingest/upload_core.h"
+
+#define UPLOAD_TTL_TICKS 336u /* hours: 14 days without a touch */
+
+/* What an object becomes; made by the caller before COMPLETE, or gathered from CHUNK rows. */
+struct upload_content {
+    uint64_t size_bytes;
+    struct object_digests digests;
+    struct slice inline_plain; /* up to RECORD_INLINE_MAX bytes, else empty with chunks */
+    bool is_inline;
+};
+struct upload {
+    struct fcall *c;
+    struct gw *gw;
+    const struct gw_collection *col;
+    struct gw_case *cs;
+    struct upload_request req;
+    const Mikura__V1__UploadSpec *spec;    /* BEGIN, one-shot COMPLETE */
+    struct upload_content *content;        /* COMPLETE: known already; NULL: gather */
+    const Mikura__V1__Digest *expected;    /* COMPLETE */
+    struct body_chunk *chunk;              /* CHUNK */
+    struct record_session session_scratch; /* MADE */
+    struct slice manifest;
+    struct record_index *index;
+    struct object_digests gathered;
+    uint32_t tries;
+};
+/* Runs req to its answer. RC_OK: *ret is the ANSWER action; slices in it live in the call's arena.
+ */
+MUST_CHECK enum rc upload_run(struct upload *u, struct upload_action *ret, struct err *reterr);
+/* A session's row, decoded into the arena; its version. RC_NOTFOUND. */
+MUST_CHECK enum rc upload_session(struct fcall *c, const struct gw_case *cs, const struct id128 *id,
+                                  struct record_session **ret, uint64_t *ret_version,
+                                  uint64_t *ret_tick, struct err *reterr);
+/* Its body's key. */
+MUST_CHECK enum rc upload_body_spec(struct gw *gw, const struct gw_case *cs,
+                                    const struct id128 *upload_id, const struct record_session *s,
+                                    struct body_spec *ret, struct err *reterr);
+/* Facts found in the content of a stored, not yet visible object (inspect.h). */
+struct gw_facts {
+    char media_type[128];
+    Mikura__V1__Attribute **attributes; /* in the arena */
+    size_t n_attributes;
+};
