@@ -45,6 +45,8 @@ struct gw {
     uint32_t cached_n;
     struct gw_jobs *jobs;
     struct gw_inspector *inspector;
+    struct fiber_event sweep;
+    bool closing;
     struct fiber_sem upload_bytes; /* memory of chunks under way */
 };
 
@@ -121,6 +123,10 @@ MUST_CHECK enum rc gw_txn(struct gw *gw, struct route_at at, const struct gw_com
     gw_keep((arena), record_##name##_encode((rec), gw_scratch(), (reterr)), (ret_slice))
 struct record_out *gw_scratch(void); /* emptied; undefined after the next wait */
 enum rc gw_keep(struct arena *a, enum rc rc, struct slice *ret);
+
+/* Chunks of deleted bodies and aborted uploads are dropped in the background (objects_delete.c). */
+void gw_sweep_wake(struct gw *gw);
+void gw_sweep_run(void *gw); /* a fiber; ends when gw->closing and woken */
 
 /* ---- services: arrays of fcall_method ended by a zero path ---- */
 extern const struct fcall_method gw_catalog_methods[], gw_object_methods[], gw_model_methods[],

@@ -109,7 +109,7 @@ static enum rc do_txn(struct upload *u, const struct upload_action *act, struct 
     for (uint32_t i = 0; i < act->puts_n; i++)
         puts[i] = (struct gw_put){act->puts[i].key, act->puts[i].value};
     return gw_txn(u->gw, u->cs->at, compares, act->compares_n, puts, act->puts_n, NULL, 0,
-                  &u->c->arena, gw_left_ms(u->c), &ev->succeeded, NULL, &ev->tick, reterr);
+                  &u->c->arena, gw_left_ms(u->c), &ev->succeeded, &ev->index, &ev->tick, reterr);
 }
 
 /* BEGIN: a new body with a key of its own. */
@@ -434,7 +434,7 @@ static enum rc do_gather(struct upload *u, const struct upload_action *act, stru
     index_attrs(u->col, &facts, idx);
     u->index = idx;
     u->gathered = content->digests;
-    ev->index = idx;
+    ev->index_row = idx;
     ev->manifest = u->manifest;
     return RC_OK;
 }

@@ -1,0 +1,304 @@
+/* gateway/api/objects_delete.c - Delete, and the sweep that drops the chunks of what is gone.
+ *
+ * One entry removes an object's rows (with them the wrapped body keys), writes a TOMB row a body
+ * and advances the case's generation. The sweep then leaves a tombstone for each chunk in its own
+ * group and, when all have confirmed, removes the TOMB row: bytes are dropped only on this positive
+ * word. A list row in the scope "tombs" makes what is left findable after a gateway dies. Aborted
+ * uploads leave a TOMB row too. */
+#include "common/base/clock.h"
+#include "common/base/hex.h"
+#include "common/base/log.h"
+#include "gateway/api/listing.h"
+#include "gateway/api/object.h"
+#include "gateway/api/objects.h"
+#include "gateway/ingest/name.h"
+#include "gateway/ingest/upload_core.h"
+
+#define VERSIONS_MAX 128u
+#define SWEEP_MS     600000u
+
+static const struct id128 SCOPE_TOMBS = {"tombs"};
+
+/* Name of a TOMB row in the list: the case's anchor and the body, in hex. */
+static size_t tomb_list_key(const struct record_anchor *a, const struct id128 *body, uint8_t *out)
+{
+    char name[2 * (RECORD_ANCHOR_BYTES + 16) + 1];
+
+    hex_encode(a->b, RECORD_ANCHOR_BYTES, name);
+    hex_encode(body->b, 16, name + 2 * RECORD_ANCHOR_BYTES);
+    return record_list_key(&SCOPE_TOMBS, gw_text(name), record_anchor_hash(a), out);
+}
+
+struct version {
+    uint64_t version;
+    struct slice key, value;
+};
+struct versions {
+    struct arena *a;
+    struct version v[VERSIONS_MAX];
+    uint32_t n;
+    uint64_t only; /* 0 = all */
+};
+
+static enum rc keep_version(void *arg, const Mikura__Internal__V1__Item *item)
+{
+    struct versions *vs = arg;
+    struct version *v = &vs->v[vs->n];
+    struct slice path;
+    enum rc rc = record_key_parse_object(gw_bytes(item->key), &path, &v->version);
+
+    if (rc != RC_OK) return rc;
+    if (vs->only != 0 && v->version != vs->only) return RC_OK;
+    v->key = (struct slice){arena_copy(vs->a, item->key.data, item->key.len), item->key.len};
+    v->value =
+        (struct slice){arena_copy(vs->a, item->value.data, item->value.len), item->value.len};
+    if (v->key.p == NULL || v->value.p == NULL) return RC_NOMEM;
+    return ++vs->n == VERSIONS_MAX ? RC_RANGE : RC_OK;
+}
+
+struct deleting {
+    struct gw_put puts[1 + 2 * VERSIONS_MAX];
+    struct slice deletes[2 * VERSIONS_MAX];
+    uint32_t puts_n, deletes_n;
+};
+
+/* TOMB row and list row of the body of one manifest, if it has one. */
+static enum rc add_tombs(struct fcall *c, const struct gw_case *cs, struct slice path,
+                         uint64_t version, struct deleting *d, struct err *reterr)
+{
+    struct gw *gw = c->service;
+    struct arena *a = &c->arena;
+    uint8_t *key = arena_alloc(a, RECORD_KEY_BYTES_MAX);
+    struct record_manifest *m = arena_alloc(a, sizeof *m);
+    Mikura__Internal__V1__GetResponse *got;
+    struct slice k;
+    enum rc rc;
+
+    if (key == NULL || m == NULL) return err_set(reterr, RC_NOMEM, "a deletion");
+    k = (struct slice){key, record_key_object(&cs->anchor, RECORD_MANIFEST, path, version, key)};
+    rc = route_get(gw->route, cs->at, &k, 1, gw_left_ms(c), a, &got, reterr);
+    if (rc != RC_OK || got->items[0]->version == 0) return rc;
+    rc = record_manifest_decode(gw_bytes(got->items[0]->value), m, reterr);
+    if (rc != RC_OK) return rc;
+    d->deletes[d->deletes_n++] = k;
+    for (uint32_t i = 0; i < m->bodies_n; i++) {
+        struct record_tomb t = {
+            .upload = m->bodies[i].id, .pool = m->bodies[i].pool, .owner_hash = cs->at.hash};
+        struct record_list row = {.anchor = cs->anchor};
+        uint8_t *keys = arena_alloc(a, 2 * RECORD_KEY_BYTES_MAX);
+
+        if (keys == NULL || d->puts_n + 2 >= ARRAY_N(d->puts))
+            return err_set(reterr, RC_NOMEM, "a deletion");
+        rc = upload_chunk_count(m->bodies[i].size_bytes, m->bodies[i].chunk_bytes, &t.chunks);
+        t.since_unix_ms = row.created_unix_ms = (int64_t)clock_wall_ms();
+        d->puts[d->puts_n].key =
+            (struct slice){keys, record_key_id(&cs->anchor, RECORD_TOMB, &m->bodies[i].id, keys)};
+        if (rc == RC_OK) rc = GW_ENCODE(a, tomb, &t, &d->puts[d->puts_n].value, reterr);
+        d->puts_n++;
+        keys += RECORD_KEY_BYTES_MAX;
+        d->puts[d->puts_n].key =
+            (struct slice){keys, tomb_list_key(&cs->anchor, &m->bodies[i].id, keys)};
+        if (rc == RC_OK) rc = GW_ENCODE(a, list, &row, &d->puts[d->puts_n].value, reterr);
+        d->puts_n++;
+        if (rc != RC_OK) return rc;
+    }
+    return RC_OK;
+}
+
+/* One try; *ret_done false: the case changed meanwhile. */
+static enum rc delete_once(struct fcall *c, const struct gw_case *cs,
+                           const Mikura__V1__ObjectRef *ref, Mikura__V1__DeleteResponse *ret,
+                           bool *ret_done, struct err *reterr)
+{
+    struct gw *gw = c->service;
+    struct arena *a = &c->arena;
+    uint8_t *from = arena_alloc(a, RECORD_KEY_BYTES_MAX),
+            *until = arena_alloc(a, RECORD_KEY_BYTES_MAX),
+            *head_key = arena_alloc(a, RECORD_KEY_BYTES_MAX);
+    struct versions *vs = arena_alloc(a, sizeof *vs);
+    struct deleting *d = arena_alloc(a, sizeof *d);
+    struct record_head head = cs->head;
+    struct record_index *idx = arena_alloc(a, sizeof *idx);
+    struct gw_compare same = {.kind = MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_VERSION,
+                              .number = cs->head_version};
+    bool newest_seen = false;
+    uint64_t visible_n = 0;
+    size_t n;
+    enum rc rc;
+
+    if (from == NULL || until == NULL || head_key == NULL || vs == NULL || d == NULL ||
+        idx == NULL) {
+        return err_set(reterr, RC_NOMEM, "a deletion");
+    }
+    vs->a = a;
+    vs->only = ref->version;
+    n = record_key_object(&cs->anchor, RECORD_INDEX, gw_text(ref->path), 0, from);
+    memcpy(until, from, n);
+    rc = route_scan(gw->route, cs->at, (struct slice){from, n},
+                    (struct slice){until, record_key_after(until, n)}, 0, gw_left_ms(c),
+                    keep_version, vs, reterr);
+    if (rc != RC_OK) return rc;
+    d->puts_n = 1; /* the head */
+    for (uint32_t i = 0; i < vs->n; i++) {
+        rc = record_index_decode(vs->v[i].value, idx, reterr);
+        if (rc != RC_OK) return rc;
+        if (idx->stage > head.visible) continue; /* staged: its commit decides */
+        if (idx->hold || idx->retain_until_unix_ms > (int64_t)clock_wall_ms()) {
+            return err_set(reterr, RC_PRECOND,
+                           "version %llu is held or retained and can't be deleted",
+                           (unsigned long long)vs->v[i].version);
+        }
+        visible_n++;
+        if (!newest_seen && !idx->delete_marker && vs->only == 0) {
+            head.objects -= MIN(head.objects, 1);
+            head.bytes_stored -= MIN(head.bytes_stored, idx->size_bytes);
+        }
+        newest_seen = true;
+        d->deletes[d->deletes_n++] = vs->v[i].key;
+        rc = add_tombs(c, cs, gw_text(ref->path), vs->v[i].version, d, reterr);
+        if (rc != RC_OK) return rc;
+    }
+    if (visible_n == 0)
+        return err_set(reterr, RC_NOTFOUND,
+                       "no such visible object or version; nothing was deleted");
+    head.generation++;
+    d->puts[0].key = same.key =
+        (struct slice){head_key, record_key(&cs->anchor, RECORD_HEAD, head_key)};
+    rc = GW_ENCODE(a, head, &head, &d->puts[0].value, reterr);
+    if (rc != RC_OK) return rc;
+    ret->versions_deleted = visible_n;
+    ret->case_generation = head.generation;
+    return gw_txn(gw, cs->at, &same, 1, d->puts, d->puts_n, d->deletes, d->deletes_n, a,
+                  gw_left_ms(c), ret_done, NULL, NULL, reterr);
+}
+
+enum rc objects_delete(struct fcall *c, struct err *reterr)
+{
+    struct gw *gw = c->service;
+    Mikura__V1__DeleteRequest *req;
+    Mikura__V1__DeleteResponse answer = MIKURA__V1__DELETE_RESPONSE__INIT;
+    struct gw_collection *col = arena_alloc(&c->arena, sizeof *col);
+    struct gw_case *cs = arena_alloc(&c->arena, sizeof *cs);
+    bool done = false;
+    enum rc rc = fcall_request(c, &mikura__v1__delete_request__descriptor, &req, reterr);
+
+    if (rc != RC_OK) return rc;
+    if (req->object == NULL) return err_set(reterr, RC_INVAL, "no object named");
+    if (col == NULL || cs == NULL) return err_set(reterr, RC_NOMEM, "a deletion");
+    rc = name_check_path(gw_text(req->object->path), reterr);
+    if (rc == RC_OK)
+        rc = gw_collection(gw, req->object->collection, &c->arena, gw_left_ms(c), col, reterr);
+    if (rc != RC_OK) return rc;
+    rc = gw_allowed(c, col, GW_ADMIN, reterr);
+    for (int tries = 0; tries < 16 && rc == RC_OK && !done; tries++) {
+        rc = gw_case(gw, col, req->object->case_id, false, &c->arena, gw_left_ms(c), cs, reterr);
+        if (rc != RC_OK) break;
+        rc = delete_once(c, cs, req->object, &answer, &done, reterr);
+        gw_case_wipe(cs);
+    }
+    gw_collection_wipe(col);
+    if (rc == RC_OK && !done) rc = err_set(reterr, RC_ABORTED, "the case keeps changing; retry");
+    if (rc != RC_OK) return rc;
+    log_info("object_deleted", "rid=%s collection=%s versions=%llu by=%s", fcall_rid(c),
+             req->object->collection, (unsigned long long)answer.versions_deleted,
+             fcall_peer(c)->uri);
+    gw_sweep_wake(gw);
+    return fcall_send(c, &answer.base);
+}
+
+/* ---- the sweep: one at a time in a gateway; several gateways may sweep the same row without harm
+ * ---- */
+struct tomb_name {
+    struct list link;
+    struct record_anchor anchor;
+    struct id128 body;
+};
+struct tombs {
+    struct arena a;
+    struct list names;
+    uint32_t n;
+};
+
+static enum rc keep_tomb(void *arg, struct slice name, const struct record_list *row)
+{
+    struct tombs *t = arg;
+    struct tomb_name *to = arena_alloc(&t->a, sizeof *to);
+    char *text = gw_dup(&t->a, name);
+
+    if (to == NULL || text == NULL) return RC_NOMEM;
+    if (name.n != 2 * (RECORD_ANCHOR_BYTES + 16)) return RC_CORRUPT;
+    if (!id128_parse(text + (size_t)2 * RECORD_ANCHOR_BYTES, &to->body)) return RC_CORRUPT;
+    to->anchor = row->anchor;
+    list_push_back(&t->names, &to->link);
+    return ++t->n == 1024 ? RC_RANGE : RC_OK;
+}
+
+static enum rc sweep_body(struct gw *gw, const struct tomb_name *t, struct arena *a,
+                          struct err *reterr)
+{
+    uint8_t *keys = arena_alloc(a, 2 * RECORD_KEY_BYTES_MAX);
+    struct route_at at = gw_at(gw, 0, &t->anchor);
+    Mikura__Internal__V1__GetResponse *got;
+    struct record_tomb tomb = {0};
+    struct slice k[2];
+    bool done;
+    enum rc rc;
+
+    if (keys == NULL) return err_set(reterr, RC_NOMEM, "a sweep");
+    k[0] = (struct slice){keys, record_key_id(&t->anchor, RECORD_TOMB, &t->body, keys)};
+    keys += RECORD_KEY_BYTES_MAX;
+    k[1] = (struct slice){keys, tomb_list_key(&t->anchor, &t->body, keys)};
+    rc = route_get(gw->route, at, k, 1, GW_CALL_MS, a, &got, reterr);
+    if (rc != RC_OK) return rc;
+    if (got->items[0]->version != 0) {
+        rc = record_tomb_decode(gw_bytes(got->items[0]->value), &tomb, reterr);
+        for (uint32_t i = tomb.confirmed; i < tomb.chunks && rc == RC_OK; i++) {
+            struct route_at chunk_at = {.pool = tomb.pool};
+
+            rc = anchor_chunk_hash(&t->body, i, &chunk_at.hash);
+            if (rc == RC_OK)
+                rc = route_chunk_drop(gw->route, chunk_at, &t->body, i, GW_CALL_MS, reterr);
+            if (rc == RC_NOTFOUND) rc = RC_OK; /* it never arrived */
+        }
+        if (rc != RC_OK) return rc;
+    }
+    return gw_txn(gw, at, NULL, 0, NULL, 0, k, 2, a, GW_CALL_MS, &done, NULL, NULL, reterr);
+}
+
+static void sweep(struct gw *gw)
+{
+    struct tombs t;
+    struct err err = {0};
+    enum rc rc;
+
+    arena_init(&t.a);
+    list_init(&t.names);
+    t.n = 0;
+    rc = gw_list_names(gw, gw->meta_pool, &SCOPE_TOMBS, "", "", &t.a, GW_CALL_MS, keep_tomb, &t,
+                       &err);
+    LIST_FOREACH(it, &t.names)
+    {
+        if (gw->closing || rc != RC_OK) break;
+        rc = sweep_body(gw, CONTAINER_OF(it, struct tomb_name, link), &t.a, &err);
+    }
+    if (rc != RC_OK)
+        log_warn("sweep_failed", "rc=%s why=%s: goes on in %u s", rc_name(rc), err.msg,
+                 SWEEP_MS / 1000);
+    if (t.n > 0) log_info("swept", "bodies=%u", t.n);
+    arena_deinit(&t.a);
+}
+
+void gw_sweep_run(void *arg)
+{
+    struct gw *gw = arg;
+
+    while (!gw->closing) {
+        (void)!fiber_event_wait_ms(&gw->sweep, SWEEP_MS); /* either way it is time */
+        if (!gw->closing) sweep(gw);
+    }
+}
+
+void gw_sweep_wake(struct gw *gw)
+{
+    fiber_event_set(&gw->sweep);
+}

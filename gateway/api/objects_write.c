@@ -1,0 +1,691 @@
+/* gateway/api/objects_write.c - uploads and commits: BeginUpload, PutChunk, ListChunks, Complete,
+ * Abort, PutObject, CommitCase. The order of entries is upload_core's; here bytes, keys and
+ * messages. */
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/crypto/digest.h"
+#include "gateway/api/objects.h"
+#include "gateway/api/upload.h"
+#include "gateway/ingest/name.h"
+
+/* What every write begins with. */
+struct writing {
+    struct gw_collection *col;
+    struct gw_case *cs;
+};
+
+static enum rc open_writing(struct fcall *c, const char *collection, const char *case_id,
+                            bool create, struct writing *ret, struct err *reterr)
+{
+    struct gw *gw = c->service;
+    enum rc rc;
+
+    ret->col = arena_alloc(&c->arena, sizeof *ret->col);
+    ret->cs = arena_alloc(&c->arena, sizeof *ret->cs);
+    if (ret->col == NULL || ret->cs == NULL) return err_set(reterr, RC_NOMEM, "an upload");
+    rc = gw_collection(gw, collection, &c->arena, gw_left_ms(c), ret->col, reterr);
+    if (rc != RC_OK) return rc;
+    rc = gw_allowed(c, ret->col, GW_WRITE, reterr);
+    if (rc == RC_OK)
+        rc = gw_case(gw, ret->col, case_id, create, &c->arena, gw_left_ms(c), ret->cs, reterr);
+    gw_collection_wipe(ret->col);
+    return rc;
+}
+
+static enum rc request_id(const Mikura__V1__RequestId *id, struct id128 *ret, struct err *reterr)
+{
+    if (id == NULL || !id128_from_bytes(id->id.data, id->id.len, ret) || id128_is_zero(ret)) {
+        return err_set(reterr, RC_INVAL,
+                       "request_id: expected 16 random bytes, the same for every retry");
+    }
+    return RC_OK;
+}
+
+static enum rc spec_check(const Mikura__V1__UploadSpec *spec, struct err *reterr)
+{
+    if (spec == NULL)
+        return err_set(reterr, RC_INVAL, "no spec: collection, case and path are needed");
+    if (spec->sha256.len != 0 && spec->sha256.len != 32)
+        return err_set(reterr, RC_INVAL, "sha256: 32 bytes, or none");
+    if (spec->n_user_metadata > 64) return err_set(reterr, RC_INVAL, "user_metadata: at most 64");
+    if (spec->size_bytes > 1ull << 44)
+        return err_set(reterr, RC_INVAL, "an object has at most 16 TiB");
+    if (strlen(spec->media_type) > 127)
+        return err_set(reterr, RC_INVAL, "media_type: at most 127 bytes");
+    return name_check_path(gw_text(spec->path), reterr);
+}
+
+/* Tells apart two requests that use one id: keyed, since it lies in clear. */
+static enum rc fingerprint(struct fcall *c, const struct gw_case *cs,
+                           const Mikura__V1__UploadSpec *spec, uint8_t ret[32], struct err *reterr)
+{
+    size_t n = mikura__v1__upload_spec__get_packed_size(spec);
+    uint8_t *packed = arena_alloc(&c->arena, n);
+    enum rc rc;
+
+    if (packed == NULL) return err_set(reterr, RC_NOMEM, "an upload");
+    (void)mikura__v1__upload_spec__pack(spec, packed);
+    rc = digest_manifest(&cs->key, gw_text("upload"), (struct slice){packed, n}, ret);
+    return rc == RC_OK ? RC_OK : err_set(reterr, rc, "digest of a request");
+}
+
+static struct upload *upload_of(struct fcall *c, const struct writing *w, enum upload_op op)
+{
+    struct upload *u = arena_alloc(&c->arena, sizeof *u);
+
+    if (u == NULL) return NULL;
+    u->c = c;
+    u->col = w->col;
+    u->cs = w->cs;
+    u->req.op = op;
+    return u;
+}
+
+static enum rc begin(struct fcall *c, const struct writing *w, const struct id128 *id,
+                     const Mikura__V1__UploadSpec *spec, struct record_session *ret,
+                     struct err *reterr)
+{
+    struct upload *u = upload_of(c, w, UPLOAD_BEGIN);
+    struct upload_action act;
+    enum rc rc;
+
+    if (u == NULL) return err_set(reterr, RC_NOMEM, "an upload");
+    u->spec = spec;
+    u->req.id = *id;
+    rc = fingerprint(c, w->cs, spec, u->req.fingerprint, reterr);
+    if (rc == RC_OK) rc = upload_run(u, &act, reterr);
+    if (rc != RC_OK) return rc;
+    CHECK(act.session != NULL);
+    *ret = *act.session;
+    return RC_OK;
+}
+
+enum rc objects_begin_upload(struct fcall *c, struct err *reterr)
+{
+    Mikura__V1__BeginUploadRequest *req;
+    Mikura__V1__UploadSession answer = MIKURA__V1__UPLOAD_SESSION__INIT;
+    struct record_session *s = arena_alloc(&c->arena, sizeof *s);
+    struct writing w;
+    struct id128 id;
+    enum rc rc = fcall_request(c, &mikura__v1__begin_upload_request__descriptor, &req, reterr);
+
+    if (rc == RC_OK)
+        rc = s == NULL ? err_set(reterr, RC_NOMEM, "an upload") : spec_check(req->spec, reterr);
+    if (rc == RC_OK) rc = request_id(req->request_id, &id, reterr);
+    if (rc == RC_OK)
+        rc = open_writing(c, req->spec->collection, req->spec->case_id, true, &w, reterr);
+    if (rc != RC_OK) return rc;
+    rc = begin(c, &w, &id, req->spec, s, reterr);
+    gw_case_wipe(w.cs);
+    if (rc != RC_OK) return rc;
+    answer.upload_id.data = id.b;
+    answer.upload_id.len = 16;
+    answer.chunk_bytes = s->chunk_bytes;
+    answer.chunks = s->chunks;
+    answer.session_ttl_ms = (uint64_t)s->ttl_ticks * 3600000u;
+    return fcall_send(c, &answer.base);
+}
+
+/* ---- PutChunk ---- */
+/* Appends data messages until the chunk is whole. The first message's data may be there already. */
+static enum rc receive_chunk(struct fcall *c, struct body_chunk *k, ProtobufCBinaryData first,
+                             struct err *reterr)
+{
+    uint32_t want = k->put.ident.plain_bytes;
+    enum rc rc = RC_OK;
+
+    if (first.len > want)
+        return err_set(reterr, RC_RANGE, "more bytes than the chunk's declared %u", want);
+    if (first.len > 0) rc = body_chunk_fill(k, first.data, first.len, reterr);
+    while (rc == RC_OK) {
+        Mikura__V1__PutChunkRequest *m;
+        struct rpc_msg *msg;
+
+        rc = fcall_recv(c, &msg);
+        if (rc == RC_RANGE) break;
+        if (rc != RC_OK) return err_set(reterr, rc, "%s", rc_text(rc));
+        m = mikura__v1__put_chunk_request__unpack(NULL, msg->n, msg->p);
+        fcall_release(c, msg);
+        if (m == NULL) return err_set(reterr, RC_INVAL, "a message is no PutChunkRequest");
+        if (m->header != NULL) {
+            rc = err_set(reterr, RC_INVAL, "a header in a later message");
+        } else if (m->data.len > want - k->filled) {
+            rc = err_set(reterr, RC_RANGE, "more bytes than the chunk's declared %u", want);
+        } else if (m->data.len > 0) {
+            rc = body_chunk_fill(k, m->data.data, m->data.len, reterr);
+        }
+        mikura__v1__put_chunk_request__free_unpacked(m, NULL);
+    }
+    if (rc != RC_RANGE) return rc;
+    if (k->filled != want) {
+        return err_set(reterr, RC_INVAL, "the stream ended after %u of the chunk's %u bytes",
+                       k->filled, want);
+    }
+    return body_chunk_sealed(k, reterr);
+}
+
+static enum rc put_chunk_row(struct fcall *c, const struct writing *w, const struct id128 *id,
+                             struct body_chunk *k, bool *ret_was_there, struct err *reterr)
+{
+    struct upload *u = upload_of(c, w, UPLOAD_CHUNK);
+    uint8_t *key = arena_alloc(&c->arena, RECORD_KEY_BYTES_MAX), *plain, *sealed;
+    struct upload_action act;
+    struct slice row;
+    size_t n = (size_t)k->leaves_n * 32;
+    enum rc rc;
+
+    plain = arena_alloc(&c->arena, n);
+    sealed = arena_alloc(&c->arena, n + DOCSEAL_EXTRA_BYTES);
+    if (u == NULL || key == NULL || plain == NULL || sealed == NULL)
+        return err_set(reterr, RC_NOMEM, "a chunk");
+    for (uint32_t i = 0; i < k->leaves_n; i++)
+        memcpy(plain + (size_t)i * 32, k->leaves[i].hash, 32);
+    row = (struct slice){key, record_key_chunk(&w->cs->anchor, id, k->put.ident.index, key)};
+    rc = docseal_seal(&w->cs->key, DOCSEAL_DIGEST, row, (struct slice){plain, n}, sealed);
+    if (rc != RC_OK) return err_set(reterr, rc, "sealing a chunk's digests");
+    u->chunk = k;
+    u->req.id = *id;
+    u->req.index = k->put.ident.index;
+    u->req.plain_bytes = k->put.ident.plain_bytes;
+    memcpy(u->req.plain_digest, k->put.plain_digest, 32);
+    u->req.sealed_leaves = (struct slice){sealed, n + DOCSEAL_EXTRA_BYTES};
+    rc = upload_run(u, &act, reterr);
+    *ret_was_there = act.was_there;
+    return rc;
+}
+
+enum rc objects_put_chunk(struct fcall *c, struct err *reterr)
+{
+    struct gw *gw = c->service;
+    Mikura__V1__PutChunkRequest *first;
+    Mikura__V1__PutChunkResponse answer = MIKURA__V1__PUT_CHUNK_RESPONSE__INIT;
+    const Mikura__V1__ChunkHeader *h;
+    struct record_session *s;
+    struct body_spec spec;
+    struct body_chunk *k = NULL;
+    struct writing w;
+    struct id128 id;
+    uint64_t version, tick;
+    bool was_there;
+    enum rc rc = fcall_request(c, &mikura__v1__put_chunk_request__descriptor, &first, reterr);
+
+    if (rc != RC_OK) return rc;
+    h = first->header;
+    if (h == NULL || !id128_from_bytes(h->upload_id.data, h->upload_id.len, &id)) {
+        return err_set(reterr, RC_INVAL,
+                       "the first message needs a header with the upload id (16 bytes)");
+    }
+    rc = open_writing(c, h->collection, h->case_id, false, &w, reterr);
+    if (rc != RC_OK) return rc;
+    rc = upload_session(c, w.cs, &id, &s, &version, &tick, reterr);
+    if (rc != RC_OK) goto out;
+    if (s->state != RECORD_SESSION_OPEN) {
+        rc = err_set(reterr, RC_PRECOND, "the upload was %s; begin a new one",
+                     s->state == RECORD_SESSION_COMPLETED ? "completed"
+                     : s->expired                         ? "expired"
+                                                          : "aborted");
+        goto out;
+    }
+    if (h->index >= s->chunks || h->length_bytes == 0 ||
+        (!s->size_unknown && h->length_bytes != upload_chunk_length(s, h->index)) ||
+        h->length_bytes > s->chunk_bytes) {
+        rc = err_set(
+            reterr, RC_RANGE,
+            "chunk %u of %u bytes: the upload has %u chunks of %u bytes, the last one the rest",
+            h->index, h->length_bytes, s->chunks, s->chunk_bytes);
+        goto out;
+    }
+    rc = upload_body_spec(gw, w.cs, &id, s, &spec, reterr);
+    if (rc == RC_OK) rc = body_chunk_new(gw, &spec, h->index, h->length_bytes, &k, reterr);
+    key_wipe(&spec.key);
+    if (rc == RC_OK) rc = receive_chunk(c, k, first->data, reterr);
+    if (rc == RC_OK && h->sha256.len != 0) {
+        rc = err_set(
+            reterr, RC_UNIMPL,
+            "a chunk's sha256 is not checked here: give the object's tree-sha256 to Complete");
+    }
+    if (rc == RC_OK) rc = put_chunk_row(c, &w, &id, k, &was_there, reterr);
+    if (rc == RC_OK) {
+        answer.index = h->index;
+        answer.was_there = was_there;
+        rc = fcall_send(c, &answer.base);
+    }
+out:
+    body_chunk_free(k);
+    gw_case_wipe(w.cs);
+    return rc;
+}
+
+/* ---- ListChunks ---- */
+struct bitmap {
+    uint8_t *bits;
+    uint32_t chunks;
+};
+static enum rc bitmap_each(void *arg, const Mikura__Internal__V1__Item *item)
+{
+    struct bitmap *b = arg;
+
+    return upload_bitmap_add(gw_bytes(item->key), b->chunks, b->bits);
+}
+
+enum rc objects_list_chunks(struct fcall *c, struct err *reterr)
+{
+    struct gw *gw = c->service;
+    Mikura__V1__ListChunksRequest *req;
+    Mikura__V1__ListChunksResponse answer = MIKURA__V1__LIST_CHUNKS_RESPONSE__INIT;
+    Mikura__V1__UploadSession session = MIKURA__V1__UPLOAD_SESSION__INIT;
+    uint8_t *from = arena_alloc(&c->arena, RECORD_KEY_BYTES_MAX),
+            *until = arena_alloc(&c->arena, RECORD_KEY_BYTES_MAX);
+    struct record_session *s;
+    struct bitmap b;
+    struct writing w;
+    struct id128 id;
+    uint64_t version, tick;
+    size_t n;
+    enum rc rc = fcall_request(c, &mikura__v1__list_chunks_request__descriptor, &req, reterr);
+
+    if (rc != RC_OK) return rc;
+    if (from == NULL || until == NULL) return err_set(reterr, RC_NOMEM, "a list of chunks");
+    if (!id128_from_bytes(req->upload_id.data, req->upload_id.len, &id)) {
+        return err_set(reterr, RC_INVAL, "upload_id: 16 bytes");
+    }
+    rc = open_writing(c, req->collection, req->case_id, false, &w, reterr);
+    if (rc != RC_OK) return rc;
+    gw_case_wipe(w.cs);
+    rc = upload_session(c, w.cs, &id, &s, &version, &tick, reterr);
+    if (rc != RC_OK) return rc;
+    b.chunks = s->chunks;
+    answer.have_bitmap.len = (s->chunks + 7u) / 8;
+    answer.have_bitmap.data = b.bits = arena_alloc(&c->arena, answer.have_bitmap.len);
+    if (b.bits == NULL) return err_set(reterr, RC_NOMEM, "a list of chunks");
+    n = record_key_id(&w.cs->anchor, RECORD_CHUNK, &id, from);
+    memcpy(until, from, n);
+    rc = route_scan(gw->route, w.cs->at, (struct slice){from, n},
+                    (struct slice){until, record_key_after(until, n)}, 0, gw_left_ms(c),
+                    bitmap_each, &b, reterr);
+    if (rc != RC_OK) return rc;
+    session.upload_id.data = id.b;
+    session.upload_id.len = 16;
+    session.chunk_bytes = s->chunk_bytes;
+    session.chunks = s->chunks;
+    session.session_ttl_ms = (uint64_t)s->ttl_ticks * 3600000u;
+    answer.session = &session;
+    answer.expires_in_ms = s->expire_tick >= tick ? (s->expire_tick - tick + 1) * 3600000u : 0;
+    return fcall_send(c, &answer.base);
+}
+
+/* ---- Complete, Abort ---- */
+static Mikura__V1__StagedObject *staged(struct fcall *c, const char *collection,
+                                        const char *case_id, struct slice path, uint64_t version,
+                                        uint64_t stage, const struct record_index *idx,
+                                        const struct object_digests *d)
+{
+    struct arena *a = &c->arena;
+    Mikura__V1__StagedObject *m = arena_alloc(a, sizeof *m);
+    Mikura__V1__ObjectRef *ref = arena_alloc(a, sizeof *ref);
+    Mikura__V1__Digest *tree = arena_alloc(a, sizeof *tree);
+
+    if (m == NULL || ref == NULL || tree == NULL) return NULL;
+    mikura__v1__staged_object__init(m);
+    mikura__v1__object_ref__init(ref);
+    mikura__v1__digest__init(tree);
+    ref->collection = (char *)(uintptr_t)collection;
+    ref->case_id = (char *)(uintptr_t)case_id;
+    ref->path = gw_dup(a, path);
+    ref->version = version;
+    m->object = ref;
+    m->staged_generation = stage;
+    m->media_type = ref->path;
+    if (idx != NULL) {
+        m->size_bytes = idx->size_bytes;
+        m->media_type = gw_dup(a, idx->media_type);
+        m->digests = arena_alloc(a, sizeof *m->digests);
+        tree->kind = MIKURA__V1__DIGEST_KIND__TREE_SHA256;
+        tree->verified = true;
+        tree->value.data = arena_copy(a, d->tree, 32);
+        tree->value.len = 32;
+        if (m->digests == NULL || tree->value.data == NULL) return NULL;
+        m->digests[m->n_digests++] = tree;
+    }
+    return ref->path == NULL || m->media_type == NULL ? NULL : m;
+}
+
+/* A retry finds the object staged before: its row tells size and digests. */
+static enum rc staged_row(struct fcall *c, const struct gw_case *cs, struct slice path,
+                          uint64_t version, struct record_index **ret, struct object_digests *ret_d,
+                          struct err *reterr)
+{
+    struct gw *gw = c->service;
+    uint8_t *key = arena_alloc(&c->arena, RECORD_KEY_BYTES_MAX);
+    Mikura__Internal__V1__GetResponse *got;
+    struct slice k;
+    enum rc rc;
+
+    *ret = arena_alloc(&c->arena, sizeof **ret);
+    if (key == NULL || *ret == NULL) return err_set(reterr, RC_NOMEM, "a staged object");
+    k = (struct slice){key, record_key_object(&cs->anchor, RECORD_INDEX, path, version, key)};
+    rc = route_get(gw->route, cs->at, &k, 1, gw_left_ms(c), &c->arena, &got, reterr);
+    if (rc != RC_OK) return rc;
+    if (got->items[0]->version == 0)
+        return err_set(reterr, RC_NOTFOUND, "the object was deleted since");
+    rc = record_index_decode(gw_bytes(got->items[0]->value), *ret, reterr);
+    return rc != RC_OK ? rc : object_digests_open(cs, k, (*ret)->sealed_digests, ret_d, reterr);
+}
+
+static enum rc complete(struct fcall *c, const struct writing *w, struct upload *u,
+                        const char *collection, const char *case_id, Mikura__V1__StagedObject **ret,
+                        struct err *reterr)
+{
+    struct upload_action act;
+    enum rc rc = upload_run(u, &act, reterr);
+
+    if (rc != RC_OK) return rc;
+    CHECK(act.session != NULL);
+    if (u->index == NULL)
+        rc = staged_row(c, w->cs, act.session->path, act.version, &u->index, &u->gathered, reterr);
+    if (rc != RC_OK) return rc;
+    *ret = staged(c, collection, case_id, act.session->path, act.version, act.stage, u->index,
+                  &u->gathered);
+    return *ret != NULL ? RC_OK : err_set(reterr, RC_NOMEM, "a staged object");
+}
+
+enum rc objects_complete(struct fcall *c, struct err *reterr)
+{
+    Mikura__V1__CompleteRequest *req;
+    Mikura__V1__StagedObject *answer;
+    struct upload *u;
+    struct writing w;
+    enum rc rc = fcall_request(c, &mikura__v1__complete_request__descriptor, &req, reterr);
+
+    if (rc == RC_OK) rc = open_writing(c, req->collection, req->case_id, false, &w, reterr);
+    if (rc != RC_OK) return rc;
+    u = upload_of(c, &w, UPLOAD_COMPLETE);
+    if (u == NULL || !id128_from_bytes(req->upload_id.data, req->upload_id.len, &u->req.id)) {
+        rc = err_set(reterr, u == NULL ? RC_NOMEM : RC_INVAL, "upload_id: 16 bytes");
+    }
+    if (rc == RC_OK) {
+        u->expected = req->expected;
+        rc = complete(c, &w, u, req->collection, req->case_id, &answer, reterr);
+    }
+    gw_case_wipe(w.cs);
+    return rc != RC_OK ? rc : fcall_send(c, &answer->base);
+}
+
+enum rc objects_abort(struct fcall *c, struct err *reterr)
+{
+    Mikura__V1__AbortRequest *req;
+    Mikura__V1__AbortResponse answer = MIKURA__V1__ABORT_RESPONSE__INIT;
+    struct upload_action act;
+    struct upload *u;
+    struct writing w;
+    enum rc rc = fcall_request(c, &mikura__v1__abort_request__descriptor, &req, reterr);
+
+    if (rc == RC_OK) rc = open_writing(c, req->collection, req->case_id, false, &w, reterr);
+    if (rc != RC_OK) return rc;
+    u = upload_of(c, &w, UPLOAD_ABORT);
+    if (u == NULL || !id128_from_bytes(req->upload_id.data, req->upload_id.len, &u->req.id)) {
+        rc = err_set(reterr, u == NULL ? RC_NOMEM : RC_INVAL, "upload_id: 16 bytes");
+    }
+    if (rc == RC_OK) rc = upload_run(u, &act, reterr);
+    if (rc == RC_NOTFOUND) rc = RC_OK; /* gone already */
+    gw_case_wipe(w.cs);
+    if (rc != RC_OK) return rc;
+    gw_sweep_wake(c->service);
+    return fcall_send(c, &answer.base);
+}
+
+/* ---- CommitCase ---- */
+static enum rc commit(struct fcall *c, const struct writing *w, const struct id128 *id,
+                      uint64_t expected, uint64_t count, const ProtobufCBinaryData *root,
+                      Mikura__V1__Receipt **ret, uint64_t *ret_generation, struct err *reterr)
+{
+    struct upload *u = upload_of(c, w, UPLOAD_COMMIT);
+    Mikura__V1__Receipt *r = arena_alloc(&c->arena, sizeof *r);
+    struct upload_action act;
+    enum rc rc;
+
+    if (u == NULL || r == NULL) return err_set(reterr, RC_NOMEM, "a commit");
+    u->req.id = *id;
+    u->req.expected_generation = expected;
+    u->req.count = count;
+    u->req.now_unix_ms = (int64_t)clock_wall_ms();
+    if (root != NULL && root->len != 0) {
+        if (root->len != 32) return err_set(reterr, RC_INVAL, "merkle_root: 32 bytes, or none");
+        u->req.have_root = true;
+        memcpy(u->req.root, root->data, 32);
+    }
+    rc = upload_run(u, &act, reterr);
+    if (rc != RC_OK) return rc;
+    CHECK(act.commit != NULL);
+    mikura__v1__receipt__init(r);
+    r->signed_bytes.data = arena_copy(&c->arena, act.commit->receipt.p, act.commit->receipt.n);
+    r->signed_bytes.len = act.commit->receipt.n;
+    r->signature.data = arena_copy(&c->arena, act.commit->signature.p, act.commit->signature.n);
+    r->signature.len = act.commit->signature.n;
+    r->key_id = gw_dup(&c->arena, act.commit->key_id);
+    if (r->signed_bytes.data == NULL || r->signature.data == NULL || r->key_id == NULL) {
+        return err_set(reterr, RC_NOMEM, "a receipt");
+    }
+    *ret = r;
+    *ret_generation = act.commit->generation;
+    return RC_OK;
+}
+
+enum rc objects_commit_case(struct fcall *c, struct err *reterr)
+{
+    Mikura__V1__CommitCaseRequest *req;
+    Mikura__V1__CommitCaseResponse answer = MIKURA__V1__COMMIT_CASE_RESPONSE__INIT;
+    struct writing w;
+    struct id128 id;
+    enum rc rc = fcall_request(c, &mikura__v1__commit_case_request__descriptor, &req, reterr);
+
+    if (rc == RC_OK) rc = request_id(req->request_id, &id, reterr);
+    if (rc == RC_OK) rc = open_writing(c, req->collection, req->case_id, false, &w, reterr);
+    if (rc != RC_OK) return rc;
+    rc = commit(c, &w, &id, req->expected_generation, req->count, &req->merkle_root,
+                &answer.receipt, &answer.generation, reterr);
+    gw_case_wipe(w.cs);
+    if (rc != RC_OK) return rc;
+    log_info("case_committed", "rid=%s collection=%s generation=%llu objects=%llu by=%s",
+             fcall_rid(c), req->collection, (unsigned long long)answer.generation,
+             (unsigned long long)req->count, fcall_peer(c)->uri);
+    return fcall_send(c, &answer.base);
+}
+
+/* ---- PutObject ---- */
+struct put {
+    struct fcall *c;
+    struct writing w;
+    const Mikura__V1__PutObjectHeader *h;
+    struct id128 id;
+    struct record_session *session;
+    struct body_writer *writer; /* NULL: inline so far */
+    uint8_t *small;             /* the first RECORD_INLINE_MAX bytes */
+    uint32_t small_n;
+    bool there; /* completed by an earlier try: bytes are dropped */
+};
+
+/* Too large for the manifest: a session and its body. */
+static enum rc put_body(struct put *p, struct err *reterr)
+{
+    struct gw *gw = p->c->service;
+    struct body_spec spec;
+    enum rc rc;
+
+    p->writer = arena_alloc(&p->c->arena, sizeof *p->writer);
+    p->session = arena_alloc(&p->c->arena, sizeof *p->session);
+    if (p->writer == NULL || p->session == NULL) return err_set(reterr, RC_NOMEM, "an upload");
+    rc = begin(p->c, &p->w, &p->id, p->h->spec, p->session, reterr);
+    if (rc == RC_OK && p->session->state == RECORD_SESSION_COMPLETED) {
+        p->there = true;
+        p->writer = NULL;
+        return RC_OK;
+    }
+    if (rc == RC_OK) rc = upload_body_spec(gw, p->w.cs, &p->id, p->session, &spec, reterr);
+    if (rc != RC_OK) {
+        p->writer = NULL;
+        return rc;
+    }
+    body_begin(p->writer, gw, p->c, &spec);
+    key_wipe(&spec.key);
+    rc = body_write(p->writer, p->small, p->small_n, reterr);
+    p->small_n = 0;
+    return rc;
+}
+
+static enum rc put_bytes(struct put *p, const uint8_t *d, size_t n, struct err *reterr)
+{
+    enum rc rc;
+
+    if (p->there || n == 0) return RC_OK;
+    if (p->writer == NULL) {
+        if (n <= RECORD_INLINE_MAX - p->small_n) {
+            memcpy(p->small + p->small_n, d, n);
+            p->small_n += (uint32_t)n;
+            return RC_OK;
+        }
+        rc = put_body(p, reterr);
+        if (rc != RC_OK || p->there) return rc;
+    }
+    return body_write(p->writer, d, n, reterr);
+}
+
+/* A bytes field 15 that is the whole message, in place; false: let protobuf-c do it. */
+static bool data_only(const struct rpc_msg *m, const uint8_t **ret, size_t *ret_n)
+{
+    size_t at = 1, n = 0;
+    uint32_t shift = 0;
+
+    if (m->n < 2 || m->p[0] != (15u << 3 | 2u)) return false;
+    for (;; at++, shift += 7) {
+        if (at >= m->n || shift > 28) return false;
+        n |= (size_t)(m->p[at] & 0x7f) << shift;
+        if ((m->p[at] & 0x80) == 0) break;
+    }
+    at++;
+    if (m->n - at != n) return false;
+    *ret = m->p + at;
+    *ret_n = n;
+    return true;
+}
+
+static enum rc put_stream(struct put *p, struct err *reterr)
+{
+    enum rc rc;
+
+    for (;;) {
+        Mikura__V1__PutObjectRequest *m;
+        struct rpc_msg *msg;
+        const uint8_t *d;
+        size_t n;
+
+        rc = fcall_recv(p->c, &msg);
+        if (rc == RC_RANGE) return RC_OK;
+        if (rc != RC_OK) return err_set(reterr, rc, "%s", rc_text(rc));
+        if (data_only(msg, &d, &n)) {
+            rc = put_bytes(p, d, n, reterr);
+        } else {
+            m = mikura__v1__put_object_request__unpack(NULL, msg->n, msg->p);
+            if (m == NULL) {
+                rc = err_set(reterr, RC_INVAL, "a message is no PutObjectRequest");
+            } else if (m->header != NULL) {
+                rc = err_set(reterr, RC_INVAL, "a header in a later message");
+            } else {
+                rc = put_bytes(p, m->data.data, m->data.len, reterr);
+            }
+            if (m != NULL) mikura__v1__put_object_request__free_unpacked(m, NULL);
+        }
+        fcall_release(p->c, msg);
+        if (rc != RC_OK) return rc;
+    }
+}
+
+static enum rc put_complete(struct put *p, Mikura__V1__StagedObject **ret, struct err *reterr)
+{
+    struct upload *u = upload_of(p->c, &p->w, UPLOAD_COMPLETE);
+    struct upload_content *content = arena_alloc(&p->c->arena, sizeof *content);
+    const Mikura__V1__UploadSpec *spec = p->h->spec;
+    struct record_session *one = arena_alloc(&p->c->arena, sizeof *one);
+    struct tree_stream *t = NULL;
+    enum rc rc = RC_OK;
+
+    if (u == NULL || content == NULL || one == NULL) return err_set(reterr, RC_NOMEM, "an upload");
+    u->req.id = p->id;
+    u->spec = spec;
+    if (p->writer != NULL) {
+        rc = body_finish(p->writer, content->digests.tree, reterr);
+        content->size_bytes = p->writer->received;
+    } else if (!p->there) {
+        if (!spec->size_unknown && spec->size_bytes != p->small_n) {
+            return err_set(reterr, RC_INVAL, "the stream ended after %u of the declared %llu bytes",
+                           p->small_n, (unsigned long long)spec->size_bytes);
+        }
+        content->is_inline = true;
+        content->inline_plain = (struct slice){p->small, p->small_n};
+        content->size_bytes = p->small_n;
+        rc = tree_stream_new(&t);
+        if (rc == RC_OK) rc = tree_stream_update(t, p->small, p->small_n);
+        if (rc == RC_OK) rc = tree_stream_digest(t, content->digests.tree);
+        tree_stream_free(t);
+        one->path = gw_text(spec->path);
+        one->media_type = gw_text(spec->media_type);
+        one->owner = gw_text(fcall_peer(p->c)->uri);
+        one->size_bytes = p->small_n;
+        one->chunk_bytes = p->w.col->rec.chunk_bytes;
+        one->data_pool = p->w.col->rec.data_pool;
+        one->ttl_ticks = UPLOAD_TTL_TICKS;
+        if (rc == RC_OK) rc = fingerprint(p->c, p->w.cs, spec, one->fingerprint, reterr);
+        u->req.one_shot = one;
+    }
+    if (rc != RC_OK) return reterr->msg[0] != 0 ? rc : err_set(reterr, rc, "%s", rc_text(rc));
+    u->content = content;
+    return complete(p->c, &p->w, u, spec->collection, spec->case_id, ret, reterr);
+}
+
+enum rc objects_put_object(struct fcall *c, struct err *reterr)
+{
+    Mikura__V1__PutObjectRequest *first;
+    Mikura__V1__PutObjectResponse answer = MIKURA__V1__PUT_OBJECT_RESPONSE__INIT;
+    struct put p = {.c = c};
+    uint64_t generation;
+    enum rc rc = fcall_request(c, &mikura__v1__put_object_request__descriptor, &first, reterr);
+
+    if (rc != RC_OK) return rc;
+    p.h = first->header;
+    if (p.h == NULL) return err_set(reterr, RC_INVAL, "the first message needs a header");
+    rc = spec_check(p.h->spec, reterr);
+    if (rc == RC_OK) rc = request_id(p.h->request_id, &p.id, reterr);
+    if (rc == RC_OK)
+        rc = open_writing(c, p.h->spec->collection, p.h->spec->case_id, true, &p.w, reterr);
+    if (rc != RC_OK) return rc;
+    p.small = arena_alloc(&c->arena, RECORD_INLINE_MAX);
+    if (p.small == NULL) rc = err_set(reterr, RC_NOMEM, "an upload");
+    /* known to be large: seal as bytes come, without the first 64 KiB being copied */
+    if (rc == RC_OK && !p.h->spec->size_unknown && p.h->spec->size_bytes > RECORD_INLINE_MAX)
+        rc = put_body(&p, reterr);
+    if (rc == RC_OK) rc = put_bytes(&p, first->data.data, first->data.len, reterr);
+    if (rc == RC_OK) rc = put_stream(&p, reterr);
+    if (rc == RC_OK) rc = put_complete(&p, &answer.object, reterr);
+    if (p.writer != NULL) body_end(p.writer);
+    if (rc == RC_OK && p.h->commit) {
+        rc = commit(c, &p.w, &p.id, p.w.cs->head.generation, 1, NULL, &answer.receipt, &generation,
+                    reterr);
+    }
+    gw_case_wipe(p.w.cs);
+    return rc != RC_OK ? rc : fcall_send(c, &answer.base);
+}
+
+const struct fcall_method gw_object_methods[] = {
+    {"/mikura.v1.Objects/BeginUpload", false, 0, objects_begin_upload},
+    {"/mikura.v1.Objects/PutChunk", true, 0, objects_put_chunk},
+    {"/mikura.v1.Objects/ListChunks", false, 0, objects_list_chunks},
+    {"/mikura.v1.Objects/Complete", false, 0, objects_complete},
+    {"/mikura.v1.Objects/Abort", false, 0, objects_abort},
+    {"/mikura.v1.Objects/PutObject", true, 0, objects_put_object},
+    {"/mikura.v1.Objects/CommitCase", false, 0, objects_commit_case},
+    {"/mikura.v1.Objects/Read", false, 0, objects_read},
+    {"/mikura.v1.Objects/Stat", false, 0, objects_stat},
+    {"/mikura.v1.Objects/List", false, 0, objects_list},
+    {"/mikura.v1.Objects/Delete", false, 0, objects_delete},
+    {NULL, false, 0, NULL},
+};
