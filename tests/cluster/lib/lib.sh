@@ -1,0 +1,55 @@
+# tests/cluster/lib/lib.sh - helpers for tests on real processes: . "$MIKURA_SOURCE/tests/cluster/lib/lib.sh"
+# Gives: $work (a temporary folder, deleted at the end with the cluster in it), fail, expect,
+# cluster (deploy/cluster on $work/c with free ports), pki.
+# shellcheck shell=bash
+set -euo pipefail
+: "${MIKURA_SOURCE:=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)}" "${MIKURA_BUILD:=$MIKURA_SOURCE/.build/release}"
+work=$(mktemp -d "${TMPDIR:-/tmp}/mikura-test.XXXXXX")
+lib_end() {
+    local rc=$?
+    if [ -e "$work/c/cluster.conf" ]; then
+        if [ $rc != 0 ] && [ $rc != 77 ]; then tail -n 20 "$work"/c/logs/*.log >&2 || true; fi
+        "$MIKURA_SOURCE/deploy/cluster" down --purge --dir "$work/c" >/dev/null || true
+    fi
+    rm -rf "$work"
+}
+trap lib_end EXIT
+
+fail() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+skip() {
+    echo "skipped: $*"
+    exit 77
+}
+# expect RC PATTERN COMMAND...: its exit status is RC and its output has the fixed text PATTERN
+expect() {
+    local want=$1 pattern=$2 out rc=0
+    shift 2
+    out=$("$@" 2>&1) || rc=$?
+    [ "$rc" = "$want" ] || fail "exit $rc, not $want: $* : $out"
+    grep -qF -- "$pattern" <<<"$out" || fail "no '$pattern' in the output of: $* : $out"
+}
+# A block of 100 ports in which nobody listens. Below the kernel's ephemeral range, and begun at a
+# place that depends on our pid, so that two tests rarely meet; deploy/cluster names it if they do.
+port_base_free() {
+    local i b p busy
+    for ((i = 0; i < 40; i++)); do
+        b=$((12000 + ($$ + i) % 180 * 100)) busy=
+        while read -r p; do
+            if [ "$((16#$p))" -ge $b ] && [ "$((16#$p))" -lt $((b + 100)) ]; then busy=1; fi
+        done < <(awk 'FNR > 1 && $4 == "0A" { print substr($2, length($2) - 3) }' /proc/net/tcp /proc/net/tcp6)
+        [ -n "$busy" ] || { echo $b; return; }
+    done
+    fail "no 100 free ports"
+}
+cluster() {
+    local command=$1
+    shift
+    if [ "$command" = up ] && [ ! -e "$work/c/cluster.conf" ]; then
+        set -- --port-base "$(port_base_free)" --build "$MIKURA_BUILD" "$@"
+    fi
+    "$MIKURA_SOURCE/deploy/cluster" "$command" --dir "$work/c" "$@"
+}
+pki() { "$MIKURA_SOURCE/deploy/pki" "$@"; }
