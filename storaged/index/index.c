@@ -51,7 +51,6 @@ static enum rc rc_from_rocksdb(char *e, const char *what, struct err *reterr)
 {
     enum rc rc = strncmp(e, "Corruption", 10) == 0 ? RC_CORRUPT : RC_IO;
 
-    if (strstr(e, "lock") != NULL && strstr(e, "LOCK") != NULL) rc = RC_BUSY;
     (void)err_set(reterr, rc, "index: %s: %s", what, e);
     rocksdb_free(e);
     return rc;
@@ -188,7 +187,12 @@ enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct 
         opts[i] = ix->opts;
     ix->db = rocksdb_open_column_families(ix->opts, conf->dir, CF_N, CF_NAMES, opts, ix->cf, &e);
     if (e != NULL) {
+        /* the only trace of a held lock is the text: "lock hold by current process", "While lock
+         * file" */
+        bool held = strstr(e, "lock hold by ") != NULL || strstr(e, "While lock file") != NULL;
+
         rc = rc_from_rocksdb(e, conf->dir, reterr);
+        if (held) rc = err_set(reterr, RC_BUSY, "index '%s' is in use", conf->dir);
         goto fail;
     }
     rc = get(ix, CF_DEFAULT, FORMAT_KEY, sizeof(FORMAT_KEY), &v, &n, reterr);

@@ -48,7 +48,8 @@ struct index_conf {
     size_t cache_bytes; /* block cache and memtables together; 0 = 64 MiB */
     bool rebuild;       /* an index that does not open is an error; true: begin an empty one */
 };
-/* Creates it when there is none. RC_CORRUPT, RC_IO, RC_PRECOND (another format). */
+/* Creates it when there is none. RC_CORRUPT, RC_IO, RC_PRECOND (another format),
+ * RC_BUSY (open elsewhere). */
 MUST_CHECK enum rc index_open(const struct index_conf *conf, struct index **ret_ix,
                               struct err *reterr);
 void index_close(struct index *ix); /* NULL is fine */

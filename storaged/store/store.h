@@ -3,6 +3,7 @@
  *
  *   DIR/disk.id   text: "mikura-disk 1 <disk uuid>"; made once, never overwritten
  *   DIR/LOCK      flock'd by the process that serves the disk
+ *   DIR/damaged   there while something that was promised is known to be missing
  *   DIR/segments  the segment log        DIR/index  RocksDB
  *
  * Bytes and log entries: the functions below, on the loop, asynchronous. A callback with RC_OK
@@ -16,7 +17,8 @@
 #include "storaged/index/index.h"
 #include "storaged/segment/seglog.h"
 
-#define STORE_ROWS_MAX SEGLOG_APPENDS_MAX /* in one index batch */
+#define STORE_ROWS_MAX    SEGLOG_APPENDS_MAX       /* in one index batch */
+#define STORE_APPENDS_MAX (2 * SEGLOG_APPENDS_MAX) /* accepted and not yet answered */
 
 struct store;
 struct store_conf {
@@ -26,13 +28,16 @@ struct store_conf {
     size_t arena_bytes, cache_bytes;
     uint64_t segment_bytes, reserve_bytes, limit_bytes; /* as seglog_conf; 0 = default */
 };
-/* Blocking: opens, recovers (replays the log into the index from where it stands). RC_BUSY: another
+/* Blocking, before the loop runs (a failed open runs it until what was begun is closed): opens,
+ * recovers (replays the log into the index from where it stands). RC_BUSY: another
  * process has it (rule 7 of replica_core.h). RC_PRECOND: no O_DIRECT, or another format.
  * RC_CORRUPT, RC_IO, RC_NOMEM. Damage below what was acknowledged does not fail the open:
- * store_status counts it; the replicas on this disk then start as damaged. */
+ * store_status tells it, at each open until store_damage_clear; the replicas on this disk then
+ * start as damaged. */
 MUST_CHECK enum rc store_open(const struct store_conf *conf, struct store **ret_store,
                               struct err *reterr);
-/* Everything pending completes RC_CANCELED, then cb; no index call may be running or follow. */
+/* What is pending completes (with its outcome, or RC_CANCELED), then cb. Buffers of
+ * store_buf_alloc are gone then. No index call may be running or follow. */
 void store_close(struct store *s, void (*cb)(void *data), void *data);
 struct id128 store_disk_id(const struct store *s);
 struct index *store_index(struct store *s);
@@ -71,7 +76,8 @@ struct store_chunk {
 };
 /* c is copied; c->blocks and c->payload are borrowed until cb. The same id may be written again:
  * the later record's row counts.
- * Returns RC_OK, RC_BUSY, RC_FULL (near full: log entries still fit), RC_IO, RC_INVAL.
+ * Returns RC_OK, RC_BUSY, RC_FULL (near full: log entries still fit), RC_IO, RC_INVAL,
+ * RC_CANCELED (closing): cb will not fire.
  * Completes RC_OK, RC_IO (the disk is out), RC_FULL, RC_CANCELED (outcome unknown). */
 MUST_CHECK enum rc store_chunk_write(struct store *s, struct store_append *a,
                                      const struct store_chunk *c, store_append_cb cb);
@@ -80,7 +86,8 @@ MUST_CHECK enum rc store_chunk_write(struct store *s, struct store_append *a,
 MUST_CHECK enum rc store_log_append(struct store *s, struct store_append *a,
                                     const struct index_group *g, uint64_t config, uint64_t epoch,
                                     uint64_t index, struct slice entry, store_append_cb cb);
-/* As seglog_read: blocks of a chunk, or a log entry. */
+/* As seglog_read: blocks of a chunk, or a log entry. Also returns RC_CANCELED (closing). A row may
+ * be older than a log that was cut (damage): compare r->header with what you look for. */
 MUST_CHECK enum rc store_read(struct store *s, struct seglog_read *r,
                               const struct seg_location *loc, uint32_t first, uint32_t n, void *buf,
                               size_t cap, seglog_read_cb cb);
@@ -92,5 +99,9 @@ struct store_status {
     struct err err; /* then */
     struct seglog_stats log;
     uint64_t replayed_n; /* records at open */
+    bool damaged;        /* found at this open or an earlier one, and not cleared since */
 };
 void store_status(struct store *s, struct store_status *ret);
+/* Every replica of this disk has persisted that it is damaged, or was healed. On the loop; writes
+ * a folder entry (rare). RC_IO. */
+MUST_CHECK enum rc store_damage_clear(struct store *s, struct err *reterr);

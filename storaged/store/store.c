@@ -1,0 +1,503 @@
+/* storaged/store/store.c - from "durable in the log" to "found in the index".
+ *
+ * What the log tells durable waits in `logged`, in the log's order. One batch at a time goes to a
+ * worker thread, which writes its rows and, in the same RocksDB batch, the place behind its last
+ * record. So the replay position never passes a record without a row; a crash between log and index
+ * loses rows only, and the next open replays them. Failures pass through the same queue, so that
+ * callbacks keep the order of the calls.
+ *
+ * An index that fails to write takes the disk out: its log goes on being readable. */
+#include "storaged/store/store.h"
+#include "storaged/store/store_priv.h"
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <uv.h>
+
+struct store {
+    uv_loop_t *loop;
+    char *dir;
+    struct id128 disk_id;
+    int lock_fd;
+    struct disk *disk;
+    struct seglog *log;
+    struct index *index;
+    struct list logged;  /* appends that the log is done with */
+    struct list writing; /* the worker's, while working */
+    uint32_t appends_n;  /* accepted, callback not fired yet */
+    bool working;
+    uv_work_t work;
+    struct err work_err; /* the worker's answer; RC_OK = written */
+    struct err failed;   /* the index's: nothing is appended any more */
+    uint64_t replayed_n;
+    bool damaged;
+    bool closing, log_closed;
+    void (*close_cb)(void *data);
+    void *close_data;
+};
+
+/* ---- rows ---- */
+/* Of a log entry `index` holds the group's prefix bits and the placement hash its prefix: so that
+ * the record alone gives the row. */
+static enum rc row_add(struct index_rows *rows, const struct seg_location *loc,
+                       const struct record_header *h, struct err *reterr)
+{
+    if (h->type == RECORD_CHUNK) {
+        struct index_chunk c = {.id = {.body = h->body, .index = h->index, .seal_id = h->seal_id},
+                                .loc = *loc,
+                                .pool = h->pool,
+                                .placement_hash = h->placement_hash,
+                                .owner_hash = h->owner_hash,
+                                .upload_id = h->upload_id};
+
+        memcpy(c.plain_digest, h->plain_digest, sizeof(c.plain_digest));
+        index_rows_chunk(rows, &c);
+        return RC_OK;
+    } else {
+        struct index_group g = {
+            .pool = h->pool, .bits = (uint8_t)h->index, .prefix = h->placement_hash};
+        struct index_log_row row = {.epoch = h->epoch, .index = h->log_index, .loc = *loc};
+
+        return index_rows_log(rows, &g, &row, reterr);
+    }
+}
+
+static void batch_work(uv_work_t *w)
+{
+    struct store *s = w->data;
+    struct seg_position end = {0};
+    struct index_rows *rows = NULL;
+    uint32_t n = 0;
+    enum rc rc = index_rows_new(s->index, &rows);
+
+    s->work_err.rc = RC_OK;
+    if (rc != RC_OK) (void)err_set(&s->work_err, rc, "rows: %s", rc_text(rc));
+    LIST_FOREACH(it, &s->writing)
+    {
+        struct store_append *a = CONTAINER_OF(it, struct store_append, priv.link);
+
+        if (rc != RC_OK || a->priv.rc != RC_OK) continue;
+        rc = row_add(rows, &a->loc, &a->priv.header, &s->work_err);
+        end = a->priv.log.end;
+        n++;
+    }
+    if (rc == RC_OK && n > 0) {
+        rc = index_rows_commit(rows, end, &s->work_err);
+    } else {
+        index_rows_free(rows);
+    }
+    s->work_err.rc = rc;
+}
+
+static void batch_next(struct store *s);
+static void close_step(struct store *s);
+
+static void batch_after(uv_work_t *w, int status)
+{
+    struct store *s = w->data;
+    struct list done;
+
+    CHECK(status == 0); /* nobody cancels it */
+    s->working = false;
+    if (s->work_err.rc != RC_OK && s->failed.rc == RC_OK) {
+        (void)err_set(&s->failed, RC_IO, "%s", s->work_err.msg);
+        disk_fail(s->disk, s->work_err.msg);
+    }
+    list_init(&done);
+    LIST_FOREACH_SAFE(it, &s->writing)
+    {
+        struct store_append *a = CONTAINER_OF(it, struct store_append, priv.link);
+
+        list_remove(it);
+        list_push_back(&done, it);
+        if (a->priv.rc == RC_OK && s->failed.rc != RC_OK) {
+            a->priv.rc = RC_IO;
+            a->err = s->failed;
+        }
+    }
+    batch_next(s); /* the worker writes while callbacks run */
+    while (!list_empty(&done)) {
+        struct store_append *a = CONTAINER_OF(done.next, struct store_append, priv.link);
+
+        list_remove(&a->priv.link);
+        s->appends_n--;
+        a->priv.cb(a, a->priv.rc);
+    }
+    close_step(s);
+}
+
+static void batch_next(struct store *s)
+{
+    if (s->working || list_empty(&s->logged)) return;
+    for (uint32_t n = 0; n < STORE_ROWS_MAX && !list_empty(&s->logged); n++) {
+        struct list *it = s->logged.next;
+        struct store_append *a = CONTAINER_OF(it, struct store_append, priv.link);
+
+        list_remove(it);
+        list_push_back(&s->writing, it);
+        if (s->failed.rc != RC_OK && a->priv.rc == RC_OK) { /* a row may be missing before it */
+            a->priv.rc = RC_IO;
+            a->err = s->failed;
+        }
+    }
+    s->working = true;
+    s->work.data = s;
+    CHECK(uv_queue_work(s->loop, &s->work, batch_work, batch_after) == 0);
+}
+
+/* ---- appending ---- */
+static void on_logged(struct seglog_append *l, enum rc rc)
+{
+    struct store_append *a = l->data;
+    struct store *s = a->priv.store;
+
+    a->priv.rc = rc;
+    if (rc == RC_OK) {
+        a->loc = l->loc;
+    } else {
+        a->err = l->err;
+    }
+    list_push_back(&s->logged, &a->priv.link);
+    batch_next(s);
+}
+
+static enum rc append_begin(struct store *s, struct store_append *a, store_append_cb cb)
+{
+    if (s->closing) return err_set(&a->err, RC_CANCELED, "the disk is being closed");
+    if (s->failed.rc != RC_OK) {
+        a->err = s->failed;
+        return s->failed.rc;
+    }
+    if (s->appends_n >= STORE_APPENDS_MAX) {
+        return err_set(&a->err, RC_BUSY, "%u records wait for the disk", s->appends_n);
+    }
+    a->err.rc = RC_OK;
+    a->priv.store = s;
+    a->priv.cb = cb;
+    a->priv.log.data = a;
+    return RC_OK;
+}
+
+static enum rc append_end(struct store *s, struct store_append *a, enum rc rc)
+{
+    if (rc == RC_OK) {
+        s->appends_n++;
+    } else {
+        a->err = a->priv.log.err;
+    }
+    return rc;
+}
+
+enum rc store_chunk_write(struct store *s, struct store_append *a, const struct store_chunk *c,
+                          store_append_cb cb)
+{
+    struct record_header *h = &a->priv.header;
+    enum rc rc = append_begin(s, a, cb);
+
+    if (rc != RC_OK) return rc;
+    *h = (struct record_header){.type = RECORD_CHUNK,
+                                .cipher_suite = 1,
+                                .pool = c->pool,
+                                .placement_hash = c->placement_hash,
+                                .owner_hash = c->owner_hash,
+                                .upload_id = c->upload_id,
+                                .body = c->id.body,
+                                .index = c->id.index,
+                                .seal_id = c->id.seal_id,
+                                .plain_bytes = c->plain_bytes,
+                                .config = c->config,
+                                .epoch = c->epoch};
+    memcpy(h->plain_digest, c->plain_digest, sizeof(h->plain_digest));
+    rc = seglog_append_chunk(s->log, &a->priv.log, h, c->blocks, c->crc_known, c->payload,
+                             on_logged);
+    return append_end(s, a, rc);
+}
+
+enum rc store_log_append(struct store *s, struct store_append *a, const struct index_group *g,
+                         uint64_t config, uint64_t epoch, uint64_t index, struct slice entry,
+                         store_append_cb cb)
+{
+    struct record_header *h = &a->priv.header;
+    enum rc rc = append_begin(s, a, cb);
+
+    if (rc != RC_OK) return rc;
+    *h = (struct record_header){.type = RECORD_LOG_ENTRY,
+                                .pool = g->pool,
+                                .placement_hash = g->prefix,
+                                .index = g->bits,
+                                .config = config,
+                                .epoch = epoch,
+                                .log_index = index};
+    rc = seglog_append_entry(s->log, &a->priv.log, h, entry, on_logged);
+    return append_end(s, a, rc);
+}
+
+enum rc store_read(struct store *s, struct seglog_read *r, const struct seg_location *loc,
+                   uint32_t first, uint32_t n, void *buf, size_t cap, seglog_read_cb cb)
+{
+    if (s->closing) return err_set(&r->err, RC_CANCELED, "the disk is being closed");
+    return seglog_read(s->log, r, loc, first, n, buf, cap, cb);
+}
+
+void *store_buf_alloc(struct store *s, size_t bytes)
+{
+    return disk_buf_alloc(s->disk, bytes);
+}
+
+void store_buf_free(struct store *s, void *p)
+{
+    disk_buf_free(s->disk, p);
+}
+
+/* ---- closing: log, then rows, then the disk, then the index on a worker ---- */
+static void store_free(struct store *s)
+{
+    if (s->lock_fd >= 0) (void)close(s->lock_fd); /* nothing was written through it */
+    free(s->dir);
+    free(s);
+}
+
+static void index_close_work(uv_work_t *w)
+{
+    struct store *s = w->data;
+
+    index_close(s->index);
+}
+
+static void index_close_after(uv_work_t *w, int status)
+{
+    struct store *s = w->data;
+    void (*cb)(void *) = s->close_cb;
+    void *data = s->close_data;
+
+    CHECK(status == 0);
+    store_free(s);
+    cb(data);
+}
+
+static void on_disk_closed(void *data)
+{
+    struct store *s = data;
+
+    s->work.data = s;
+    CHECK(uv_queue_work(s->loop, &s->work, index_close_work, index_close_after) == 0);
+}
+
+static void close_step(struct store *s)
+{
+    if (!s->log_closed || s->working || s->appends_n > 0) return;
+    s->log_closed = false; /* once */
+    disk_close(s->disk, on_disk_closed, s);
+}
+
+static void on_log_closed(void *data)
+{
+    struct store *s = data;
+
+    s->log_closed = true;
+    close_step(s);
+}
+
+void store_close(struct store *s, void (*cb)(void *data), void *data)
+{
+    CHECK(!s->closing);
+    s->closing = true;
+    s->close_cb = cb;
+    s->close_data = data;
+    seglog_close(s->log, on_log_closed, s);
+}
+
+/* ---- opening ---- */
+struct replay {
+    struct store *s;
+    struct index_rows *rows;
+    uint32_t rows_n;
+    struct err *reterr;
+    enum rc rc;
+};
+
+static bool position_before(struct seg_position a, struct seg_position b)
+{
+    return a.segment_id != b.segment_id ? a.segment_id < b.segment_id : a.offset < b.offset;
+}
+
+/* Before a replay position passes it: a crash must not forget it. */
+static enum rc damage_note(struct store *s, uint64_t segment, uint64_t from, uint64_t until,
+                           struct err *reterr)
+{
+    char line[128];
+
+    s->damaged = true;
+    (void)snprintf(line, sizeof(line),
+                   "segment %016" PRIx64 " from %" PRIu64 " until %" PRIu64 "\n", segment, from,
+                   until);
+    return store_dir_damage_note(s->dir, line, reterr);
+}
+
+static void on_damage(void *ctx, uint64_t segment_id, uint64_t from, uint64_t until)
+{
+    struct replay *r = ctx;
+
+    if (r->rc == RC_OK) r->rc = damage_note(r->s, segment_id, from, until, r->reterr);
+}
+
+static enum rc on_record(void *ctx, const struct seg_location *loc, const struct record_header *h,
+                         const struct record_block *blocks, const uint8_t *payload,
+                         struct err *reterr)
+{
+    struct replay *r = ctx;
+    enum rc rc = r->rc;
+
+    (void)blocks;
+    (void)payload;
+    if (rc != RC_OK) return rc; /* the damage before it could not be noted */
+    if (r->rows == NULL) {
+        rc = index_rows_new(r->s->index, &r->rows);
+        if (rc != RC_OK) return err_set(reterr, rc, "replay: %s", rc_text(rc));
+    }
+    rc = row_add(r->rows, loc, h, reterr);
+    if (rc != RC_OK) return rc;
+    r->s->replayed_n++;
+    if (++r->rows_n == STORE_ROWS_MAX) {
+        struct seg_position end = {.segment_id = loc->segment_id,
+                                   .offset = loc->offset + loc->header_bytes +
+                                             record_payload_bytes(loc->plain_bytes)};
+        struct index_rows *rows = r->rows;
+
+        r->rows = NULL;
+        r->rows_n = 0;
+        rc = index_rows_commit(rows, end, reterr);
+    }
+    return rc;
+}
+
+static enum rc replay(struct store *s, struct err *reterr)
+{
+    struct seg_position from, end = seglog_durable(s->log);
+    struct replay r = {.s = s, .reterr = reterr};
+    struct seglog_replay rp = {.record = on_record, .damage = on_damage, .ctx = &r};
+    struct seglog_stats st;
+    enum rc rc = index_replay_from(s->index, &from, reterr);
+
+    if (rc != RC_OK) return rc;
+    seglog_stats(s->log, &st);
+    if (st.damage_n > 0) rc = damage_note(s, 0, 0, 0, reterr); /* found in search of an end */
+    /* Rows are written for durable records only: the log lost what it had flushed. */
+    if (rc == RC_OK && position_before(end, from)) {
+        rc = damage_note(s, from.segment_id, end.segment_id == from.segment_id ? end.offset : 0,
+                         from.offset, reterr);
+    }
+    if (rc == RC_OK) rc = seglog_replay(s->log, from, &rp, reterr);
+    if (rc == RC_OK) rc = r.rc;
+    if (rc == RC_OK && r.rows == NULL) {
+        rc = index_rows_new(s->index, &r.rows);
+        if (rc != RC_OK) (void)err_set(reterr, rc, "replay: %s", rc_text(rc));
+    }
+    if (rc != RC_OK) {
+        index_rows_free(r.rows);
+        return rc;
+    }
+    /* also when nothing was replayed: from may lie behind a log that was cut */
+    return index_rows_commit(r.rows, end, reterr);
+}
+
+static void on_open_failed(void *data)
+{
+    *(bool *)data = true;
+}
+
+/* Start-up is blocking: so is its end. The loop runs only what the two closes need. */
+static void open_undo(struct store *s)
+{
+    bool closed = s->log == NULL;
+
+    if (s->log != NULL) seglog_close(s->log, on_open_failed, &closed);
+    while (!closed)
+        (void)uv_run(s->loop, UV_RUN_ONCE);
+    closed = s->disk == NULL;
+    if (s->disk != NULL) disk_close(s->disk, on_open_failed, &closed);
+    while (!closed)
+        (void)uv_run(s->loop, UV_RUN_ONCE);
+    index_close(s->index);
+    store_free(s);
+}
+
+static enum rc sub_dir(const char *dir, const char *name, char *out, size_t cap, struct err *reterr)
+{
+    int n = snprintf(out, cap, "%s/%s", dir, name);
+
+    if (n < 0 || (size_t)n >= cap) return err_set(reterr, RC_INVAL, "path '%s' is too long", dir);
+    return RC_OK;
+}
+
+enum rc store_open(const struct store_conf *conf, struct store **ret_store, struct err *reterr)
+{
+    struct store *s = calloc(1, sizeof(*s));
+    char path[1024];
+    struct disk_conf dc = {
+        .loop = conf->loop, .dir = path, .engine = conf->engine, .arena_bytes = conf->arena_bytes};
+    struct seglog_conf lc = {.segment_bytes = conf->segment_bytes,
+                             .reserve_bytes = conf->reserve_bytes,
+                             .limit_bytes = conf->limit_bytes};
+    struct index_conf ic = {.dir = path, .cache_bytes = conf->cache_bytes};
+    enum rc rc;
+
+    if (s == NULL) return err_set(reterr, RC_NOMEM, "store");
+    s->lock_fd = -1;
+    s->loop = conf->loop;
+    list_init(&s->logged);
+    list_init(&s->writing);
+    s->dir = strdup(conf->dir);
+    rc = s->dir == NULL ? err_set(reterr, RC_NOMEM, "store")
+                        : store_dir_open(s->dir, &s->lock_fd, &s->disk_id, reterr);
+    if (rc == RC_OK) rc = store_dir_damaged(s->dir, &s->damaged, reterr);
+    if (rc == RC_OK) rc = sub_dir(s->dir, "segments", path, sizeof(path), reterr);
+    if (rc == RC_OK) rc = disk_open(&dc, &s->disk, reterr);
+    if (rc == RC_OK) {
+        lc.disk = s->disk;
+        lc.disk_id = s->disk_id;
+        rc = seglog_open(&lc, &s->log, reterr);
+    }
+    if (rc == RC_OK) rc = sub_dir(s->dir, "index", path, sizeof(path), reterr);
+    if (rc == RC_OK) rc = index_open(&ic, &s->index, reterr);
+    if (rc == RC_OK) rc = replay(s, reterr);
+    if (rc != RC_OK) {
+        open_undo(s);
+        return rc;
+    }
+    *ret_store = s;
+    return RC_OK;
+}
+
+/* ---- state ---- */
+struct id128 store_disk_id(const struct store *s)
+{
+    return s->disk_id;
+}
+
+struct index *store_index(struct store *s)
+{
+    return s->index;
+}
+
+void store_status(struct store *s, struct store_status *ret)
+{
+    *ret = (struct store_status){.disk_id = s->disk_id,
+                                 .dir = s->dir,
+                                 .engine = disk_engine_name(s->disk),
+                                 .engine_reason = disk_engine_reason(s->disk),
+                                 .replayed_n = s->replayed_n,
+                                 .damaged = s->damaged};
+    ret->rc = disk_state(s->disk, &ret->err);
+    seglog_stats(s->log, &ret->log);
+}
+
+enum rc store_damage_clear(struct store *s, struct err *reterr)
+{
+    enum rc rc = store_dir_damage_clear(s->dir, reterr);
+
+    if (rc == RC_OK) s->damaged = false;
+    return rc;
+}
