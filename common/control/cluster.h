@@ -2,7 +2,7 @@
  * where.
  *
  * A mirror of /mikura/<cluster>/ in etcd; may be late, never trusted for safety (epochs are). The
- * group record's bytes belong to storaged/replica/group_config.h; here only what routing needs is
+ * group record's bytes belong to common/placement/group_config.h; here only what routing needs is
  * decoded. */
 #pragma once
 #include "common/base/id128.h"
@@ -48,6 +48,9 @@ struct cluster_conf {
     void (*on_node)(void *data, const struct cluster_node *n);
     void (*on_group)(void *data, const struct cluster_group *g);
     void (*on_pool)(void *data, const struct placement_pool *p);
+    /* Keys without a meaning here, by their name after /mikura/NAME/ (signing/..., .../desired); an
+     * empty value: gone. */
+    void (*on_other)(void *data, const char *rest, struct slice value);
     void (*on_lease_lost)(void *data);
     void *data;
 };
@@ -64,4 +67,10 @@ const struct cluster_group *cluster_group_next(const struct cluster *c,
 const struct cluster_node *cluster_node_of_disk(const struct cluster *c, const struct id128 *disk);
 const struct cluster_node *cluster_node_next(const struct cluster *c,
                                              const struct cluster_node *prev);
+/* The value of a key that has no meaning here; borrowed until the next event. */
+bool cluster_other(const struct cluster *c, const char *rest, struct slice *ret_value);
+void cluster_other_each(const struct cluster *c, const char *prefix,
+                        void (*each)(void *arg, const char *rest, struct slice value), void *arg);
+/* The value of pools/<id>; free() it. NULL: out of memory. */
+char *cluster_pool_json(const struct placement_pool *p);
 bool cluster_fresh(const struct cluster *c); /* the mirror is connected and synced */

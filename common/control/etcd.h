@@ -22,6 +22,8 @@ MUST_CHECK enum rc etcd_open(const struct etcd_conf *conf, struct etcd **ret_etc
                              struct err *reterr);
 void etcd_close(struct etcd *e, void (*cb)(void *data), void *data);
 
+uv_loop_t *etcd_loop(const struct etcd *e);
+
 struct etcd_kv {
     struct slice key, value;
     int64_t create_revision, mod_revision, version, lease;

@@ -433,6 +433,11 @@ void fstream_release(struct fstream *s, struct rpc_msg *m)
     rpc_msg_unref(m);
 }
 
+void fstream_cancel(struct fstream *s)
+{
+    if (!s->done) rpc_request_cancel(&s->req);
+}
+
 void fstream_close(struct fstream *s)
 {
     if (s == NULL) return;

@@ -74,5 +74,7 @@ void fstream_half_close(struct fstream *s);
 /* RC_OK with a message (release it); RC_RANGE: ended well, no more; else the call's failure. */
 MUST_CHECK enum rc fstream_recv(struct fstream *s, struct rpc_msg **ret_msg, struct err *reterr);
 void fstream_release(struct fstream *s, struct rpc_msg *m);
+/* From anywhere: its fiber's fstream_recv returns RC_CANCELED. */
+void fstream_cancel(struct fstream *s);
 /* Cancels what still runs and waits for its end. */
 void fstream_close(struct fstream *s);
