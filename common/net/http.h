@@ -3,7 +3,7 @@
 #pragma once
 #include "common/net/rpc.h"
 
-struct http_request; /* lives until http_reply or on_lost */
+struct http_request; /* lives until http_reply, which must come once, also when the peer is gone */
 struct http_route {
     const char *method; /* "GET" */
     const char *path;   /* exact, or a prefix ending in '/' */

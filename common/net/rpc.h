@@ -40,16 +40,22 @@ struct rpc_call; /* one call at the server; lives until on_end returned and rpc_
 
 /* A method. on_message gets each request message (a unary call: exactly one) in order;
  * on_half_close follows the last. on_end fires exactly once, last: RC_OK after a finish was sent
- * whole, else why the call died (RC_CANCELED, RC_DEADLINE, RC_UNAVAIL): drop every pointer to it
- * there. A call may be finished before its half-close. Consumption: a message counts against the
- * window until rpc_call_consume was called for its bytes; with auto_consume that is done when
- * on_message returns. */
+ * whole, else why the call died (RC_CANCELED, RC_DEADLINE, RC_UNAVAIL). A call may be finished
+ * before its half-close.
+ *
+ * Lifetime. With on_end: the call is there until on_end returned; drop every pointer to it there,
+ * no rpc_call_finish is needed any more. Without on_end: it is there until rpc_call_finish or
+ * rpc_call_reply, which must come once, also after it died (that is how an answer from a worker
+ * thread may come late). on_end comes for calls whose handlers have begun, only.
+ *
+ * Consumption: a message counts against the window until rpc_call_consume was called for its bytes
+ * (m->n); with auto_consume, and for unary calls, that is done on receipt. */
 struct rpc_method {
     const char *path;    /* "/mikura.v1.Objects/PutChunk" */
     bool client_streams; /* false: more or fewer than one message is INTERNAL before on_message */
     bool auto_consume;
     uint32_t message_bytes_max;           /* 0 = RPC_MESSAGE_BYTES_MAX */
-    void (*on_start)(struct rpc_call *c); /* optional: before the first message */
+    void (*on_start)(struct rpc_call *c); /* optional: before the first message; may finish */
     void (*on_message)(struct rpc_call *c, struct rpc_msg *m);
     void (*on_half_close)(struct rpc_call *c);      /* optional */
     void (*on_end)(struct rpc_call *c, enum rc rc); /* optional */
@@ -97,6 +103,9 @@ void rpc_call_finish(struct rpc_call *c, enum rc rc, const struct err *e);
 /* Unary answer: send m, finish OK. */
 void rpc_call_reply(struct rpc_call *c, const ProtobufCMessage *m);
 
+/* The bytes of a *-bin value. False: not base64, or more than cap bytes. */
+bool rpc_metadata_bin(const char *value, uint8_t *to, size_t cap, size_t *ret_n);
+
 struct net_stream; /* a connected TLS socket, common/net/net_stream.h */
 struct rpc_server_conf {
     uv_loop_t *loop;
@@ -123,7 +132,8 @@ MUST_CHECK enum rc rpc_server_add(struct rpc_server *s, const struct rpc_method 
 uint16_t rpc_server_port(const struct rpc_server *s);
 /* grpc.health.v1: service "" is the whole server. */
 void rpc_server_set_serving(struct rpc_server *s, const char *service, bool serving);
-/* GOAWAY, running calls get grace_ms, then cb. */
+/* No new connections or streams (GOAWAY), health NOT_SERVING; running calls get grace_ms, then
+ * their on_end(RC_UNAVAIL); then cb, and the server is gone. */
 void rpc_server_close(struct rpc_server *s, uint32_t grace_ms, void (*cb)(void *data), void *data);
 
 /* Plain HTTP on the same port (HTTP/1.1 and HTTP/2 without grpc content type): /healthz, /metrics
@@ -177,10 +187,12 @@ struct rpc_request_conf {
     uint32_t metadata_n;
     uint32_t message_bytes_max; /* 0 = RPC_MESSAGE_BYTES_MAX */
     const char *rid;            /* x-request-id, or NULL */
+    bool fail_fast;             /* RC_UNAVAIL at the first dial that fails, instead of waiting */
 };
 /* Starts a request; waits for the connection as long as the timeout allows (without one:
- * connect_ms). RC_OK: on_done will fire. RC_NOMEM, RC_BUSY (RPC_STREAMS_MAX * 4 waiting): it will
- * not. */
+ * connect_ms), then RC_UNAVAIL with never_sent and what the last dial said; a refused certificate
+ * (RC_UNAUTH) ends it at once. RC_OK: on_done will fire. RC_NOMEM, RC_BUSY (RPC_STREAMS_MAX * 4
+ * waiting): it will not. */
 MUST_CHECK enum rc rpc_request_start(struct rpc_channel *ch, struct rpc_request *r,
                                      const struct rpc_request_conf *conf,
                                      const struct rpc_request_ops *ops);

@@ -155,7 +155,7 @@ static enum rc policy_check(const struct tls_policy *p, X509 *x, struct err *ret
                                        .not_after_s = time_unix_s(X509_get0_notAfter(x))};
         return RC_OK;
     }
-    if (rc != RC_OK) return err_set(reterr, RC_UNAUTH, "%s", reterr->msg);
+    if (rc != RC_OK) return reterr->rc = RC_UNAUTH;
     if (p->server) return RC_OK;
     if (p->expect_uri != NULL && !uri_matches(p->id->uri, p->expect_uri)) {
         return err_set(reterr, RC_UNAUTH, "the server is %s, not %s", p->id->uri, p->expect_uri);
@@ -254,7 +254,8 @@ static enum rc self_check(SSL_CTX *ctx, const struct tls_conf *conf, struct tls_
     }
     rc = cert_identity(x, ret_self, reterr);
     if (rc != RC_OK) {
-        rc = err_set(reterr, RC_UNAUTH, "certificate '%s': %s", conf->cert_path, reterr->msg);
+        (void)err_prefix(reterr, "certificate '%s'", conf->cert_path); /* returns the old rc */
+        rc = reterr->rc = RC_UNAUTH;
     }
 out:
     X509_STORE_CTX_free(store);
