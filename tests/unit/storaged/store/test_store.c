@@ -278,15 +278,388 @@ static void test_pread(void **state)
     suite(DISK_PREAD);
 }
 
+/* ---- kill -9 ---- */
+/* The child: writes records from..until, DEPTH at a time, and puts the number of each acknowledged
+ * one into the pipe (a write of 4 bytes is atomic). */
+static int child(const char *dir, enum disk_engine engine, uint32_t from, uint32_t until)
+{
+    static struct rec recs[DEPTH];
+    struct err err = {0};
+    uint32_t next = from, acked = from;
+
+    if (open_store(dir, engine, &err) != RC_OK) {
+        (void)fprintf(stderr, "child: %s\n", err.msg);
+        return 2;
+    }
+    while (acked < until) {
+        for (uint32_t k = 0; k < DEPTH && next < until; k++) {
+            if (recs[k].busy || recs[k].done) continue;
+            if (start(&recs[k], next) != RC_OK) return 3;
+            next++;
+        }
+        (void)uv_run(&loop, UV_RUN_ONCE);
+        for (uint32_t k = 0; k < DEPTH; k++) {
+            if (!recs[k].done) continue;
+            if (recs[k].rc != RC_OK || write(STDOUT_FILENO, &recs[k].i, 4) != 4) return 4;
+            recs[k].done = false;
+            acked++;
+        }
+    }
+    return 0; /* no close: that is a crash too */
+}
+/* RocksDB's threads do not survive a fork: the child is this program again. */
+static pid_t spawn(const char *dir, enum disk_engine engine, uint32_t from, uint32_t until,
+                   int *ret_fd)
+{
+    char e[16], a[16], b[16];
+    int p[2];
+    pid_t pid;
+
+    (void)snprintf(e, sizeof(e), "%d", (int)engine);
+    (void)snprintf(a, sizeof(a), "%u", from);
+    (void)snprintf(b, sizeof(b), "%u", until);
+    assert_int_equal(pipe2(p, O_CLOEXEC), 0);
+    pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        if (dup2(p[1], STDOUT_FILENO) < 0) _exit(5);
+        (void)execl(self, self, "child", dir, e, a, b, (char *)NULL);
+        _exit(6);
+    }
+    (void)close(p[1]);
+    *ret_fd = p[0];
+    return pid;
+}
+static void test_kill(void **state)
+{
+    static bool acked[20000];
+    const uint32_t until = sizeof(acked) / sizeof(acked[0]);
+    char dir[64];
+    uint32_t from = 0, acked_n = 0;
+    struct id128 id = {0};
+
+    (void)state;
+    temp_dir(dir, sizeof(dir));
+    for (uint32_t round = 0; round < 6; round++) {
+        enum disk_engine engine = round % 2 == 0 ? DISK_AUTO : DISK_PREAD;
+        uint32_t i, got = 0, most = from, want = 5 + round * 17;
+        struct store_status st;
+        int fd, status = 0;
+        pid_t pid = spawn(dir, engine, from, until, &fd);
+
+        while (read(fd, &i, 4) == 4) { /* to the end: what was told before it died counts */
+            assert_true(i < until && !acked[i]);
+            acked[i] = true;
+            most = i > most ? i : most;
+            if (++got == want) assert_int_equal(kill(pid, SIGKILL), 0);
+        }
+        (void)close(fd);
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+        acked_n += got;
+        must_open(dir, engine);
+        store_status(store, &st);
+        if (round == 0) id = st.disk_id;
+        assert_true(id128_eq(&id, &st.disk_id));
+        assert_false(st.damaged);
+        assert_int_equal(st.log.damage_n, 0);
+        for (i = 0; i < most + DEPTH + 1; i++) { /* the unacknowledged: whole or absent */
+            enum rc rc = read_back(i);
+
+            assert_true(rc == RC_OK || (rc == RC_NOTFOUND && !acked[i]));
+        }
+        must_close();
+        from = (most + 2 * DEPTH) / 4 * 4; /* holes are fine: they were never acknowledged */
+    }
+    assert_true(acked_n >= 6 * 5);
+    remove_dir(dir);
+}
+
+/* The whole index is gone: all of it comes back from the log. */
+static void test_rebuild(void **state)
+{
+    char dir[64], cmd[128];
+    struct store_status st;
+
+    (void)state;
+    temp_dir(dir, sizeof(dir));
+    must_open(dir, DISK_AUTO);
+    for (uint32_t i = 0; i < 1200; i += 24) /* more than one batch of rows */
+        write_range(i, i + 24);
+    must_close();
+    (void)snprintf(cmd, sizeof(cmd), "rm -r '%s/index'", dir);
+    assert_int_equal(system(cmd), 0);
+    must_open(dir, DISK_AUTO);
+    store_status(store, &st);
+    assert_int_equal(st.replayed_n, 1200);
+    for (uint32_t i = 0; i < 1200; i += 7)
+        assert_int_equal(read_back(i), RC_OK);
+    must_close();
+    remove_dir(dir);
+}
+
+/* A power cut takes the index back to an earlier moment: what is missing comes from the log, no
+ * more and no less, and what is written then goes on behind it. */
+static void test_index_behind(void **state)
+{
+    char dir[64], cmd[256];
+    struct store_status st;
+
+    (void)state;
+    temp_dir(dir, sizeof(dir));
+    must_open(dir, DISK_AUTO);
+    write_range(0, 10);
+    must_close();
+    (void)snprintf(cmd, sizeof(cmd), "cp -r '%s/index' '%s/earlier'", dir, dir);
+    assert_int_equal(system(cmd), 0);
+    must_open(dir, DISK_AUTO);
+    write_range(10, 40);
+    must_close();
+    (void)snprintf(cmd, sizeof(cmd), "rm -r '%s/index' && mv '%s/earlier' '%s/index'", dir, dir,
+                   dir);
+    assert_int_equal(system(cmd), 0);
+    must_open(dir, DISK_AUTO);
+    store_status(store, &st);
+    assert_int_equal(st.replayed_n, 30);
+    assert_false(st.damaged);
+    write_range(40, 48);
+    must_close();
+    must_open(dir, DISK_AUTO);
+    store_status(store, &st);
+    assert_int_equal(st.replayed_n, 0);
+    for (uint32_t i = 0; i < 48; i++)
+        assert_int_equal(read_back(i), RC_OK);
+    must_close();
+    remove_dir(dir);
+}
+
+/* ---- what can be wrong with a folder ---- */
+static void put_file(const char *dir, const char *name, const char *text)
+{
+    char path[128];
+    FILE *f;
+
+    (void)snprintf(path, sizeof(path), "%s/%s", dir, name);
+    f = fopen(path, "w");
+    assert_non_null(f);
+    assert_true(fputs(text, f) >= 0);
+    assert_int_equal(fclose(f), 0);
+}
+static void expect_open(const char *dir, enum rc want, const char *says)
+{
+    struct err err = {0};
+
+    assert_int_equal(open_store(dir, DISK_AUTO, &err), want);
+    if (strstr(err.msg, says) == NULL) fail_msg("'%s' says not '%s'", err.msg, says);
+}
+static void test_folder(void **state)
+{
+    struct store *first;
+    char dir[64], path[128];
+
+    (void)state;
+    temp_dir(dir, sizeof(dir));
+    must_open(dir, DISK_AUTO);
+    first = store;
+    expect_open(dir, RC_BUSY, "another process");
+    store = first;
+    write_range(0, 8);
+    must_close();
+    put_file(dir, "disk.id", "mikura-disk 2 00112233445566778899aabbccddeeff\n");
+    expect_open(dir, RC_PRECOND, "another format");
+    put_file(dir, "disk.id", "mikura-disk 1 00112233445566778899aabbccddeeff\n");
+    expect_open(dir, RC_CORRUPT, "disk id"); /* segments of another disk */
+    put_file(dir, "disk.id", "mikura-disk 1 00112233445566778899aabbccddee\n");
+    expect_open(dir, RC_CORRUPT, "disk.id");
+    put_file(dir, "disk.id", "");
+    expect_open(dir, RC_CORRUPT, "disk.id");
+    (void)snprintf(path, sizeof(path), "%s/disk.id", dir);
+    assert_int_equal(unlink(path), 0);
+    expect_open(dir, RC_PRECOND, "disk.id");
+    assert_int_equal(access(path, F_OK), -1); /* none was made */
+    expect_open("/var/tmp/mikura-no-such/disk", RC_NOTFOUND, "mkdir");
+    expect_open("/dev/shm/mikura-test-store", RC_PRECOND, "ext4");
+    assert_int_equal(system("rm -rf /dev/shm/mikura-test-store"), 0);
+    remove_dir(dir);
+}
+
+/* A log shorter than what was promised is damage, at each open until cleared; the disk goes on. */
+static void test_damage(void **state)
+{
+    char dir[64], path[160];
+    struct store_status st;
+    struct seg_location loc;
+    struct err err;
+
+    (void)state;
+    temp_dir(dir, sizeof(dir));
+    must_open(dir, DISK_AUTO);
+    write_range(1, 4); /* chunks: the last place is one's */
+    assert_int_equal(locate(3, &loc), RC_OK);
+    must_close();
+    (void)snprintf(path, sizeof(path), "%s/segments/%016llx.seg", dir,
+                   (unsigned long long)loc.segment_id);
+    assert_int_equal(truncate(path, (off_t)loc.offset), 0);
+    for (uint32_t again = 0; again < 2; again++) {
+        must_open(dir, DISK_AUTO);
+        store_status(store, &st);
+        assert_true(st.damaged);
+        assert_int_equal(st.rc, RC_OK);
+        assert_int_equal(read_back(1), RC_OK);
+        assert_int_not_equal(read_back(3), RC_OK);
+        write_range(again * 8 + 8, again * 8 + 16);
+        assert_int_equal(read_back(9), RC_OK);
+        must_close();
+    }
+    must_open(dir, DISK_AUTO);
+    assert_int_equal(store_damage_clear(store, &err), RC_OK);
+    must_close();
+    must_open(dir, DISK_AUTO);
+    store_status(store, &st);
+    assert_false(st.damaged);
+    assert_int_equal(read_back(9), RC_OK);
+    assert_int_equal(read_back(22), RC_OK);
+    must_close();
+    remove_dir(dir);
+}
+
+/* Closed with work under way: each callback fires once, before the close's; what was told OK is
+ * there. */
+static void test_close_pending(void **state)
+{
+    struct rec *recs = calloc(24, sizeof(*recs));
+    struct rec late = {0};
+    char dir[64];
+
+    (void)state;
+    assert_non_null(recs);
+    temp_dir(dir, sizeof(dir));
+    must_open(dir, DISK_AUTO);
+    for (uint32_t i = 0; i < 24; i++)
+        assert_int_equal(start(&recs[i], i), RC_OK);
+    closed = false;
+    store_close(store, on_closed, NULL);
+    assert_int_equal(start(&late, 25), RC_CANCELED);
+    while (!closed)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    must_open(dir, DISK_AUTO);
+    for (uint32_t i = 0; i < 24; i++) {
+        assert_true(recs[i].done);
+        assert_true(recs[i].rc == RC_OK || recs[i].rc == RC_CANCELED);
+        if (recs[i].rc == RC_OK) assert_int_equal(read_back(i), RC_OK);
+    }
+    must_close();
+    free(recs);
+    remove_dir(dir);
+}
+
+/* More than the limit is refused at once, and callbacks come in the order of the calls. */
+static uint32_t order_next;
+static void on_ordered(struct store_append *a, enum rc rc)
+{
+    assert_int_equal(rc, RC_OK);
+    assert_int_equal((uintptr_t)a->data, order_next);
+    order_next++;
+}
+static void test_limit(void **state)
+{
+    struct store_append *all = calloc(SEGLOG_APPENDS_MAX + 1, sizeof(*all));
+    uint32_t n = 0;
+    char dir[64];
+
+    (void)state;
+    assert_non_null(all);
+    temp_dir(dir, sizeof(dir));
+    must_open(dir, DISK_AUTO);
+    for (enum rc rc = RC_OK; n <= SEGLOG_APPENDS_MAX; n++) {
+        all[n].data = (void *)(uintptr_t)n;
+        rc = store_log_append(store, &all[n], &GROUP, 1, 1, n + 1,
+                              (struct slice){(const uint8_t *)"x", 1}, on_ordered);
+        if (rc == RC_OK) continue;
+        assert_int_equal(rc, RC_BUSY);
+        break;
+    }
+    assert_true(n > 100 && n <= SEGLOG_APPENDS_MAX);
+    while (order_next < n)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    must_close();
+    free(all);
+    remove_dir(dir);
+}
+
+/* ---- io_uring refused: as in many containers ---- */
+static int child_refused(const char *dir)
+{
+    struct sock_filter f[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog prog = {.len = sizeof(f) / sizeof(f[0]), .filter = f};
+    struct store_status st;
+    struct err err = {0};
+
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog) != 0) {
+        return 77;
+    }
+    if (open_store(dir, DISK_URING, &err) == RC_OK) return 10; /* asked for by name: no fallback */
+    if (open_store(dir, DISK_AUTO, &err) != RC_OK) return 11;
+    store_status(store, &st);
+    if (strcmp(st.engine, "pread") != 0 || strstr(st.engine_reason, "io_uring") == NULL) return 12;
+    write_range(0, 16);
+    for (uint32_t i = 0; i < 16; i++)
+        if (read_back(i) != RC_OK) return 13;
+    must_close();
+    return 0;
+}
+static void test_uring_refused(void **state)
+{
+    char dir[64];
+    int status = 0;
+    pid_t pid;
+
+    (void)state;
+    temp_dir(dir, sizeof(dir));
+    pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        (void)execl(self, self, "refused", dir, (char *)NULL);
+        _exit(6);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    if (WEXITSTATUS(status) == 77) {
+        remove_dir(dir);
+        print_message("skipped: no seccomp filters here\n");
+        skip();
+    }
+    assert_int_equal(WEXITSTATUS(status), 0);
+    must_open(dir, DISK_AUTO); /* and another engine reads it */
+    for (uint32_t i = 0; i < 16; i++)
+        assert_int_equal(read_back(i), RC_OK);
+    must_close();
+    remove_dir(dir);
+}
+
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_auto), cmocka_unit_test(test_pread)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_auto),         cmocka_unit_test(test_pread),
+        cmocka_unit_test(test_kill),         cmocka_unit_test(test_rebuild),
+        cmocka_unit_test(test_index_behind), cmocka_unit_test(test_folder),
+        cmocka_unit_test(test_damage),       cmocka_unit_test(test_close_pending),
+        cmocka_unit_test(test_limit),        cmocka_unit_test(test_uring_refused)};
     ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
     int bad;
 
-    (void)argc;
-    (void)argv;
     if (n < 0 || uv_loop_init(&loop) != 0) return 1;
+    if (argc == 6 && strcmp(argv[1], "child") == 0) {
+        return child(argv[2], (enum disk_engine)strtoul(argv[3], NULL, 10),
+                     (uint32_t)strtoul(argv[4], NULL, 10), (uint32_t)strtoul(argv[5], NULL, 10));
+    }
+    if (argc == 3 && strcmp(argv[1], "refused") == 0) return child_refused(argv[2]);
     bad = cmocka_run_group_tests(tests, NULL, NULL);
     return uv_loop_close(&loop) != 0 ? 1 : bad;
 }
