@@ -4,6 +4,7 @@
  * rpc_call_finish is always called, once, when the handler has returned. */
 #include "common/fiber/rpc_fiber.h"
 #include "common/base/log.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,8 +58,10 @@ static void run(void *arg)
     c->service = cs->service;
     rc = c->priv.method->fn(c, &err);
     if (rc != RC_OK && err.rc == RC_OK) (void)err_set(&err, rc, "%s", rc_text(rc));
-    rpc_call_set_data(c->priv.call, NULL);
-    rpc_call_finish(c->priv.call, rc, rc == RC_OK ? NULL : &err);
+    if (c->priv.call != NULL) {
+        rpc_call_set_data(c->priv.call, NULL);
+        rpc_call_finish(c->priv.call, rc, rc == RC_OK ? NULL : &err);
+    }
     inbox_clear(&c->priv.inbox);
     arena_deinit(&c->arena);
     free(c);
@@ -77,6 +80,10 @@ static struct fcall *call_begin(struct rpc_call *rc_call)
     c->priv.call = rc_call;
     list_init(&c->priv.inbox);
     path = rpc_call_path(rc_call);
+    if (rpc_call_peer(rc_call) != NULL) c->priv.peer = *rpc_call_peer(rc_call);
+    (void)snprintf(c->priv.rid, sizeof c->priv.rid, "%s", rpc_call_rid(rc_call));
+    c->priv.loop = rpc_call_loop(rc_call);
+    c->priv.deadline_ms = rpc_call_deadline_ms(rc_call);
     for (const struct fcall_method *m = cs->methods; m->path != NULL; m++) {
         if (strcmp(m->path, path) == 0) c->priv.method = m;
     }
@@ -128,6 +135,7 @@ static void on_end(struct rpc_call *call, enum rc rc)
     struct fcall *c = rpc_call_data(call);
 
     if (c == NULL) return;
+    c->priv.call = NULL; /* it is gone when we return */
     c->priv.dead = true;
     c->priv.dead_rc = rc == RC_OK ? RC_CANCELED : rc;
     fiber_event_set(&c->priv.changed);
@@ -205,7 +213,7 @@ enum rc fcall_recv(struct fcall *c, struct rpc_msg **ret_msg)
 
 void fcall_release(struct fcall *c, struct rpc_msg *m)
 {
-    if (!c->priv.dead) rpc_call_consume(c->priv.call, m->n);
+    if (c->priv.call != NULL) rpc_call_consume(c->priv.call, m->n);
     rpc_msg_unref(m);
 }
 
@@ -258,21 +266,19 @@ bool fcall_dead(const struct fcall *c)
 
 const struct tls_identity *fcall_peer(const struct fcall *c)
 {
-    return rpc_call_peer(c->priv.call);
+    return &c->priv.peer;
 }
 
 const char *fcall_rid(const struct fcall *c)
 {
-    return rpc_call_rid(c->priv.call);
+    return c->priv.rid;
 }
 
 uint64_t fcall_left_ms(const struct fcall *c, uint64_t cap_ms)
 {
-    uint64_t at, now;
+    uint64_t at = c->priv.deadline_ms, now = uv_now(c->priv.loop);
 
     if (c->priv.dead) return 0;
-    at = rpc_call_deadline_ms(c->priv.call);
-    now = uv_now(rpc_call_loop(c->priv.call));
     return at <= now ? 0 : MIN(at - now, cap_ms);
 }
 

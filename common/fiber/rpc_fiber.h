@@ -10,12 +10,15 @@ struct fcall {
     struct arena arena; /* for the handler; freed after it returned */
     void *service;
     struct fcall_priv {
-        struct rpc_call *call;
+        struct rpc_call *call; /* NULL: it has died */
         const struct fcall_method *method;
+        struct tls_identity peer; /* copies: the handler may outlive the call */
+        char rid[64];
+        uv_loop_t *loop;
+        uint64_t deadline_ms;
         struct list inbox;
         struct fiber_event changed;
-        uint32_t unconsumed;
-        bool half_closed, dead, room_wait;
+        bool half_closed, dead;
         enum rc dead_rc;
     } priv;
 };

@@ -381,6 +381,11 @@ const struct rpc_conn_ops rpc_call_ops = {
 
 /* ---- for handlers ---- */
 
+const char *rpc_call_path(const struct rpc_call *c)
+{
+    return c->method->path;
+}
+
 void *rpc_call_service(const struct rpc_call *c)
 {
     return c->method->service;

@@ -149,6 +149,7 @@ static struct etcd *client(void)
         fprintf(stderr, "FAILED: %s\n", err.msg);
         exit(1);
     }
+    tls_unref(ec.tls); /* connections hold their own */
     return e;
 }
 
