@@ -385,9 +385,15 @@ static enum rc replay(struct store *s, struct err *reterr)
     seglog_stats(s->log, &st);
     if (st.damage_n > 0) rc = damage_note(s, 0, 0, 0, reterr); /* found in search of an end */
     /* Rows are written for durable records only: the log lost what it had flushed. */
-    if (rc == RC_OK && position_before(end, from)) {
+    if (rc == RC_OK && from.segment_id != 0 && position_before(end, from)) {
         rc = damage_note(s, from.segment_id, end.segment_id == from.segment_id ? end.offset : 0,
                          from.offset, reterr);
+    }
+    /* A new index beside a log that is not: what the replicas had promised went with the old one.
+     */
+    if (rc == RC_OK && from.segment_id == 0 && from.offset == 0 && end.segment_id != 0) {
+        rc = store_dir_damage_note(s->dir, "the index was lost and made again\n", reterr);
+        s->damaged = true;
     }
     if (rc == RC_OK) rc = seglog_replay(s->log, from, &rp, reterr);
     if (rc == RC_OK) rc = r.rc;
@@ -399,8 +405,11 @@ static enum rc replay(struct store *s, struct err *reterr)
         index_rows_free(r.rows);
         return rc;
     }
-    /* also when nothing was replayed: from may lie behind a log that was cut */
-    return index_rows_commit(r.rows, end, reterr);
+    /* Also when nothing was replayed: from may lie behind a log that was cut. Never zero, and
+     * durable: from now on zero means a lost index. */
+    if (end.segment_id == 0) end.offset = SEGLOG_DATA_AT;
+    rc = index_rows_commit(r.rows, end, reterr);
+    return rc == RC_OK ? index_sync(s->index, reterr) : rc;
 }
 
 static void on_open_failed(void *data)

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -248,6 +249,14 @@ static void suite(enum disk_engine engine)
     temp_dir(dir, sizeof(dir));
     must_open(dir, engine);
     id = store_disk_id(store);
+    must_close();
+    for (int again = 0; again < 2; again++) { /* empty is not damaged */
+        must_open(dir, engine);
+        store_status(store, &st);
+        assert_false(st.damaged);
+        assert_true(id128_eq(&id, &st.disk_id));
+        if (again == 0) must_close();
+    }
     write_range(0, 32);
     for (uint32_t i = 0; i < 32; i++)
         assert_int_equal(read_back(i), RC_OK);
@@ -392,6 +401,7 @@ static void test_rebuild(void **state)
     must_open(dir, DISK_AUTO);
     store_status(store, &st);
     assert_int_equal(st.replayed_n, 1200);
+    assert_true(st.damaged); /* what its replicas had promised is gone */
     for (uint32_t i = 0; i < 1200; i += 7)
         assert_int_equal(read_back(i), RC_OK);
     must_close();
@@ -523,6 +533,103 @@ static void test_damage(void **state)
     remove_dir(dir);
 }
 
+/* ---- failures: files must not grow beyond a limit, for a while ---- */
+static void limit_files(uint64_t bytes)
+{
+    struct rlimit l;
+
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &l), 0);
+    l.rlim_cur = bytes == 0 ? l.rlim_max : bytes;
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &l), 0);
+}
+static void expect_out(const char *says)
+{
+    struct store_status st;
+    struct rec r = {0};
+
+    store_status(store, &st);
+    assert_int_equal(st.rc, RC_IO);
+    if (strstr(st.err.msg, says) == NULL) fail_msg("'%s' says not '%s'", st.err.msg, says);
+    assert_int_equal(start(&r, 100), RC_IO);
+    assert_int_equal(start(&r, 101), RC_IO);
+}
+/* A write of the log fails: RC_IO for it and for ever; reads go on, the next open has all that was
+ * acknowledged. */
+static void log_fails(enum disk_engine engine)
+{
+    struct rec r = {0}, s = {0};
+    char dir[64];
+
+    temp_dir(dir, sizeof(dir));
+    must_open(dir, engine);
+    write_range(0, 5);
+    limit_files(40u << 10); /* the preallocated segment: writes behind that place fail */
+    assert_int_equal(start(&r, 7), RC_OK);
+    assert_int_equal(start(&s, 8), RC_OK);
+    while (!r.done || !s.done)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    limit_files(0);
+    assert_int_equal(r.rc, RC_IO);
+    assert_int_equal(s.rc, RC_IO);
+    expect_out("");
+    for (uint32_t i = 0; i < 5; i++)
+        assert_int_equal(read_back(i), RC_OK);
+    must_close();
+    must_open(dir, engine);
+    for (uint32_t i = 0; i < 5; i++)
+        assert_int_equal(read_back(i), RC_OK);
+    write_range(7, 9);
+    assert_int_equal(read_back(7), RC_OK);
+    must_close();
+    remove_dir(dir);
+}
+static void test_log_fails(void **state)
+{
+    (void)state;
+    log_fails(DISK_AUTO);
+    log_fails(DISK_PREAD);
+}
+/* The index can not be written: durable in the log is not enough for RC_OK. */
+static void test_index_fails(void **state)
+{
+    static uint8_t value[500000];
+    struct rec r = {0}, s = {0};
+    struct index_batch *b;
+    struct err err;
+    char dir[64];
+
+    (void)state;
+    temp_dir(dir, sizeof(dir));
+    must_open(dir, DISK_AUTO);
+    write_range(0, 5);
+    limit_files(SEGMENT);
+    assert_int_equal(index_batch_new(store_index(store), &GROUP, &b), RC_OK);
+    for (uint64_t i = 1;; i++) {
+        const struct apply_map *m = index_batch_map(b);
+
+        assert_true(i < 10);
+        assert_int_equal(m->put(m->ctx, (struct slice){value, 1}, (struct slice){value, 500000}),
+                         RC_OK);
+        if (index_batch_commit(b, (struct index_applied){1, i}, &err) == RC_IO) break;
+    }
+    index_batch_free(b);
+    assert_int_equal(start(&r, 5), RC_OK); /* the log does not know yet */
+    assert_int_equal(start(&s, 6), RC_OK);
+    while (!r.done || !s.done)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    limit_files(0);
+    assert_int_equal(r.rc, RC_IO);
+    assert_int_equal(s.rc, RC_IO);
+    expect_out("index");
+    assert_int_equal(read_back(4), RC_OK);
+    must_close();
+    must_open(dir, DISK_AUTO);
+    for (uint32_t i = 0; i < 7; i++) /* 5 and 6 were in the log: unknown outcome, found now */
+        assert_int_equal(read_back(i), RC_OK);
+    must_close();
+    remove_dir(dir);
+}
+
 /* Closed with work under way: each callback fires once, before the close's; what was told OK is
  * there. */
 static void test_close_pending(void **state)
@@ -649,7 +756,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_auto),         cmocka_unit_test(test_pread),
         cmocka_unit_test(test_kill),         cmocka_unit_test(test_rebuild),
         cmocka_unit_test(test_index_behind), cmocka_unit_test(test_folder),
-        cmocka_unit_test(test_damage),       cmocka_unit_test(test_close_pending),
+        cmocka_unit_test(test_damage),       cmocka_unit_test(test_log_fails),
+        cmocka_unit_test(test_index_fails),  cmocka_unit_test(test_close_pending),
         cmocka_unit_test(test_limit),        cmocka_unit_test(test_uring_refused)};
     ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
     int bad;
@@ -660,6 +768,7 @@ int main(int argc, char **argv)
                      (uint32_t)strtoul(argv[4], NULL, 10), (uint32_t)strtoul(argv[5], NULL, 10));
     }
     if (argc == 3 && strcmp(argv[1], "refused") == 0) return child_refused(argv[2]);
+    (void)signal(SIGXFSZ, SIG_IGN); /* limit_files: an error, not the end */
     bad = cmocka_run_group_tests(tests, NULL, NULL);
     return uv_loop_close(&loop) != 0 ? 1 : bad;
 }
