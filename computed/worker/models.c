@@ -115,7 +115,7 @@ static void make_room(struct models *m, uint64_t room)
             if (!is_model(e->d_name) || fstatat(dirfd(d), e->d_name, &st, 0) != 0) continue;
             total += (uint64_t)st.st_size;
             if (oldest[0] == '\0' || st.st_mtime < oldest_s) {
-                (void)snprintf(oldest, sizeof(oldest), "%s", e->d_name);
+                memcpy(oldest, e->d_name, 65); /* is_model: 64 digits and the end */
                 oldest_s = st.st_mtime;
             }
         }
@@ -132,7 +132,7 @@ static void make_room(struct models *m, uint64_t room)
 static enum rc fetch_new(struct models *m, const char *path, const uint8_t sha256[32],
                          struct err *reterr)
 {
-    char fresh[4200];
+    char fresh[4300];
     struct stat st;
     enum rc rc;
     int fd;

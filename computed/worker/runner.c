@@ -289,6 +289,11 @@ const char *runner_device(const struct runner *r)
     return r->device;
 }
 
+int runner_pid(const struct runner *r)
+{
+    return r->process.pid;
+}
+
 /* ---- items ---- */
 static enum rc read_serve(struct runner *r, const struct runner_item *item, uint32_t body_n,
                           struct err *reterr)

@@ -28,6 +28,7 @@ void runner_close(struct runner *r);
 /* From any fiber: what runs ends soon, with RC_CANCELED. */
 void runner_cancel(struct runner *r);
 const char *runner_device(const struct runner *r);
+int runner_pid(const struct runner *r);
 
 struct runner_item {
     uint64_t size;
