@@ -573,6 +573,14 @@ static void test_folder(void **state)
     store = first;
     write_range(0, 8);
     must_close();
+    put_file(dir, "index/CURRENT", "nonsense");
+    expect_open(dir, RC_CORRUPT, "rebuilt");
+    (void)snprintf(path, sizeof(path), "rm -r %s/index", dir);
+    assert_int_equal(system(path), 0); /* as it says */
+    must_open(dir, DISK_AUTO);
+    for (uint32_t i = 0; i < 8; i++)
+        assert_int_equal(read_back(i), RC_OK);
+    must_close();
     put_file(dir, "disk.id", "mikura-disk 2 00112233445566778899aabbccddeeff\n");
     expect_open(dir, RC_PRECOND, "another format");
     put_file(dir, "disk.id", "mikura-disk 1 00112233445566778899aabbccddeeff\n");
