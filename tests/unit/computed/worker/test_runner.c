@@ -70,6 +70,7 @@ struct scene {
     uint32_t cancel_read;
     struct runner *r;
     bool ran;
+    const char *backend;
 };
 
 static uint32_t entry(uint8_t *p, uint16_t tag, uint16_t type, uint32_t n, uint32_t v)
@@ -138,8 +139,10 @@ static int model_open(const char *path)
 
 static enum rc child_open(struct scene *s, const char *model, struct err *e)
 {
-    struct runner_conf conf = {
-        .fs = s->fs, .backend = "ref", .address_bytes_max = (uint64_t)4 << 30};
+    struct runner_conf conf = {.fs = s->fs,
+                               .backend = s->backend,
+                               .backends_dir = BACKENDS,
+                               .address_bytes_max = (uint64_t)4 << 30};
     int fd = model_open(model);
     enum rc rc = runner_open(&conf, fd, &s->r, e);
 
@@ -170,7 +173,7 @@ static void fiber_items(void *arg)
 
     tiff_make(s);
     assert_int_equal(child_open(s, MODEL, &e), RC_OK);
-    assert_string_equal(runner_device(s->r), "ref (plain C)");
+    assert_memory_equal(runner_device(s->r), s->backend, 3);
     assert_int_equal(ask(s, &q, &e), RUNNER_RESULT);
     assert_string_equal(q.label, "usable");
     assert_true(q.score_n >= 9 && q.tile_n == 0 /* not sent */ && s->reads > 0);
@@ -213,11 +216,12 @@ static void fiber_losses(void *arg)
     s->ran = true;
 }
 
-static void scene_run(void (*fn)(void *arg))
+static void scene_run(void (*fn)(void *arg), const char *backend)
 {
     struct scene *s = calloc(1, sizeof(*s));
 
     assert_non_null(s);
+    s->backend = backend;
     assert_int_equal(uv_loop_init(&s->loop), 0);
     assert_int_equal(fibers_open(&s->loop, &s->fs), RC_OK);
     assert_int_equal(fiber_spawn(s->fs, fn, s), RC_OK);
@@ -233,13 +237,14 @@ static void scene_run(void (*fn)(void *arg))
 static void test_items(void **state)
 {
     (void)state;
-    scene_run(fiber_items);
+    scene_run(fiber_items, "ref");
+    scene_run(fiber_items, "cpu"); /* oneDNN compiles its kernels inside the sandbox */
 }
 
 static void test_losses(void **state)
 {
     (void)state;
-    scene_run(fiber_losses);
+    scene_run(fiber_losses, "ref");
 }
 
 /* ---- frames ---- */
@@ -341,7 +346,7 @@ static void fiber_models(void *arg)
 static void test_models(void **state)
 {
     (void)state;
-    scene_run(fiber_models);
+    scene_run(fiber_models, "ref");
 }
 
 int main(int argc, char **argv)
