@@ -1,0 +1,167 @@
+/* gateway/cli/commands.c - every command with its options and its help. Commands of one group stand
+ * together. */
+#include "gateway/cli/cli.h"
+
+#define PARALLEL_OPT                                                                               \
+    {                                                                                              \
+        "parallel", "N", "files at a time (8)"                                                     \
+    }
+#define VERSION_OPT                                                                                \
+    {                                                                                              \
+        "object-version", "N", "an older version (the newest)"                                     \
+    }
+#define JSON_ONLY NULL
+
+static const struct cli_opt CREATE[] = {
+    {"society", "NAME", "whose agents may write (the collection's name)"},
+    {"kind", "KIND", "endoscopy, pathology, radiology, ophthalmology or other (other)"},
+    {"unchecked", NULL, "accept that nothing inspects de-identification; needed for now"},
+    {"deid-profile", "NAME", "the de-identification profile"},
+    {"chunk", "SIZE", "a multiple of 1MiB up to 64MiB (8MiB)"},
+    {"quota", "SIZE", "most bytes it may hold (no limit)"},
+    {"target-cases", "N", "registration target, for progress"},
+    {"target-hospitals", "N", "number of facilities, for progress"},
+    {"index", "NAME", "attribute kept in clear for queries, e.g. dicom.Modality; repeatable"},
+    {0}};
+static const struct cli_opt GRANT[] = {{"remove", NULL, "take the grant away"}, {0}};
+static const struct cli_opt PUT[] = {
+    {"collection", "NAME", "needed: where to"},
+    {"case", "NAME", "all files into this case (DICOM: its study; others: their folder or stem)"},
+    {"path", "PATH", "the object's path; from stdin only"},
+    PARALLEL_OPT,
+    {0}};
+static const struct cli_opt GET[] = {{"o", "FILE", "where to: a file, a folder, or '-' for stdout"},
+                                     {"offset", "SIZE", "from this byte"},
+                                     {"length", "SIZE", "so many bytes (to the end)"},
+                                     VERSION_OPT,
+                                     PARALLEL_OPT,
+                                     {0}};
+static const struct cli_opt LS[] = {{"r", NULL, "objects of all cases, not the cases"},
+                                    {"prefix", "TEXT", "only names that begin so"},
+                                    {0}};
+static const struct cli_opt STAT[] = {VERSION_OPT, {0}};
+static const struct cli_opt RM[] = {
+    {"yes", NULL, "do not ask"}, {"object-version", "N", "this version only (all versions)"}, {0}};
+static const struct cli_opt QUERY[] = {{"limit", "N", "at most so many (all)"}, {0}};
+static const struct cli_opt MODEL_ADD[] = {{"name", "NAME", "[a-z0-9-] (the file's stem)"}, {0}};
+#define RESULTS_OPTS                                                                               \
+    {"format", "FORMAT", "table, csv or json (table)"},                                            \
+    {                                                                                              \
+        "by", "WHAT", "csv: item or case (item)"                                                   \
+    }
+static const struct cli_opt SUBMIT[] = {
+    {"model", "NAME[@V]", "needed; see mikura model ls"},
+    {"kind", "KIND", "the analysis (quality)"},
+    {"collection", "NAME", "instead of a query: all of this collection; repeatable"},
+    {"param", "NAME=VALUE", "of the analysis; repeatable"},
+    {"device", "WHICH", "any, cpu or gpu (any)"},
+    {"limit", "N", "at most so many images (all)"},
+    {"watch", NULL, "wait with a progress bar, then print the results"},
+    RESULTS_OPTS,
+    {0}};
+static const struct cli_opt RESULTS[] = {
+    RESULTS_OPTS, {"partial", NULL, "what there is so far of a running job"}, {0}};
+
+const struct command COMMANDS[] = {
+    {"collection create", "NAME", 1, 1, "make a collection (operators)", CREATE,
+     "Making it again with the same settings changes nothing.\nexamples:\n"
+     "  mikura collection create endoscopy --kind endoscopy --society endoscopy --unchecked\n"
+     "  mikura collection create ct --society radiology --unchecked --index dicom.Modality\n",
+     cmd_collection_create},
+    {"collection grant", "NAME WHO", 2, 2, "let a researcher read it (operators)", GRANT,
+     "WHO is a researcher's name or a certificate's URI.\nexamples:\n"
+     "  mikura collection grant endoscopy sato\n"
+     "  mikura collection grant endoscopy mikura://researcher/sato --remove\n",
+     cmd_collection_grant},
+    {"collection ls", "", 0, 0, "the collections that you may see", JSON_ONLY,
+     "example:\n  mikura collection ls --json | jq -r .name\n", cmd_collection_ls},
+    {"collection show", "NAME", 1, 1, "one collection, with its grants (operators)", JSON_ONLY,
+     "example:\n  mikura collection show endoscopy\n", cmd_collection_show},
+    {"put", "FILE|FOLDER|- ...", 1, CLI_ARGS_MAX, "store files as cases (society agents)", PUT,
+     "DICOM files make one case a StudyInstanceUID; any other file belongs to the case of the "
+     "folder\n"
+     "it lies in, or of its own stem where it lies directly in the folder given. Each case "
+     "becomes\n"
+     "visible as a whole. Digests are computed here and compared with what is stored. The same\n"
+     "command after a break goes on where it was. Exit 9: some files were refused; they are "
+     "named.\n"
+     "examples:\n"
+     "  mikura put ./endoscopy --collection endoscopy\n"
+     "  mikura put a.jpg b.jpg --collection endoscopy --case colon-17\n"
+     "  tar c slides | mikura put - --collection pathology --case p-3 --path slides.tar\n",
+     cmd_put},
+    {"get", "COLLECTION[/CASE[/PATH]]", 1, 1, "fetch an object, a case, a collection", GET,
+     "A file appears under its name when it is whole and its digest was checked; files that are\n"
+     "there already are kept. Folders are COLLECTION/CASE/PATH's last parts.\nexamples:\n"
+     "  mikura get endoscopy/colon-17/a.jpg\n"
+     "  mikura get endoscopy/colon-17/a.jpg -o - --offset 1MiB --length 64KiB | xxd | head\n"
+     "  mikura get endoscopy -o ./endoscopy\n",
+     cmd_get},
+    {"ls", "[COLLECTION[/CASE[/PREFIX]]]", 0, 1, "list collections, cases or objects", LS,
+     "examples:\n  mikura ls\n  mikura ls endoscopy\n  mikura ls endoscopy/colon-17\n"
+     "  mikura ls -r endoscopy --json\n",
+     cmd_ls},
+    {"stat", "COLLECTION[/CASE[/PATH]]", 1, 1, "facts, digests and attributes", STAT,
+     "example:\n  mikura stat endoscopy/colon-17/a.jpg\n", cmd_stat},
+    {"rm", "COLLECTION/CASE/PATH", 1, 1, "remove an object, destroy its keys (operators)", RM,
+     "examples:\n  mikura rm endoscopy/colon-17/a.jpg\n"
+     "  mikura rm endoscopy/colon-17/a.jpg --object-version 3 --yes\n",
+     cmd_rm},
+    {"query", "EXPRESSION", 1, 1, "find images by their attributes (researchers)", QUERY,
+     "Names: collection, case, path, media_type, size, and attributes. Operators: = != < <= > >=\n"
+     "in contains prefix exists and or not. Grammar: gateway/query/README.md\nexamples:\n"
+     "  mikura query 'collection = radiology and dicom.Modality = CT'\n"
+     "  mikura query 'collection in (endoscopy, pathology) and image.width >= 512' --limit 10\n",
+     cmd_query},
+    {"model add", "FILE.onnx", 1, 1, "store an ONNX model for jobs", MODEL_ADD,
+     "example:\n  mikura model add deploy/models/quality.onnx --name quality\n", cmd_model_add},
+    {"model ls", "", 0, 0, "the models", JSON_ONLY, "example:\n  mikura model ls\n", cmd_model_ls},
+    {"job submit", "[QUERY]", 0, 1, "analyse a cohort (researchers)", SUBMIT,
+     "The cohort is fixed to exact object versions now; later uploads do not change the job.\n"
+     "examples:\n"
+     "  mikura job submit 'collection = endoscopy' --model quality --watch\n"
+     "  mikura job submit --collection pathology --collection radiology --model quality@1\n",
+     cmd_job_submit},
+    {"job watch", "ID", 1, 1, "follow a job until it ends", JSON_ONLY,
+     "Exit 14: it failed or was cancelled.\nexample:\n  mikura job watch "
+     "00112233445566778899aabbccddeeff\n",
+     cmd_job_watch},
+    {"job ls", "", 0, 0, "your jobs (operators: all), newest first", JSON_ONLY,
+     "example:\n  mikura job ls --json | jq -r 'select(.state == \"JOB_RUNNING\") | .id'\n",
+     cmd_job_ls},
+    {"job show", "ID", 1, 1, "one job: state, model, parameters", JSON_ONLY,
+     "example:\n  mikura job show 00112233445566778899aabbccddeeff\n", cmd_job_show},
+    {"job results", "ID", 1, 1, "what it found, by image and by case", RESULTS,
+     "examples:\n  mikura job results 00112233445566778899aabbccddeeff\n"
+     "  mikura job results 00112233445566778899aabbccddeeff --format csv > items.csv\n"
+     "  mikura job results 00112233445566778899aabbccddeeff --format csv --by case > cases.csv\n",
+     cmd_job_results},
+    {"job cancel", "ID", 1, 1, "start no more of its tasks", JSON_ONLY,
+     "example:\n  mikura job cancel 00112233445566778899aabbccddeeff\n", cmd_job_cancel},
+    {"node ls", "", 0, 0, "gateways, storage nodes, workers (operators)", JSON_ONLY,
+     "example:\n  mikura node ls\n", cmd_node_ls},
+    {"group ls", "", 0, 0, "placement groups and their replicas (operators)", JSON_ONLY,
+     "example:\n  mikura group ls --json | jq -r 'select(.health != \"HEALTH_OK\")'\n",
+     cmd_group_ls},
+    {"key create", "FILE", 1, 1, "make a master key file; never overwrites", JSON_ONLY,
+     "Without this file nothing stored can ever be read again. Works without a cluster.\n"
+     "example:\n  mikura key create /etc/mikura/master.key\n",
+     cmd_key_create},
+    {"key status", "", 0, 0, "which master key is in use (operators)", JSON_ONLY,
+     "Exit 15: it is not the cluster's.\nexample:\n  mikura key status\n", cmd_key_status},
+    {"key export", "FILE TO", 2, 2, "copy a master key file, checked by reading back", JSON_ONLY,
+     "Works without a cluster, on the gateway's machine.\nexample:\n"
+     "  mikura key export /etc/mikura/master.key /media/safe/mikura-master.key\n",
+     cmd_key_export},
+    {"status", "", 0, 0, "the cluster's health, with what to do (operators)", JSON_ONLY,
+     "Exit 15: not all is well. Collections that nothing inspects are named in red.\n"
+     "example:\n  mikura status\n",
+     cmd_status},
+    {"health", "", 0, 0, "does each gateway serve?", JSON_ONLY,
+     "Any valid certificate will do. Exit 15: some do not, 10: none does.\n"
+     "example:\n  mikura health\n",
+     cmd_health},
+    {"completion", "bash", 1, 1, "the shell's completion", JSON_ONLY,
+     "example:\n  mikura completion bash > /etc/bash_completion.d/mikura\n", cmd_completion},
+    {0},
+};
