@@ -259,6 +259,13 @@ enum rc fcall_send_payload(struct fcall *c, const ProtobufCMessage *m,
     return rc;
 }
 
+void fcall_trailer(struct fcall *c, const char *name, const char *value)
+{
+    if (c->priv.dead) return;
+    if (rpc_call_trailer(c->priv.call, name, value) != RC_OK)
+        log_debug("trailer_lost", "name=%s", name); /* the caller then takes it for its own fault */
+}
+
 bool fcall_dead(const struct fcall *c)
 {
     return c->priv.dead;

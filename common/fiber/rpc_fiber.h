@@ -49,6 +49,8 @@ void fcall_release(struct fcall *c, struct rpc_msg *m);
 MUST_CHECK enum rc fcall_send(struct fcall *c, const ProtobufCMessage *m);
 MUST_CHECK enum rc fcall_send_payload(struct fcall *c, const ProtobufCMessage *m,
                                       const struct rpc_payload *payload);
+/* Trailing metadata of the answer (copied); without effect after the call died. */
+void fcall_trailer(struct fcall *c, const char *name, const char *value);
 bool fcall_dead(const struct fcall *c);
 const struct tls_identity *fcall_peer(const struct fcall *c);
 const char *fcall_rid(const struct fcall *c);

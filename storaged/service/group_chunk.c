@@ -1,0 +1,315 @@
+/* storaged/service/group_chunk.c - a ChunkAdd counts here only when exactly that record (body,
+ * index, seal id) is durable on this disk; what is missing is pulled from the proposer. */
+#include "common/base/le.h"
+#include "common/base/log.h"
+#include "storaged/service/service.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define ENTRY_HEAD_BYTES  28u  /* replica/README.md */
+#define ENTRY_CHUNK_BYTES 104u /* placement hash .. upload id */
+#define PULL_TIMEOUT_MS   10000u
+#define PULL_PAUSE_MS_MAX 1000u
+
+bool entry_chunk(struct slice e, struct apply_chunk *ret)
+{
+    const uint8_t *p = e.p + ENTRY_HEAD_BYTES;
+
+    if (e.n != ENTRY_HEAD_BYTES + ENTRY_CHUNK_BYTES || e.p[0] != APPLY_FORMAT ||
+        (e.p[1] != APPLY_CHUNK_ADD && e.p[1] != APPLY_CHUNK_DROP))
+        return false;
+    ret->placement_hash = le_get64(p);
+    memcpy(ret->body.b, p + 8, 16);
+    ret->index = le_get32(p + 24);
+    memcpy(ret->seal_id.b, p + 28, 16);
+    ret->plain_bytes = le_get32(p + 44);
+    memcpy(ret->plain_digest, p + 48, 32);
+    ret->owner_hash = le_get64(p + 80);
+    memcpy(ret->upload_id.b, p + 88, 16);
+    return true;
+}
+
+struct look {
+    struct index *ix;
+    const struct index_chunk_id *id;
+    struct index_chunk *ret;
+    enum rc rc;
+    struct err err;
+};
+
+static void look_work(void *arg)
+{
+    struct look *l = arg;
+
+    l->rc = index_chunk_get(l->ix, l->id, l->ret, &l->err);
+}
+
+enum rc chunk_held(struct sd_group *g, const struct index_chunk_id *id, struct index_chunk *ret,
+                   struct err *reterr)
+{
+    struct look l = {.ix = store_index(g->disk->store), .id = id, .ret = ret};
+    enum rc rc = fiber_work(look_work, &l);
+
+    if (rc != RC_OK) return err_set(reterr, rc, "a look-up");
+    if (l.rc != RC_OK && reterr != NULL) *reterr = l.err;
+    return l.rc;
+}
+
+/* ---- one pull ---- */
+struct write_wait {
+    struct store_append a;
+    struct fiber_event done;
+    enum rc rc;
+};
+
+static void on_written(struct store_append *a, enum rc rc)
+{
+    struct write_wait *w = a->data;
+
+    w->rc = rc;
+    fiber_event_set(&w->done);
+}
+
+/* What a peer sent, checked against the GMAC of this pull, onto the disk. */
+static enum rc pulled_write(struct sd_group *g, const struct apply_chunk *c, const struct ask *a,
+                            const uint8_t key[32], struct bulk_buf *buf, struct err *reterr)
+{
+    const Mikura__Internal__V1__ChunkData *d =
+        a->answer->kind_case == MIKURA__INTERNAL__V1__BULK_RESPONSE__KIND_DATA ? a->answer->data
+                                                                               : NULL;
+    uint32_t blocks = record_blocks(c->plain_bytes);
+    struct record_block *rb = NULL;
+    struct store_chunk sc = {.pool = g->id.pool,
+                             .placement_hash = c->placement_hash,
+                             .owner_hash = c->owner_hash,
+                             .upload_id = c->upload_id,
+                             .id = {c->body, c->index, c->seal_id},
+                             .plain_bytes = c->plain_bytes,
+                             .config = g->core.config,
+                             .epoch = g->core.epoch,
+                             .crc_known = true,
+                             .payload = buf->p};
+    struct write_wait *w = NULL;
+    uint8_t mac[16];
+    enum rc rc;
+
+    if (d == NULL || d->plain_bytes != c->plain_bytes || a->payload_n != c->plain_bytes ||
+        a->payload != buf || d->tags.len != (size_t)blocks * RECORD_TAG_BYTES ||
+        d->n_block_crc32c != blocks || d->mac.len != sizeof mac ||
+        d->seal_id.len != sizeof c->seal_id ||
+        memcmp(d->seal_id.data, c->seal_id.b, sizeof c->seal_id) != 0)
+        return err_set(reterr, RC_CORRUPT, "a pulled chunk of an impossible shape");
+    rc = bulk_gmac(key, buf->p, c->plain_bytes, mac);
+    if (rc != RC_OK) return err_set(reterr, rc, "GMAC of a pulled chunk");
+    if (!bulk_gmac_equal(mac, d->mac.data)) {
+        sdm_add(SDM_CORRUPT, 1);
+        return err_set(reterr, RC_CORRUPT, "a pulled chunk was changed on its way");
+    }
+    rb = calloc(blocks, sizeof *rb);
+    w = calloc(1, sizeof *w);
+    if (rb == NULL || w == NULL) {
+        rc = err_set(reterr, RC_NOMEM, "a pulled chunk");
+        goto out;
+    }
+    for (uint32_t i = 0; i < blocks; i++) {
+        rb[i].crc32c = d->block_crc32c[i];
+        memcpy(rb[i].tag, d->tags.data + (size_t)i * RECORD_TAG_BYTES, RECORD_TAG_BYTES);
+    }
+    memcpy(sc.plain_digest, c->plain_digest, sizeof sc.plain_digest);
+    sc.blocks = rb;
+    w->a.data = w;
+    rc = store_chunk_write(g->disk->store, &w->a, &sc, on_written);
+    if (rc != RC_OK) {
+        (void)err_set(reterr, rc, "a pulled chunk: %s", rc_text(rc));
+        goto out;
+    }
+    fiber_event_wait(&w->done);
+    rc = w->rc;
+    if (rc != RC_OK) (void)err_set(reterr, rc, "a pulled chunk: %s", w->a.err.msg);
+out:
+    free(rb);
+    free(w);
+    return rc;
+}
+
+static enum rc pull(struct sd_group *g, const struct apply_chunk *c, const struct id128 *from_disk,
+                    struct err *reterr)
+{
+    Mikura__Internal__V1__BulkRequest req = MIKURA__INTERNAL__V1__BULK_REQUEST__INIT;
+    Mikura__Internal__V1__ChunkPull pull = MIKURA__INTERNAL__V1__CHUNK_PULL__INIT;
+    Mikura__Internal__V1__GroupRef group = MIKURA__INTERNAL__V1__GROUP_REF__INIT;
+    Mikura__Internal__V1__ChunkRef ref = MIKURA__INTERNAL__V1__CHUNK_REF__INIT;
+    struct sd_peer *p = peer_of_disk(g->sd, from_disk);
+    struct id128 body = c->body, seal = c->seal_id;
+    struct bulk_conn *conn;
+    struct bulk_buf *buf = NULL;
+    struct ask a = {0};
+    uint8_t key[32];
+    enum rc rc;
+
+    if (p == NULL) return err_set(reterr, RC_UNAVAIL, "the holder of the chunk is unknown");
+    rc = disk_payload(g->disk, CHUNK_POOL_PULL, c->plain_bytes, PULL_TIMEOUT_MS, &buf);
+    if (rc != RC_OK) return err_set(reterr, rc, "no room for a pulled chunk");
+    rc = peer_data(p, PULL_TIMEOUT_MS, &conn, reterr);
+    if (rc != RC_OK) goto out;
+    random_bytes(key, sizeof key);
+    group.pool = g->id.pool;
+    group.placement_hash = c->placement_hash;
+    group.epoch = g->core.epoch;
+    group.config = g->core.config;
+    ref.body = (ProtobufCBinaryData){sizeof body, body.b};
+    ref.index = c->index;
+    ref.seal_id = (ProtobufCBinaryData){sizeof seal, seal.b};
+    pull.group = &group;
+    pull.chunk = &ref;
+    pull.mac_key = (ProtobufCBinaryData){sizeof key, key};
+    req.kind_case = MIKURA__INTERNAL__V1__BULK_REQUEST__KIND_PULL;
+    req.pull = &pull;
+    a.into = buf;
+    rc = ask_start(&a, conn, &req, NULL, 0, 0, PULL_TIMEOUT_MS, reterr);
+    if (rc == RC_OK) rc = ask_wait(&a, reterr);
+    if (rc == RC_OK) rc = pulled_write(g, c, &a, key, buf, reterr);
+    ask_clear(&a);
+out:
+    bulk_buf_unref(buf);
+    return rc;
+}
+
+enum rc chunk_ensure(struct sd_group *g, const struct apply_chunk *c, const struct id128 *from_disk,
+                     struct err *reterr)
+{
+    struct index_chunk_id id = {c->body, c->index, c->seal_id};
+    struct index_chunk found;
+    enum rc rc = chunk_held(g, &id, &found, reterr);
+
+    if (rc != RC_NOTFOUND) return rc;
+    if (c->plain_bytes == 0 || c->plain_bytes > RECORD_PAYLOAD_BYTES_MAX)
+        return err_set(reterr, RC_CORRUPT, "a chunk of %u bytes", c->plain_bytes);
+    fiber_sem_take(&g->disk->pulls, 1);
+    rc = g->dead ? err_set(reterr, RC_CANCELED, "the replica left") : pull(g, c, from_disk, reterr);
+    fiber_sem_give(&g->disk->pulls, 1);
+    if (rc == RC_OK) sdm_add(SDM_PULLS, 1);
+    return rc;
+}
+
+/* ---- actions ---- */
+struct chunk_job {
+    struct list link;
+    struct sd_group *g;
+    struct apply_chunk c;
+    struct id128 from;
+    uint64_t epoch, index;
+    bool superseded;
+};
+
+static void chunk_run(void *arg)
+{
+    struct chunk_job *j = arg;
+    struct sd_group *g = j->g;
+    struct replica_event ev = {.type = REPLICA_EV_CHUNK, .epoch = j->epoch, .index = j->index};
+    uint64_t pause_ms = 10;
+
+    while (!g->dead && !j->superseded && g->forget_epoch <= j->epoch) {
+        struct err err = {0};
+        enum rc rc = chunk_ensure(g, &j->c, &j->from, &err);
+
+        if (rc == RC_OK) {
+            group_event(g, &ev);
+            break;
+        }
+        log_debug("chunk_pull_again", "group=%s index=%llu rc=%s why=%s", g->name,
+                  (unsigned long long)j->index, rc_name(rc), err.msg);
+        fiber_sleep_ms(pause_ms);
+        pause_ms = MIN(pause_ms * 2, PULL_PAUSE_MS_MAX);
+    }
+    list_remove(&j->link);
+    free(j);
+}
+
+void group_chunk(struct sd_group *g, const struct replica_action *a)
+{
+    struct chunk_job *j = calloc(1, sizeof *j);
+    struct err err;
+
+    LIST_FOREACH(it, &g->pulls)
+    {
+        struct chunk_job *o = CONTAINER_OF(it, struct chunk_job, link);
+
+        if (o->index == a->first) o->superseded = true;
+    }
+    if (j == NULL || !entry_chunk(a->entries[0].bytes, &j->c)) {
+        (void)err_set(&err, j == NULL ? RC_NOMEM : RC_CORRUPT, "ChunkAdd %llu can't be followed",
+                      (unsigned long long)a->first);
+        free(j);
+        group_fail(g, err.rc, &err);
+        return;
+    }
+    j->g = g;
+    j->from = a->peer;
+    j->epoch = a->epoch;
+    j->index = a->first;
+    list_push_back(&g->pulls, &j->link);
+    if (sd_spawn(g->sd, chunk_run, j) == RC_OK) return;
+    list_remove(&j->link);
+    free(j);
+    (void)err_set(&err, RC_NOMEM, "no fiber for a chunk");
+    group_fail(g, RC_NOMEM, &err); /* (2): nothing may be lost silently */
+}
+
+struct tail_job {
+    struct sd_group *g;
+    uint64_t epoch, first, last;
+};
+
+static void tail_run(void *arg)
+{
+    struct tail_job *t = arg;
+    struct sd_group *g = t->g;
+    struct replica_event ev = {.type = REPLICA_EV_TAIL, .epoch = t->epoch};
+    uint64_t i = t->first;
+    enum rc rc = RC_OK;
+
+    while (i <= t->last && rc == RC_OK && !g->dead) {
+        struct index_chunk found;
+        struct apply_chunk c;
+        struct entry *e;
+        struct err err = {0};
+        uint32_t n = 0;
+
+        rc = group_entries(g, i, 1, 1, &e, &n);
+        if (rc == RC_NOTFOUND) rc = RC_CORRUPT;
+        if (rc != RC_OK) {
+            (void)err_set(&err, rc, "entry %llu of the tail can't be read", (unsigned long long)i);
+        } else if (e->n >= 2 && e->p[1] == APPLY_CHUNK_ADD &&
+                   entry_chunk((struct slice){e->p, e->n}, &c)) {
+            struct index_chunk_id id = {c.body, c.index, c.seal_id};
+
+            rc = chunk_held(g, &id, &found, &err);
+        }
+        if (n > 0) entry_unpin(e);
+        if (rc == RC_NOTFOUND) break; /* its chunk is not here: the tail ends below it */
+        if (rc != RC_OK) {
+            group_fail(g, rc, &err);
+            free(t);
+            return;
+        }
+        i++;
+    }
+    ev.index = i - 1;
+    group_event(g, &ev);
+    free(t);
+}
+
+void group_check_tail(struct sd_group *g, const struct replica_action *a)
+{
+    struct tail_job *t = calloc(1, sizeof *t);
+    struct err err;
+
+    if (t != NULL) {
+        *t = (struct tail_job){g, a->epoch, a->first, a->last};
+        if (sd_spawn(g->sd, tail_run, t) == RC_OK) return;
+        free(t);
+    }
+    (void)err_set(&err, RC_NOMEM, "no fiber to check the tail");
+    group_fail(g, RC_NOMEM, &err);
+}

@@ -1,0 +1,500 @@
+/* storaged/service/store_rpc.c - mikura.internal.v1.Store: proposals and reads of a group at its
+ * primary.
+ *
+ * `mikura-epoch` goes with every refusal whose reason is the group (not primary, no lease, another
+ * epoch): the caller then looks at its map and asks again. A refusal of the request itself has
+ * none. */
+#include "common/base/clock.h"
+#include "common/base/le.h"
+#include "common/base/log.h"
+#include "storaged/service/service.h"
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WAIT_MS_MAX 60000u
+
+typedef Mikura__Internal__V1__GroupRef GroupRef;
+typedef Mikura__Internal__V1__Item Item;
+
+/* ---- groups and refusals ---- */
+static enum rc refuse(struct fcall *c, const struct sd_group *g, enum rc rc, struct err *reterr)
+{
+    char epoch[24];
+
+    (void)snprintf(epoch, sizeof epoch, "%" PRIu64, g == NULL || !g->ready ? 0 : g->core.epoch);
+    fcall_trailer(c, "mikura-epoch", epoch);
+    if (rc == RC_STALE)
+        return err_set(reterr, RC_STALE, "not the primary of this group (epoch %s)", epoch);
+    if (rc == RC_UNAVAIL)
+        return err_set(reterr, RC_UNAVAIL,
+                       "group %s can't answer now (no lease, or too few replicas in sync); retry",
+                       g == NULL ? "?" : g->name);
+    return err_set(reterr, rc, "%s", rc_text(rc));
+}
+
+static enum rc group_for(struct fcall *c, const GroupRef *ref, struct sd_group **ret_g,
+                         struct err *reterr)
+{
+    struct sd *sd = c->service;
+    struct sd_group *g;
+
+    if (ref == NULL) return err_set(reterr, RC_INVAL, "no group");
+    g = group_of_hash(sd, ref->pool, ref->placement_hash);
+    if (g == NULL || !g->ready || g->dead) return refuse(c, NULL, RC_STALE, reterr);
+    if (ref->epoch > g->core.epoch) { /* the caller knows more: look */
+        group_read_config(g);
+        return refuse(c, g, RC_STALE, reterr);
+    }
+    *ret_g = g;
+    return RC_OK;
+}
+
+/* An entry through the log; its outcome. Fiber. */
+static enum rc propose(struct fcall *c, struct sd_group *g, const struct apply_entry *e,
+                       struct apply_outcome *ret, struct err *reterr)
+{
+    uint32_t n = apply_entry_bytes(e, reterr);
+    uint64_t left_ms = fcall_left_ms(c, WAIT_MS_MAX);
+    struct waiter w;
+    uint8_t *bytes;
+    enum rc rc;
+
+    if (n == 0) return RC_INVAL;
+    bytes = malloc(n);
+    if (bytes == NULL) return err_set(reterr, RC_NOMEM, "an entry of %u bytes", n);
+    rc = group_propose(g, (struct slice){bytes, apply_entry_encode(e, bytes)}, &w);
+    free(bytes);
+    if (rc == RC_BUSY) return err_set(reterr, RC_BUSY, "too many requests of this group under way");
+    if (rc != RC_OK) return refuse(c, g, rc, reterr);
+    while (!w.settled) {
+        if (fiber_event_wait_ms(&w.done, left_ms) == RC_OK) continue;
+        waiter_drop(&w);
+        return err_set(reterr, RC_DEADLINE, "no outcome in time; it may still take effect");
+    }
+    if (w.rc != RC_OK) return refuse(c, g, w.rc, reterr);
+    *ret = w.outcome;
+    return RC_OK;
+}
+
+static enum rc request_key(const Mikura__Internal__V1__RequestKey *k, struct apply_entry *e,
+                           struct err *reterr)
+{
+    if (k == NULL || !id128_from_bytes(k->client_id.data, k->client_id.len, &e->client) ||
+        id128_is_zero(&e->client) || k->sequence == 0)
+        return err_set(reterr, RC_INVAL, "request: client_id of 16 bytes, sequence from 1");
+    e->sequence = k->sequence;
+    return RC_OK;
+}
+
+/* ---- reads of the state ---- */
+struct get_job {
+    struct sd_group *g;
+    const ProtobufCBinaryData *keys;
+    size_t keys_n;
+    struct buf *values; /* of keys_n */
+    uint64_t applied, tick;
+    enum rc rc;
+    struct err err;
+};
+
+static void get_work(void *arg)
+{
+    struct get_job *j = arg;
+    struct index *ix = store_index(j->g->disk->store);
+    struct index_applied at = {0};
+    uint8_t key[APPLY_MAPKEY_BYTES_MAX];
+    struct buf tick;
+    size_t bytes = 0;
+
+    j->rc = index_applied_get(ix, &j->g->ix, &at, &j->err);
+    j->applied = at.index;
+    for (size_t i = 0; i < j->keys_n && j->rc == RC_OK; i++) {
+        struct slice user = {j->keys[i].data, j->keys[i].len};
+
+        buf_init(&j->values[i], APPLY_SCRATCH_BYTES);
+        j->rc = index_state_get(ix, &j->g->ix, (struct slice){key, apply_user_key(user, key)},
+                                &j->values[i], &j->err);
+        if (j->rc == RC_NOTFOUND) j->rc = RC_OK;
+        bytes += j->values[i].n;
+        if (bytes > SD_GET_BYTES_MAX)
+            j->rc = err_set(&j->err, RC_RANGE, "more than %u bytes: ask for fewer keys",
+                            SD_GET_BYTES_MAX);
+    }
+    if (j->rc != RC_OK) return;
+    buf_init(&tick, 64);
+    key[0] = 't';
+    j->rc = index_state_get(ix, &j->g->ix, (struct slice){key, 1}, &tick, &j->err);
+    if (j->rc == RC_OK && tick.n == 9) j->tick = le_get64(tick.p + 1);
+    if (j->rc == RC_NOTFOUND) j->rc = RC_OK;
+    buf_deinit(&tick);
+}
+
+static enum rc keys_check(const ProtobufCBinaryData *keys, size_t n, struct err *reterr)
+{
+    if (n > SD_GET_KEYS_MAX)
+        return err_set(reterr, RC_INVAL, "%zu keys, at most %u", n, SD_GET_KEYS_MAX);
+    for (size_t i = 0; i < n; i++) {
+        if (keys[i].len == 0 || keys[i].len > APPLY_KEY_BYTES_MAX)
+            return err_set(reterr, RC_INVAL, "key %zu has %zu bytes", i, keys[i].len);
+    }
+    return RC_OK;
+}
+
+/* Items in the arena. */
+static enum rc get_items(struct fcall *c, struct get_job *j, Item ***ret_items, struct err *reterr)
+{
+    struct arena *a = &c->arena;
+    Item **items = arena_alloc(a, (j->keys_n + 1) * sizeof *items);
+    enum rc rc;
+
+    j->values = calloc(j->keys_n + 1, sizeof *j->values);
+    if (items == NULL || j->values == NULL) {
+        free(j->values);
+        return err_set(reterr, RC_NOMEM, "a read");
+    }
+    rc = fiber_work(get_work, j);
+    if (rc == RC_OK) rc = j->rc;
+    if (rc != RC_OK) (void)err_set(reterr, rc, "%s", j->err.msg);
+    for (size_t i = 0; i < j->keys_n && rc == RC_OK; i++) {
+        struct slice value = {0};
+        Item *it = arena_alloc(a, sizeof *it);
+
+        if (it == NULL) {
+            rc = err_set(reterr, RC_NOMEM, "a read");
+            break;
+        }
+        mikura__internal__v1__item__init(it);
+        items[i] = it;
+        it->key = j->keys[i];
+        if (j->values[i].n == 0) continue;
+        rc = apply_user_value((struct slice){j->values[i].p, j->values[i].n}, &it->version, &value);
+        if (rc != RC_OK) {
+            (void)err_set(reterr, rc, "a stored value does not decode");
+            break;
+        }
+        it->value.data = arena_copy(a, value.p, value.n);
+        it->value.len = value.n;
+        if (it->value.data == NULL && value.n > 0) rc = err_set(reterr, RC_NOMEM, "a read");
+    }
+    for (size_t i = 0; i < j->keys_n; i++)
+        buf_deinit(&j->values[i]);
+    free(j->values);
+    *ret_items = items;
+    return rc;
+}
+
+/* ---- methods ---- */
+static enum rc txn_entry(struct fcall *c, const Mikura__Internal__V1__TxnRequest *q,
+                         struct apply_entry *e, struct err *reterr)
+{
+    struct apply_compare *compares = arena_alloc(&c->arena, (q->n_compares + 1) * sizeof *compares);
+    struct apply_put *puts = arena_alloc(&c->arena, (q->n_puts + 1) * sizeof *puts);
+    struct slice *deletes = arena_alloc(&c->arena, (q->n_deletes + 1) * sizeof *deletes);
+
+    if (compares == NULL || puts == NULL || deletes == NULL)
+        return err_set(reterr, RC_NOMEM, "a transaction");
+    if (q->n_compares > APPLY_COMPARES_MAX || q->n_puts > APPLY_PUTS_MAX ||
+        q->n_deletes > APPLY_DELETES_MAX)
+        return err_set(reterr, RC_INVAL, "%zu compares, %zu puts, %zu deletes: too many",
+                       q->n_compares, q->n_puts, q->n_deletes);
+    for (size_t i = 0; i < q->n_compares; i++) {
+        const Mikura__Internal__V1__Compare *k = q->compares[i];
+
+        if (k->kind < MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_ABSENT ||
+            k->kind > MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_TICK_AT_MOST)
+            return err_set(reterr, RC_INVAL, "compare %zu has no known kind", i);
+        /* the numbers of apply_core.h are those of store.proto */
+        compares[i] = (struct apply_compare){.kind = (enum apply_compare_kind)k->kind,
+                                             .key = {k->key.data, k->key.len},
+                                             .value = {k->value.data, k->value.len},
+                                             .number = k->number};
+    }
+    for (size_t i = 0; i < q->n_puts; i++)
+        puts[i] = (struct apply_put){{q->puts[i]->key.data, q->puts[i]->key.len},
+                                     {q->puts[i]->value.data, q->puts[i]->value.len}};
+    for (size_t i = 0; i < q->n_deletes; i++)
+        deletes[i] = (struct slice){q->deletes[i].data, q->deletes[i].len};
+    e->kind = APPLY_TXN;
+    e->compares = compares;
+    e->puts = puts;
+    e->deletes = deletes;
+    e->compares_n = (uint32_t)q->n_compares;
+    e->puts_n = (uint32_t)q->n_puts;
+    e->deletes_n = (uint32_t)q->n_deletes;
+    return request_key(q->request, e, reterr);
+}
+
+/* Too little room for new bytes; what only deletes may go on. */
+static enum rc room(const struct sd_group *g, bool deletes_only, struct err *reterr)
+{
+    struct store_status st;
+
+    if (deletes_only) return RC_OK;
+    store_status(g->disk->store, &st);
+    if (st.log.free_bytes > 2 * (uint64_t)SEGLOG_ENTRY_BYTES_MAX) return RC_OK;
+    return err_set(reterr, RC_FULL, "disk %s is nearly full: add a disk, or delete", g->disk->dir);
+}
+
+static enum rc do_txn(struct fcall *c, struct err *reterr)
+{
+    Mikura__Internal__V1__TxnRequest *q;
+    Mikura__Internal__V1__TxnResponse a = MIKURA__INTERNAL__V1__TXN_RESPONSE__INIT;
+    struct apply_entry e = {0};
+    struct apply_outcome out;
+    struct sd_group *g;
+    enum rc rc =
+        fcall_request(c, &mikura__internal__v1__txn_request__descriptor, (void *)&q, reterr);
+
+    if (rc == RC_OK) rc = txn_entry(c, q, &e, reterr);
+    if (rc == RC_OK) rc = keys_check(q->read_on_failure, q->n_read_on_failure, reterr);
+    if (rc == RC_OK) rc = group_for(c, q->group, &g, reterr);
+    if (rc == RC_OK) rc = room(g, e.puts_n == 0, reterr);
+    if (rc == RC_OK) rc = propose(c, g, &e, &out, reterr);
+    if (rc != RC_OK) return rc;
+    if (out.rc != RC_OK) {
+        return err_set(reterr, out.rc == RC_STALE ? RC_PRECOND : out.rc,
+                       "older than the client's window: not executed");
+    }
+    a.succeeded = out.succeeded;
+    a.index = out.index;
+    a.tick = out.tick;
+    a.failed_compare = out.failed_compare;
+    if (!out.succeeded && q->n_read_on_failure > 0) {
+        /* of a state at or after the entry, committed: what the caller may base its next try on */
+        struct get_job j = {.g = g, .keys = q->read_on_failure, .keys_n = q->n_read_on_failure};
+
+        rc = get_items(c, &j, &a.items, reterr);
+        if (rc != RC_OK) return rc;
+        a.n_items = j.keys_n;
+    }
+    return fcall_send(c, &a.base);
+}
+
+static enum rc do_get(struct fcall *c, struct err *reterr)
+{
+    Mikura__Internal__V1__GetRequest *q;
+    Mikura__Internal__V1__GetResponse a = MIKURA__INTERNAL__V1__GET_RESPONSE__INIT;
+    struct get_job j = {0};
+    struct sd_group *g;
+    enum rc rc =
+        fcall_request(c, &mikura__internal__v1__get_request__descriptor, (void *)&q, reterr);
+
+    if (rc == RC_OK) rc = keys_check(q->keys, q->n_keys, reterr);
+    if (rc == RC_OK) rc = group_for(c, q->group, &g, reterr);
+    if (rc != RC_OK) return rc;
+    rc = replica_may_read(&g->core, clock_boot_ms());
+    if (rc != RC_OK) return refuse(c, g, rc, reterr);
+    j = (struct get_job){.g = g, .keys = q->keys, .keys_n = q->n_keys};
+    rc = get_items(c, &j, &a.items, reterr);
+    if (rc != RC_OK) return rc;
+    a.n_items = j.keys_n;
+    a.applied_index = j.applied;
+    a.tick = j.tick;
+    rc = g->dead ? RC_STALE : replica_may_read(&g->core, clock_boot_ms()); /* (5) */
+    return rc != RC_OK ? refuse(c, g, rc, reterr) : fcall_send(c, &a.base);
+}
+
+/* Rows of a page as items; *left counts down the caller's limit. */
+static enum rc scan_page(struct fcall *c, struct sd_group *g, const struct pager_page *page,
+                         bool keys_only, uint32_t *left, struct err *reterr)
+{
+    Mikura__Internal__V1__ScanResponse r = MIKURA__INTERNAL__V1__SCAN_RESPONSE__INIT;
+    struct slice rows = {page->p, page->n}, k, v;
+    size_t at = 0, n = 0;
+    Item *items;
+    enum rc rc;
+
+    while ((rc = replica_row_next(rows, &at, &k, &v)) == RC_OK)
+        n++;
+    if (rc != RC_NOTFOUND) return err_set(reterr, rc, "a page");
+    n = MIN(n, *left);
+    items = calloc(n + 1, sizeof *items);
+    r.items = calloc(n + 1, sizeof *r.items);
+    rc = items == NULL || r.items == NULL ? err_set(reterr, RC_NOMEM, "a page") : RC_OK;
+    for (at = 0; r.n_items < n && rc == RC_OK; r.n_items++) {
+        Item *it = &items[r.n_items];
+        struct slice value;
+
+        CHECK(replica_row_next(rows, &at, &k, &v) == RC_OK);
+        mikura__internal__v1__item__init(it);
+        r.items[r.n_items] = it;
+        rc = apply_user_value(v, &it->version, &value);
+        if (rc != RC_OK) (void)err_set(reterr, rc, "a stored value does not decode");
+        it->key = (ProtobufCBinaryData){k.n - 1, (uint8_t *)(uintptr_t)(k.p + 1)};
+        if (!keys_only) it->value = (ProtobufCBinaryData){value.n, (uint8_t *)(uintptr_t)value.p};
+    }
+    r.applied_index = page->index;
+    if (rc == RC_OK) {
+        rc = g->dead ? RC_STALE : replica_may_read(&g->core, clock_boot_ms()); /* (5) */
+        if (rc != RC_OK) (void)refuse(c, g, rc, reterr);
+    }
+    if (rc == RC_OK) rc = fcall_send(c, &r.base);
+    *left -= (uint32_t)n;
+    free(items);
+    free(r.items);
+    return rc;
+}
+
+static enum rc do_scan(struct fcall *c, struct err *reterr)
+{
+    Mikura__Internal__V1__ScanRequest *q;
+    uint8_t from[APPLY_MAPKEY_BYTES_MAX], until[APPLY_MAPKEY_BYTES_MAX];
+    uint32_t from_n, until_n, left;
+    const struct pager_page *page;
+    struct pager *p;
+    struct sd_group *g;
+    enum rc rc =
+        fcall_request(c, &mikura__internal__v1__scan_request__descriptor, (void *)&q, reterr);
+
+    if (rc == RC_OK && (q->from.len > APPLY_KEY_BYTES_MAX || q->until.len > APPLY_KEY_BYTES_MAX))
+        rc = err_set(reterr, RC_INVAL, "a key of more than %u bytes", APPLY_KEY_BYTES_MAX);
+    if (rc == RC_OK) rc = group_for(c, q->group, &g, reterr);
+    if (rc != RC_OK) return rc;
+    rc = replica_may_read(&g->core, clock_boot_ms());
+    if (rc != RC_OK) return refuse(c, g, rc, reterr);
+    from_n = apply_user_key((struct slice){q->from.data, q->from.len}, from);
+    until_n = apply_user_key((struct slice){q->until.data, q->until.len}, until);
+    if (q->until.len == 0) until[0]++; /* past all users' keys, whose rows begin with that byte */
+    left = q->limit == 0 ? UINT32_MAX : q->limit;
+    rc = pager_open(g, (struct slice){from, from_n}, (struct slice){until, until_n}, &p);
+    if (rc != RC_OK) return err_set(reterr, rc, "too many scans at once; retry");
+    do {
+        pager_next(p, &page);
+        rc = page->rc;
+        if (rc != RC_OK) {
+            (void)err_set(reterr, rc, "%s", page->err.msg);
+            break;
+        }
+        rc = scan_page(c, g, page, q->keys_only, &left, reterr);
+    } while (rc == RC_OK && !page->done && left > 0);
+    pager_close(p);
+    return rc;
+}
+
+/* Rule 6: the bytes are durable here before the entry is proposed; if a chain missed this node,
+ * another member has them. */
+static enum rc bytes_here(struct sd_group *g, const struct apply_chunk *k, struct err *reterr)
+{
+    struct group_set members = g->core.cfg.in_sync;
+    struct index_chunk_id id = {k->body, k->index, k->seal_id};
+    struct index_chunk found;
+    enum rc rc = chunk_held(g, &id, &found, reterr);
+
+    for (uint32_t i = 0; i < members.n && rc != RC_OK && rc != RC_IO; i++) {
+        if (!id128_eq(&members.disks[i], &g->disk->id))
+            rc = chunk_ensure(g, k, &members.disks[i], reterr);
+    }
+    if (rc == RC_OK) rc = chunk_held(g, &id, &found, reterr);
+    if (rc == RC_IO) return rc;
+    if (rc != RC_OK)
+        return err_set(reterr, RC_NOTFOUND, "the bytes of this chunk are not here: write them");
+    if (found.loc.plain_bytes != k->plain_bytes ||
+        memcmp(found.plain_digest, k->plain_digest, sizeof k->plain_digest) != 0)
+        return err_set(reterr, RC_INVAL, "the record has %u bytes or another digest",
+                       found.loc.plain_bytes);
+    return RC_OK;
+}
+
+static enum rc do_chunk_add(struct fcall *c, struct err *reterr)
+{
+    Mikura__Internal__V1__ChunkAddRequest *q;
+    Mikura__Internal__V1__ChunkAddResponse a = MIKURA__INTERNAL__V1__CHUNK_ADD_RESPONSE__INIT;
+    struct apply_entry e = {0};
+    struct apply_outcome out;
+    struct index_chunk_id id;
+    struct sd_group *g;
+    enum rc rc =
+        fcall_request(c, &mikura__internal__v1__chunk_add_request__descriptor, (void *)&q, reterr);
+
+    if (rc == RC_OK) rc = chunk_ref_decode(q->chunk, !q->drop, &id, reterr);
+    if (rc == RC_OK) rc = request_key(q->request, &e, reterr);
+    if (rc != RC_OK) return rc;
+    e.kind = q->drop ? APPLY_CHUNK_DROP : APPLY_CHUNK_ADD;
+    e.chunk = (struct apply_chunk){.body = id.body,
+                                   .index = id.index,
+                                   .seal_id = id.seal_id,
+                                   .plain_bytes = q->plain_bytes,
+                                   .owner_hash = q->owner_hash};
+    if (!q->drop && (q->plain_digest.len != sizeof e.chunk.plain_digest || q->plain_bytes == 0 ||
+                     q->plain_bytes > RECORD_PAYLOAD_BYTES_MAX))
+        return err_set(reterr, RC_INVAL, "plain_bytes or plain_digest");
+    if (q->plain_digest.len == sizeof e.chunk.plain_digest)
+        memcpy(e.chunk.plain_digest, q->plain_digest.data, sizeof e.chunk.plain_digest);
+    if (q->upload_id.len != 0 &&
+        !id128_from_bytes(q->upload_id.data, q->upload_id.len, &e.chunk.upload_id))
+        return err_set(reterr, RC_INVAL, "upload_id is not 16 bytes");
+    rc = group_for(c, q->group, &g, reterr);
+    if (rc != RC_OK) return rc;
+    e.chunk.placement_hash = q->group->placement_hash;
+    rc = replica_may_write(&g->core);
+    if (rc == RC_BUSY) return err_set(reterr, rc, "too many requests of this group under way");
+    if (rc != RC_OK) return refuse(c, g, rc, reterr);
+    if (!q->drop) {
+        rc = bytes_here(g, &e.chunk, reterr);
+        if (rc != RC_OK) return rc;
+    }
+    rc = propose(c, g, &e, &out, reterr);
+    if (rc != RC_OK) return rc;
+    if (out.rc == RC_STALE) out.rc = RC_PRECOND; /* a stored outcome has gRPC's number only */
+    if (out.rc != RC_OK) {
+        return err_set(reterr, out.rc, "%s",
+                       out.rc == RC_EXISTS    ? "other content is there under this identity"
+                       : out.rc == RC_PRECOND ? "this chunk was dropped; an id is never used again"
+                                              : "older than the client's window: not executed");
+    }
+    a.seal_id = (ProtobufCBinaryData){16, out.seal_id.b};
+    a.index = out.index;
+    return fcall_send(c, &a.base);
+}
+
+static enum rc do_node_status(struct fcall *c, struct err *reterr)
+{
+    struct sd *sd = c->service;
+    Mikura__Internal__V1__NodeStatusRequest *q;
+    Mikura__Internal__V1__NodeStatusResponse a = MIKURA__INTERNAL__V1__NODE_STATUS_RESPONSE__INIT;
+    Mikura__Internal__V1__DiskStatus disks[SD_DISKS_MAX], *list[SD_DISKS_MAX];
+    enum rc rc = fcall_request(c, &mikura__internal__v1__node_status_request__descriptor,
+                               (void *)&q, reterr);
+
+    if (rc != RC_OK) return rc;
+    a.node = (ProtobufCBinaryData){16, sd->node_id.b};
+    a.boot_id = (ProtobufCBinaryData){16, sd->boot_id.b};
+    a.version = arena_str(&c->arena, "%s", MIKURA_VERSION);
+    a.disks = list;
+    for (uint32_t i = 0; i < sd->disks_n; i++) {
+        struct sd_disk *d = &sd->disks[i];
+        struct store_status st;
+
+        store_status(d->store, &st);
+        mikura__internal__v1__disk_status__init(&disks[i]);
+        list[i] = &disks[i];
+        disks[i].id = (ProtobufCBinaryData){16, d->id.b};
+        disks[i].path = d->dir;
+        disks[i].total_bytes = st.log.total_bytes;
+        disks[i].used_bytes = st.log.total_bytes - MIN(st.log.free_bytes, st.log.total_bytes);
+        disks[i].engine = arena_str(&c->arena, "%s", st.engine);
+        disks[i].engine_reason = arena_str(&c->arena, "%s", st.engine_reason);
+        disks[i].state = arena_str(&c->arena, "%s",
+                                   d->out       ? (st.rc != RC_OK ? st.err.msg : "out")
+                                   : d->damaged ? "damaged: its replicas are rebuilt from others"
+                                                : "ok");
+        disks[i].groups = d->groups_n;
+        if (disks[i].engine == NULL || disks[i].engine_reason == NULL || disks[i].state == NULL)
+            return err_set(reterr, RC_NOMEM, "a status");
+    }
+    a.n_disks = sd->disks_n;
+    if (a.version == NULL) return err_set(reterr, RC_NOMEM, "a status");
+    return fcall_send(c, &a.base);
+}
+
+#define BYTES_MAX (4u << 20) /* an entry and its frame */
+const struct fcall_method SD_STORE_METHODS[] = {
+    {"/mikura.internal.v1.Store/Txn", false, BYTES_MAX, do_txn},
+    {"/mikura.internal.v1.Store/Get", false, BYTES_MAX, do_get},
+    {"/mikura.internal.v1.Store/Scan", false, 0, do_scan},
+    {"/mikura.internal.v1.Store/ChunkAdd", false, 0, do_chunk_add},
+    {"/mikura.internal.v1.Store/NodeStatus", false, 0, do_node_status},
+    {0},
+};

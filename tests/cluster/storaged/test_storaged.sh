@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# shellcheck disable=SC2154 # $work: lib.sh
+# Three storage nodes and an etcd, real processes: nothing that was acknowledged is lost when nodes
+# are killed under load and come back, one by one and all at once.
+. "$(dirname "$0")/../lib/lib.sh"
+[ -n "$(command -v etcd)" ] || skip "etcd is not installed (deploy/packages build)"
+cluster up --only etcd --only storaged >/dev/null
+base=$(sed -n 's/^port-base=//p' "$work/c/cluster.conf")
+pki node "$work/c/pki" gateway g1 --address 127.0.0.1 >/dev/null
+client() {
+    timeout 120 "$MIKURA_BUILD/bin/store_load" "127.0.0.1:$((base + 80))" "$work/c/pki/ca.crt" \
+        "$work/c/pki/gateway-g1.crt" "$work/c/pki/gateway-g1.key" "$@"
+}
+n=${1:-300} at=0 acked=$work/acked
+load_during() { # COMMAND...: items are written while it runs
+    client load $at "$n" 12 "$acked" &
+    local pid=$!
+    at=$((at + n))
+    until [ "$(wc -l <"$acked")" -gt $((at - n + n / 10)) ]; do
+        kill -0 $pid 2>/dev/null || break
+        sleep 0.05
+    done
+    "$@"
+    wait $pid || fail "load while: $*"
+}
+client setup 3 2
+client wait 3
+: >"$acked"
+load_during true
+client check "$acked"
+
+for victim in storaged-1 storaged-2 storaged-3; do # of four groups each leads some
+    load_during cluster kill $victim
+    client check "$acked" # with one node away
+    cluster start $victim >/dev/null
+    client wait 3
+    client check "$acked" # every replica has every chunk again
+    echo "survived: kill $victim"
+done
+
+for v in 1 2 3; do cluster kill storaged-$v; done
+for v in 1 2 3; do cluster start storaged-$v >/dev/null; done
+client wait 3
+client check "$acked"
+load_during true
+
+for v in 1 2 3; do cluster stop storaged-$v; done # an orderly end
+grep -c ' stopped ' "$work"/c/logs/storaged-*.log
+for v in 1 2 3; do cluster start storaged-$v >/dev/null; done
+client wait 3
+client check "$acked"
+
+# one process a disk, one port a process, its own certificate: each refusal says what to do
+conf=$work/c/storaged-1/storaged.conf
+expect 1 'is taken by' "$MIKURA_BUILD/bin/storaged" --config="$conf"
+expect 1 'storaged-1/disk-1' "$MIKURA_BUILD/bin/storaged" --config="$conf" --listen=127.0.0.1:$((base + 40))
+expect 1 'deploy/pki node DIR storaged' "$MIKURA_BUILD/bin/storaged" --config="$conf" --name=other
+expect 2 '--nonsense' "$MIKURA_BUILD/bin/storaged" --config="$conf" --nonsense=1
+echo "ok: $(wc -l <"$acked") items acknowledged, none lost"
