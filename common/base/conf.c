@@ -58,8 +58,8 @@ static enum rc set(const struct conf_opt *o, const char *value, void *settings, 
         ok = str_to_ms(value, field);
         break;
     case CONF_BOOL:
-        ok = strcmp(value, "true") == 0 || strcmp(value, "false") == 0;
-        *(bool *)field = strcmp(value, "true") == 0;
+        *(bool *)field = strcmp(value, "true") == 0 || strcmp(value, "yes") == 0;
+        ok = *(bool *)field || strcmp(value, "false") == 0 || strcmp(value, "no") == 0;
         break;
     }
     if (ok) return RC_OK;
