@@ -167,7 +167,7 @@ enum rc shape_concat(struct model_shapes *c, const struct model_node *n, struct 
 {
     struct model_shape y = c->shape[n->in[0]];
     enum model_dtype t = c->dtype[n->in[0]];
-    uint8_t axis;
+    uint8_t axis = 0;
     enum rc rc;
 
     if (model_attr_get(n, "axis") == NULL) return err_set(reterr, RC_INVAL, "no 'axis'");
@@ -224,7 +224,7 @@ enum rc shape_flatten(struct model_shapes *c, const struct model_node *n, struct
 {
     const struct model_shape *x = &c->shape[n->in[0]];
     struct model_shape y = {.rank = 2};
-    uint8_t axis;
+    uint8_t axis = 0;
     enum rc rc = axis_get(model_attr_i(n, "axis", 1), x->rank, /* end= */ true, &axis, reterr);
 
     if (rc != RC_OK) return rc;
@@ -308,7 +308,7 @@ enum rc model_axes(const struct model *m, const struct model_node *n, uint8_t ra
     }
     if (count > rank) return err_set(reterr, RC_INVAL, "%llu axes", (unsigned long long)count);
     for (uint64_t i = 0; i < count; i++) {
-        uint8_t x;
+        uint8_t x = 0;
         enum rc rc = axis_get(axes[i], rank, /* end= */ false, &x, reterr);
 
         if (rc != RC_OK) return rc;

@@ -666,7 +666,11 @@ enum rc rpc_request_send(struct rpc_request *r, const ProtobufCMessage *m)
 
 uint32_t rpc_request_send_room(const struct rpc_request *r)
 {
-    return r->priv.stream != NULL ? rpc_stream_room(r->priv.stream) : 0;
+    uint32_t room = r->priv.stream != NULL ? rpc_stream_room(r->priv.stream) : 0;
+
+    if (room == 0 && r->priv.stream != NULL)
+        rpc_stream_want_room(r->priv.stream); /* on_room tells */
+    return room;
 }
 
 void rpc_request_half_close(struct rpc_request *r)

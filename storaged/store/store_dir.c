@@ -73,7 +73,7 @@ static enum rc id_make(int dir_fd, const char *dir, struct id128 *ret, struct er
                        dir);
     }
     (void)snprintf(text, sizeof(text), ID_MAGIC "%s\n", id128_text(&id, hex));
-    fd = openat(dir_fd, "disk.id.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+    fd = openat(dir_fd, "disk.id.tmp", O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (fd < 0) return sys_err(reterr, dir, "disk.id");
     rc = write_all(fd, text, ID_BYTES);
     if (rc != RC_OK || fsync(fd) != 0) {
@@ -122,7 +122,7 @@ enum rc store_dir_open(const char *dir, int *ret_lock_fd, struct id128 *ret_disk
                        struct err *reterr)
 {
     int dir_fd = -1, lock_fd = -1;
-    bool made = mkdir(dir, 0755) == 0;
+    bool made = mkdir(dir, 0700) == 0;
     enum rc rc;
 
     if (!made && errno != EEXIST) return sys_err(reterr, dir, "mkdir");
@@ -130,7 +130,7 @@ enum rc store_dir_open(const char *dir, int *ret_lock_fd, struct id128 *ret_disk
     if (dir_fd < 0) return sys_err(reterr, dir, "open");
     rc = made ? sync_parent(dir_fd, dir, reterr) : RC_OK;
     if (rc != RC_OK) goto out;
-    lock_fd = openat(dir_fd, "LOCK", O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    lock_fd = openat(dir_fd, "LOCK", O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (lock_fd < 0) {
         rc = sys_err(reterr, dir, "LOCK");
         goto out;
@@ -143,7 +143,7 @@ enum rc store_dir_open(const char *dir, int *ret_lock_fd, struct id128 *ret_disk
     }
     rc = id_load(dir_fd, dir, ret_disk_id, reterr);
     if (rc != RC_OK) goto out;
-    if (mkdirat(dir_fd, "segments", 0755) != 0 && errno != EEXIST) {
+    if (mkdirat(dir_fd, "segments", 0700) != 0 && errno != EEXIST) {
         rc = sys_err(reterr, dir, "segments");
         goto out;
     }
@@ -165,7 +165,7 @@ enum rc store_dir_damage_note(const char *dir, const char *line, struct err *ret
     struct stat st;
 
     if (dir_fd < 0) return sys_err(reterr, dir, "open");
-    fd = openat(dir_fd, "damaged", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    fd = openat(dir_fd, "damaged", O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
     if (fd < 0 || fstat(fd, &st) != 0) {
         rc = sys_err(reterr, dir, "damaged");
         goto out;

@@ -17,5 +17,18 @@ void ref_run(const struct be_graph *g, const struct be_node *n, void *const *dat
 /* y = act(v) of one value. */
 float ref_act(enum be_act act, float lo, float hi, float v);
 
+/* Another way to carry out one node of a plan of "ref", for backends that do some nodes better and
+ * leave the rest to it. data as for ref_run. Not RC_OK ends the run. */
+struct ref_special {
+    enum rc (*run)(struct ref_special *s, const struct be_graph *g, const struct be_node *n,
+                   void *const *data, struct err *reterr);
+    void (*free)(struct ref_special *s);
+    size_t bytes; /* counted into plan_bytes */
+};
+/* p: a plan that ref_backend()->plan made; takes s. bytes_max: as in be_plan_conf; RC_NOMEM (s is
+ * still the caller's). */
+MUST_CHECK enum rc ref_plan_special(struct be_plan *p, uint32_t node_idx, struct ref_special *s,
+                                    size_t bytes_max, struct err *reterr);
+
 /* The backend "ref". */
 const struct be_ops *ref_backend(void);

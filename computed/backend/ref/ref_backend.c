@@ -17,9 +17,10 @@ struct be_buf {
 
 struct be_plan {
     struct be_graph g;
-    void **data;    /* per tensor */
-    uint8_t *konst; /* all constants, one block */
-    uint8_t *arena; /* all intermediate values */
+    void **data;                  /* per tensor */
+    struct ref_special **special; /* per node; NULL: ref_run */
+    uint8_t *konst;               /* all constants, one block */
+    uint8_t *arena;               /* all intermediate values */
     size_t bytes;
 };
 
@@ -94,6 +95,9 @@ static void ref_plan_free(struct be_plan *p)
     if (p == NULL) return;
     for (uint32_t i = 0; p->g.node != NULL && i < p->g.node_n; i++)
         free((uint32_t *)(uintptr_t)p->g.node[i].in);
+    for (uint32_t i = 0; p->special != NULL && i < p->g.node_n; i++)
+        if (p->special[i] != NULL) p->special[i]->free(p->special[i]);
+    free(p->special);
     free((void *)(uintptr_t)p->g.tensor);
     free((void *)(uintptr_t)p->g.node);
     free((void *)(uintptr_t)p->g.input);
@@ -127,8 +131,9 @@ static enum rc graph_copy(struct be_plan *p, const struct be_graph *g, struct er
     p->g.output = copy(g->output, g->output_n * sizeof(*g->output));
     p->g.node = node = calloc(MAX(g->node_n, 1), sizeof(*node));
     p->data = calloc(MAX(g->tensor_n, 1), sizeof(*p->data));
-    if (p->g.tensor == NULL || p->g.input == NULL || p->g.output == NULL || node == NULL ||
-        p->data == NULL)
+    p->special = calloc(MAX(g->node_n, 1), sizeof(struct ref_special *));
+    if (p->special == NULL || p->g.tensor == NULL || p->g.input == NULL || p->g.output == NULL ||
+        node == NULL || p->data == NULL)
         return err_set(reterr, RC_NOMEM, "plan");
     for (uint32_t i = 0; i < g->node_n; i++) {
         enum rc rc = ref_check(g, &g->node[i], reterr);
@@ -246,11 +251,18 @@ static enum rc ref_run_plan(struct be_plan *p, struct be_buf *const *in, struct 
 {
     const struct be_graph *g = &p->g;
 
-    (void)reterr;
     for (uint32_t i = 0; i < g->input_n; i++)
         p->data[g->input[i]] = in[i]->data;
-    for (uint32_t i = 0; i < g->node_n; i++)
-        ref_run(g, &g->node[i], p->data);
+    for (uint32_t i = 0; i < g->node_n; i++) {
+        struct ref_special *s = p->special[i];
+        enum rc rc = RC_OK;
+
+        if (s == NULL)
+            ref_run(g, &g->node[i], p->data);
+        else
+            rc = s->run(s, g, &g->node[i], p->data, reterr);
+        if (rc != RC_OK) return rc;
+    }
     for (uint32_t i = 0; i < g->output_n; i++) {
         const struct be_tensor *t = &g->tensor[g->output[i]];
         size_t n = (size_t)be_tensor_count(t) * be_dtype_bytes(t->dtype);
@@ -258,6 +270,19 @@ static enum rc ref_run_plan(struct be_plan *p, struct be_buf *const *in, struct 
         CHECK(out[i]->bytes >= n);
         if (n > 0) memcpy(out[i]->data, p->data[g->output[i]], n);
     }
+    return RC_OK;
+}
+
+enum rc ref_plan_special(struct be_plan *p, uint32_t node_idx, struct ref_special *s,
+                         size_t bytes_max, struct err *reterr)
+{
+    CHECK(node_idx < p->g.node_n && p->special[node_idx] == NULL);
+    if (s->bytes > bytes_max || p->bytes > bytes_max - s->bytes)
+        return err_set(reterr, RC_NOMEM,
+                       "needs more than %zu bytes; at most %zu: take a smaller batch", p->bytes,
+                       bytes_max);
+    p->special[node_idx] = s;
+    p->bytes += s->bytes;
     return RC_OK;
 }
 

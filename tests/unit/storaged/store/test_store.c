@@ -1,7 +1,8 @@
 /* tests/unit/storaged/store/test_store.c - over real files: what was acknowledged is found and
  * right, after a close, after kill -9 in the middle of writes, on each engine. */
+#include "common/base/buf.h"
 #include "storaged/store/store.h"
-#include <errno.h>
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -14,6 +15,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -443,6 +445,102 @@ static void test_index_behind(void **state)
     remove_dir(dir);
 }
 
+/* The newest WAL of RocksDB. */
+static void wal_path(const char *dir, char *out, size_t n)
+{
+    char path[128];
+    unsigned long newest = 0;
+    struct dirent *e;
+    DIR *d;
+
+    (void)snprintf(path, sizeof(path), "%s/index", dir);
+    d = opendir(path);
+    assert_non_null(d);
+    while ((e = readdir(d)) != NULL) {
+        char *end;
+        unsigned long k = strtoul(e->d_name, &end, 10);
+
+        if (end != e->d_name && strcmp(end, ".log") == 0 && k > newest) newest = k;
+    }
+    (void)closedir(d);
+    assert_true(newest > 0);
+    (void)snprintf(out, n, "%s/%06lu.log", path, newest);
+}
+static void apply_number(uint64_t i)
+{
+    const struct slice key = {(const uint8_t *)"n", 1};
+    struct index_batch *b;
+    const struct apply_map *m;
+    struct err err;
+
+    assert_int_equal(index_batch_new(store_index(store), &GROUP, &b), RC_OK);
+    m = index_batch_map(b);
+    assert_int_equal(m->put(m->ctx, key, (struct slice){(uint8_t *)&i, sizeof(i)}), RC_OK);
+    assert_int_equal(index_batch_commit(b, (struct index_applied){1, i}, &err), RC_OK);
+    index_batch_free(b);
+}
+static uint64_t applied_number(void)
+{
+    struct index_applied at;
+    struct err err;
+    struct buf v;
+    uint64_t i = 0;
+    enum rc rc;
+
+    assert_int_equal(index_applied_get(store_index(store), &GROUP, &at, &err), RC_OK);
+    buf_init(&v, 64);
+    rc = index_state_get(store_index(store), &GROUP, (struct slice){(const uint8_t *)"n", 1}, &v,
+                         &err);
+    if (rc == RC_OK) memcpy(&i, v.p, sizeof(i));
+    buf_deinit(&v);
+    assert_true(rc == RC_OK || (rc == RC_NOTFOUND && at.index == 0));
+    assert_int_equal(at.index, i); /* state and position fit together */
+    return at.index;
+}
+/* A power cut anywhere in RocksDB's unsynced WAL: cut off, or its rest torn to zeros. Each record
+ * is found, and each group's state is that of its position. */
+static void test_wal_cut(void **state)
+{
+    char dir[64], copy[80], cmd[256], wal[160];
+    uint64_t applied_most = 0, applied_least = UINT64_MAX, replayed = 0;
+    struct stat st;
+
+    (void)state;
+    temp_dir(dir, sizeof(dir));
+    (void)snprintf(copy, sizeof(copy), "%s-cut", dir);
+    must_open(dir, DISK_AUTO);
+    for (uint32_t i = 0; i < 60; i += 4) {
+        write_range(i, i + 4);
+        apply_number(i / 4 + 1);
+    }
+    must_close();
+    for (uint32_t cut = 0; cut < 12; cut++) {
+        struct store_status now;
+        off_t at;
+
+        (void)snprintf(cmd, sizeof(cmd), "cp -r '%s' '%s'", dir, copy);
+        assert_int_equal(system(cmd), 0);
+        wal_path(copy, wal, sizeof(wal));
+        assert_int_equal(stat(wal, &st), 0);
+        at = st.st_size * (off_t)(cut + 4) / 16 + (off_t)cut; /* the front was synced by the open */
+        assert_int_equal(truncate(wal, at), 0);
+        if (cut % 2 == 1) assert_int_equal(truncate(wal, st.st_size), 0);
+        must_open(copy, DISK_AUTO);
+        store_status(store, &now);
+        assert_false(now.damaged);
+        replayed += now.replayed_n;
+        applied_most = MAX(applied_most, applied_number());
+        applied_least = MIN(applied_least, applied_number());
+        for (uint32_t i = 0; i < 60; i++)
+            assert_int_equal(read_back(i), RC_OK);
+        must_close();
+        (void)snprintf(cmd, sizeof(cmd), "rm -r '%s'", copy);
+        assert_int_equal(system(cmd), 0);
+    }
+    assert_true(replayed > 60 && applied_least < applied_most); /* the cuts did cut */
+    remove_dir(dir);
+}
+
 /* ---- what can be wrong with a folder ---- */
 static void put_file(const char *dir, const char *name, const char *text)
 {
@@ -474,6 +572,14 @@ static void test_folder(void **state)
     expect_open(dir, RC_BUSY, "another process");
     store = first;
     write_range(0, 8);
+    must_close();
+    put_file(dir, "index/CURRENT", "nonsense");
+    expect_open(dir, RC_CORRUPT, "rebuilt");
+    (void)snprintf(path, sizeof(path), "rm -r %s/index", dir);
+    assert_int_equal(system(path), 0); /* as it says */
+    must_open(dir, DISK_AUTO);
+    for (uint32_t i = 0; i < 8; i++)
+        assert_int_equal(read_back(i), RC_OK);
     must_close();
     put_file(dir, "disk.id", "mikura-disk 2 00112233445566778899aabbccddeeff\n");
     expect_open(dir, RC_PRECOND, "another format");
@@ -753,12 +859,13 @@ static void test_uring_refused(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_auto),         cmocka_unit_test(test_pread),
-        cmocka_unit_test(test_kill),         cmocka_unit_test(test_rebuild),
-        cmocka_unit_test(test_index_behind), cmocka_unit_test(test_folder),
-        cmocka_unit_test(test_damage),       cmocka_unit_test(test_log_fails),
-        cmocka_unit_test(test_index_fails),  cmocka_unit_test(test_close_pending),
-        cmocka_unit_test(test_limit),        cmocka_unit_test(test_uring_refused)};
+        cmocka_unit_test(test_auto),          cmocka_unit_test(test_pread),
+        cmocka_unit_test(test_kill),          cmocka_unit_test(test_rebuild),
+        cmocka_unit_test(test_index_behind),  cmocka_unit_test(test_wal_cut),
+        cmocka_unit_test(test_folder),        cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_log_fails),     cmocka_unit_test(test_index_fails),
+        cmocka_unit_test(test_close_pending), cmocka_unit_test(test_limit),
+        cmocka_unit_test(test_uring_refused)};
     ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
     int bad;
 

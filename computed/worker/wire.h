@@ -1,0 +1,37 @@
+/* computed/worker/wire.h - what the daemon and its child say to each other over a socketpair:
+ * frames of an 8-byte head {type u32, length u32}, little-endian, and a body.
+ *
+ * The child is not trusted once it has seen an image: the daemon checks every number it sends. */
+#pragma once
+#include "common/base/le.h"
+#include "computed/analysis/quality.h"
+
+#define WIRE_HEAD_BYTES 8u
+#define WIRE_READ_MAX   (1u << 20) /* bytes of one READ */
+#define WIRE_UP_MAX     8192u      /* a frame from the child */
+#define WIRE_FD         3          /* the child's end of the socketpair */
+#define WIRE_MODEL_FD   4          /* the model's file, to read */
+
+enum wire_type {
+    /* to the child */
+    WIRE_ITEM = 1, /* size u64, tiles_max u32, media type: an image to score */
+    WIRE_DATA,     /* the bytes that READ asked for */
+    WIRE_FAIL,     /* rc u32, message: they can't be had */
+    /* from the child */
+    WIRE_READY = 101, /* device text: the model is loaded and fits */
+    WIRE_REFUSED,     /* rc u32, message: the model can't be used */
+    WIRE_READ,        /* offset u64, n u32 */
+    WIRE_RESULT,      /* label[32], n u32, n x {name[32], value f64 bits} */
+    WIRE_ASIDE,       /* message: the image can't be analysed, and why */
+    WIRE_TROUBLE,     /* rc u32, message: not the image's fault */
+};
+
+#define WIRE_SCORE_BYTES 40u
+#define WIRE_RESULT_MAX  (36u + QUALITY_SCORES_MAX * WIRE_SCORE_BYTES)
+
+/* buf: WIRE_RESULT_MAX. Returns the length. */
+uint32_t wire_result_encode(const struct quality_result *r, uint8_t *buf);
+/* RC_CORRUPT: not of this form; texts are cut to printable ASCII, values must be finite. */
+MUST_CHECK enum rc wire_result_decode(const uint8_t *p, uint32_t n, struct quality_result *ret);
+/* A message from the child for a log or a report: printable ASCII only, at most cap - 1 bytes. */
+void wire_text(const uint8_t *p, uint32_t n, char *text, size_t cap);
