@@ -88,6 +88,7 @@ MUST_CHECK enum rc gw_allowed(struct fcall *c, const struct gw_collection *col, 
 MUST_CHECK enum rc gw_collection(struct gw *gw, const char *name, struct arena *a, uint64_t left_ms,
                                  struct gw_collection *ret, struct err *reterr);
 void gw_collection_forget(struct gw *gw, const char *name);
+void gw_collections_forget_all(struct gw *gw);
 /* Reads head and case record; RC_NOTFOUND when there is no such case and create is false. The key
  * is the one read back as committed. RC_PRECOND: withdrawn. */
 MUST_CHECK enum rc gw_case(struct gw *gw, const struct gw_collection *col, const char *case_id,

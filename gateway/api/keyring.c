@@ -133,6 +133,11 @@ void gw_collection_forget(struct gw *gw, const char *name)
     }
 }
 
+void gw_collections_forget_all(struct gw *gw)
+{
+    LIST_FOREACH_SAFE(it, &gw->cached) cached_free(gw, CONTAINER_OF(it, struct gw_cached, link));
+}
+
 /* Sealed bytes only are kept; the key is unwrapped for each call. */
 static void cache_put(struct gw *gw, const char *name, uint64_t version, struct slice value)
 {
