@@ -5,6 +5,7 @@
 set -euo pipefail
 : "${MIKURA_SOURCE:=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)}" "${MIKURA_BUILD:=$MIKURA_SOURCE/.build/release}"
 work=$(mktemp -d "${TMPDIR:-/tmp}/mikura-test.XXXXXX")
+export MIKURA_SOURCE MIKURA_BUILD MIKURA_WORK=$work
 lib_end() {
     local rc=$?
     if [ -e "$work/c/cluster.conf" ]; then
@@ -53,3 +54,12 @@ cluster() {
     "$MIKURA_SOURCE/deploy/cluster" "$command" --dir "$work/c" "$@"
 }
 pki() { "$MIKURA_SOURCE/deploy/pki" "$@"; }
+# python SCRIPT ARGS...: with tests/cluster/lib/mk.py and Debian's grpcio
+python() { PYTHONPATH="$MIKURA_SOURCE/tests/cluster/lib" PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 "$@"; }
+need_daemons() {
+    local p
+    for p in gateway storaged computed mikura; do
+        [ -x "$MIKURA_BUILD/bin/$p" ] || fail "no program $MIKURA_BUILD/bin/$p"
+    done
+    /usr/bin/python3 -c 'import grpc, google.protobuf' 2>/dev/null || skip "python3-grpcio is not installed (deploy/packages test)"
+}
