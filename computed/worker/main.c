@@ -2,8 +2,10 @@
  * the order of starting and stopping. `computed --child ...` is its sandboxed reader (child.h). */
 #include "common/base/conf.h"
 #include "common/base/log.h"
+#include "common/base/metrics.h"
 #include "common/base/strutil.h"
 #include "common/control/cluster.h"
+#include "common/net/http.h"
 #include "computed/worker/child.h"
 #include "computed/worker/worker.h"
 #include <signal.h>
@@ -59,6 +61,7 @@ struct daemon {
     struct cluster *cluster;
     struct cluster_node self;
     struct fiber_event ready, stop;
+    struct http_route routes[3];
     bool stopping;
     int exit_code;
 };
@@ -104,6 +107,37 @@ static enum rc gate(void *data, const struct rpc_method *m, const struct tls_ide
     return err_set(reterr, RC_DENIED, "a worker answers nodes and operators only");
 }
 
+/* ---- plain HTTP ---- */
+static void on_healthz(struct http_request *r, struct slice body)
+{
+    const struct daemon *d = http_request_service(r);
+    const char *text = "ok\n";
+
+    (void)body;
+    if (d->stopping) {
+        text = "stopping\n";
+    } else if (d->cluster == NULL || !cluster_fresh(d->cluster)) {
+        text = "etcd is not reachable\n";
+    }
+    http_reply(r, text[0] == 'o' ? 200 : 503, "text/plain",
+               (struct slice){(const uint8_t *)text, strlen(text)});
+}
+
+static void on_metrics(struct http_request *r, struct slice body)
+{
+    struct buf b;
+
+    (void)body;
+    buf_init(&b, 4u << 20);
+    metrics_print(&b);
+    if (buf_rc(&b) == RC_OK) {
+        http_reply(r, 200, "text/plain; version=0.0.4", (struct slice){b.p, b.n});
+    } else {
+        http_reply(r, 500, "text/plain", (struct slice){(const uint8_t *)"out of memory\n", 14});
+    }
+    buf_deinit(&b);
+}
+
 /* ---- start ---- */
 static enum rc listen_open(struct daemon *d, struct err *reterr)
 {
@@ -111,6 +145,7 @@ static enum rc listen_open(struct daemon *d, struct err *reterr)
     const char *colon = strrchr(d->s.listen, ':');
     char host[128];
     uint64_t port;
+    enum rc rc;
 
     if (colon == NULL || (size_t)(colon - d->s.listen) >= sizeof(host) ||
         !str_to_u64(colon + 1, 65535, &port))
@@ -118,7 +153,12 @@ static enum rc listen_open(struct daemon *d, struct err *reterr)
     (void)snprintf(host, sizeof(host), "%.*s", (int)(colon - d->s.listen), d->s.listen);
     conf.host = host;
     conf.port = (uint16_t)port;
-    return rpc_server_open(&conf, &d->server, reterr);
+    rc = rpc_server_open(&conf, &d->server, reterr);
+    if (rc != RC_OK) return rc;
+    d->routes[0] = (struct http_route){"GET", "/healthz", 0, on_healthz, d, true};
+    d->routes[1] = (struct http_route){"GET", "/metrics", 0, on_metrics, d, false};
+    rc = http_route_add(d->server, d->routes);
+    return rc == RC_OK ? RC_OK : err_set(reterr, rc, "the plain HTTP routes: %s", rc_text(rc));
 }
 
 /* The backend must be there before tasks are asked for. Its library is not loaded into this
