@@ -7,9 +7,14 @@ set -euo pipefail
 work=$(mktemp -d "${TMPDIR:-/tmp}/mikura-test.XXXXXX")
 export MIKURA_SOURCE MIKURA_BUILD MIKURA_WORK=$work
 lib_end() {
-    local rc=$?
+    local rc=$? log
     if [ -e "$work/c/cluster.conf" ]; then
-        if [ $rc != 0 ] && [ $rc != 77 ]; then tail -n 20 "$work"/c/logs/*.log >&2 || true; fi
+        if [ $rc != 0 ] && [ $rc != 77 ]; then
+            for log in "$work"/c/logs/*.log; do
+                echo "-- ${log##*/}" >&2
+                grep -vE "^[^ ]+ (INFO|DEBUG) " "$log" | tail -n 15 >&2 || true
+            done
+        fi
         "$MIKURA_SOURCE/deploy/cluster" down --purge --dir "$work/c" >/dev/null || true
     fi
     rm -rf "$work"

@@ -79,7 +79,7 @@ class Proto:
                         self.factory.GetPrototype(d.input_type), self.factory.GetPrototype(d.output_type),
                         m.client_streaming, m.server_streaming)
 
-    def message(self, name, **fields):
+    def message(self, name, /, **fields):
         """message('mikura.v1.GrantRequest', collection='x')"""
         return self.factory.GetPrototype(self.pool.FindMessageTypeByName(name))(**fields)
 
@@ -87,7 +87,7 @@ class Proto:
 proto = Proto()
 
 
-def v1(name, **fields):
+def v1(name, /, **fields):
     return proto.message('mikura.v1.' + name, **fields)
 
 

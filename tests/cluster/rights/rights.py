@@ -30,7 +30,7 @@ SPEC = dict(collection='col-a', media_type='application/octet-stream')
 serial = iter(range(1, 1 << 30))
 
 
-def internal(name, **fields):
+def internal(name, /, **fields):
     return proto.message('mikura.internal.v1.' + name, **fields)
 
 
