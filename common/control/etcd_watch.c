@@ -317,12 +317,12 @@ static enum rc mirror_watch(struct etcd_mirror *m, struct err *reterr)
     Etcdserverpb__WatchCreateRequest create = ETCDSERVERPB__WATCH_CREATE_REQUEST__INIT;
     const struct rpc_metadata leader = {"hasleader", "true"};
     struct rpc_request_conf conf = {.path = "/etcdserverpb.Watch/Watch",
-                                    .timeout_ms = REREAD_MS,
                                     .metadata = &leader,
                                     .metadata_n = 1,
                                     .message_bytes_max = 4u << 20};
     uint8_t end[256];
     struct slice prefix = {(const uint8_t *)m->prefix, strlen(m->prefix)};
+    uint64_t until = clock_boot_ms() + REREAD_MS;
     struct fstream *s;
     enum rc rc = fstream_open(m->e->channels[m->e->current], &conf, &s);
 
@@ -338,7 +338,7 @@ static enum rc mirror_watch(struct etcd_mirror *m, struct err *reterr)
         Etcdserverpb__WatchResponse *w;
         struct rpc_msg *msg;
 
-        rc = fstream_recv(s, &msg, reterr);
+        rc = fstream_recv_ms(s, until - MIN(until, clock_boot_ms()), &msg, reterr);
         if (rc != RC_OK) break;
         w = etcdserverpb__watch_response__unpack(NULL, msg->n, msg->p);
         fstream_release(s, msg);

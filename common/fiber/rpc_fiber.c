@@ -425,7 +425,8 @@ void fstream_half_close(struct fstream *s)
     if (!s->done) rpc_request_half_close(&s->req);
 }
 
-enum rc fstream_recv(struct fstream *s, struct rpc_msg **ret_msg, struct err *reterr)
+enum rc fstream_recv_ms(struct fstream *s, uint64_t ms, struct rpc_msg **ret_msg,
+                        struct err *reterr)
 {
     for (;;) {
         if (s->nomem) return err_set(reterr, RC_NOMEM, "an answer was lost for want of memory");
@@ -436,8 +437,15 @@ enum rc fstream_recv(struct fstream *s, struct rpc_msg **ret_msg, struct err *re
         if (s->done) {
             return s->rc == RC_OK ? RC_RANGE : err_set(reterr, s->rc, "%s", s->req.err.msg);
         }
-        fiber_event_wait(&s->changed);
+        if (fiber_event_wait_ms(&s->changed, ms) != RC_OK) {
+            return err_set(reterr, RC_DEADLINE, "no message in time");
+        }
     }
+}
+
+enum rc fstream_recv(struct fstream *s, struct rpc_msg **ret_msg, struct err *reterr)
+{
+    return fstream_recv_ms(s, UINT64_MAX, ret_msg, reterr);
 }
 
 void fstream_release(struct fstream *s, struct rpc_msg *m)

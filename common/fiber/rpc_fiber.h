@@ -78,6 +78,9 @@ MUST_CHECK enum rc fstream_send_payload(struct fstream *s, const ProtobufCMessag
 void fstream_half_close(struct fstream *s);
 /* RC_OK with a message (release it); RC_RANGE: ended well, no more; else the call's failure. */
 MUST_CHECK enum rc fstream_recv(struct fstream *s, struct rpc_msg **ret_msg, struct err *reterr);
+/* The same, RC_DEADLINE when none came within ms; the call goes on. */
+MUST_CHECK enum rc fstream_recv_ms(struct fstream *s, uint64_t ms, struct rpc_msg **ret_msg,
+                                   struct err *reterr);
 void fstream_release(struct fstream *s, struct rpc_msg *m);
 /* From anywhere: its fiber's fstream_recv returns RC_CANCELED. */
 void fstream_cancel(struct fstream *s);

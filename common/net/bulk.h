@@ -91,7 +91,8 @@ typedef void (*bulk_out_cb)(struct bulk_out *o, enum rc rc, struct slice header,
 struct bulk_out {
     void *data;
     struct err err;
-    /* Optional: where the answer's payload shall go (at offset 0); NULL or none: a bulk_buf_new. */
+    /* Optional: where the answer's payload shall go (at offset 0; a reference is given); NULL or
+     * none: a bulk_buf_new. */
     struct bulk_buf *(*answer_buf)(struct bulk_out *o, uint32_t payload_n);
     struct bulk_out_priv {
         struct bulk_conn *conn;

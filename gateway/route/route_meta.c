@@ -21,7 +21,8 @@ static enum rc call(struct route_try *t, const char *path, const ProtobufCMessag
 
     for (;;) {
         const struct cluster_group *g;
-        struct rpc_request_conf conf = {.path = path, .message_bytes_max = 4u << 20};
+        struct rpc_request_conf conf = {
+            .path = path, .message_bytes_max = 4u << 20, .fail_fast = true};
         struct route_node *n;
 
         rc = route_primary(t, &n, &g, &err);
@@ -146,8 +147,8 @@ enum rc route_scan(struct route *r, struct route_at at, struct slice from, struc
 {
     Mikura__Internal__V1__ScanRequest req = MIKURA__INTERNAL__V1__SCAN_REQUEST__INIT;
     Mikura__Internal__V1__GroupRef ref = MIKURA__INTERNAL__V1__GROUP_REF__INIT;
-    struct rpc_request_conf conf = {.path = "/mikura.internal.v1.Store/Scan",
-                                    .message_bytes_max = 4u << 20};
+    struct rpc_request_conf conf = {
+        .path = "/mikura.internal.v1.Store/Scan", .message_bytes_max = 4u << 20, .fail_fast = true};
     struct route_try t;
     bool seen = false;
     enum rc rc;
