@@ -16,7 +16,10 @@ struct quality {
     char name[QUALITY_SCORES_MAX][32];
     uint32_t class_n, measure_n, content_idx; /* of the measures */
     uint32_t scores_out, measures_out;        /* which outputs of the model */
-    float *planes;                            /* one tile: 3 planes */
+    uint32_t slide_out;                       /* scores of slides; may be scores_out */
+    bool slide;
+    uint8_t least[3], most[3]; /* of each channel over all pixels seen */
+    float *planes;             /* one tile: 3 planes */
     double plain[QUALITY_SCORES_MAX], weighted[QUALITY_SCORES_MAX], weight;
     uint32_t tile_n;
 };
@@ -72,6 +75,12 @@ static enum rc quality_fits(struct quality *q, struct err *reterr)
         rc = names_split(model_prop_get(m, "measures"), "measures", q->name + q->class_n,
                          QUALITY_SCORES_MAX - q->class_n, &q->measure_n, reterr);
     if (rc == RC_OK) rc = output_find(m, "scores", q->class_n, &q->scores_out, reterr);
+    if (rc == RC_OK) {
+        q->slide_out = q->scores_out; /* a model without makes no difference */
+        for (uint32_t i = 0; i < m->output_n && rc == RC_OK; i++)
+            if (strcmp(m->value[m->output[i]].name, "scores_slide") == 0)
+                rc = output_find(m, "scores_slide", q->class_n, &q->slide_out, reterr);
+    }
     if (rc == RC_OK) rc = output_find(m, "measures", q->measure_n, &q->measures_out, reterr);
     if (rc != RC_OK) return rc;
     for (uint32_t i = 0; i < q->measure_n; i++) {
@@ -118,8 +127,11 @@ const char *quality_limits(const struct quality *q)
     return s == NULL ? "" : s;
 }
 
-void quality_begin(struct quality *q)
+void quality_begin(struct quality *q, bool slide)
 {
+    q->slide = slide;
+    memset(q->least, 255, sizeof(q->least));
+    memset(q->most, 0, sizeof(q->most));
     memset(q->plain, 0, sizeof(q->plain));
     memset(q->weighted, 0, sizeof(q->weighted));
     q->weight = 0;
@@ -142,13 +154,18 @@ static enum rc tile_add(struct quality *q, const uint8_t *rgb, uint32_t width, u
         float *p = q->planes + (size_t)y * width;
 
         for (uint32_t x = 0; x < width; x++)
-            for (uint32_t c = 0; c < 3; c++)
-                p[c * plane + x] = (float)row[3 * x + c] / 255.0f;
+            for (uint32_t c = 0; c < 3; c++) {
+                uint8_t v = row[3 * x + c];
+
+                q->least[c] = MIN(q->least[c], v);
+                q->most[c] = MAX(q->most[c], v);
+                p[c * plane + x] = (float)v / 255.0f;
+            }
     }
     CHECK(q->m->output_n <= ARRAY_N(out));
     rc = session_run(q->s, &shape, &in, out, reterr);
     if (rc != RC_OK) return rc;
-    scores = out[q->scores_out].data;
+    scores = out[q->slide ? q->slide_out : q->scores_out].data;
     measures = out[q->measures_out].data;
     content = (double)measures[q->content_idx];
     for (uint32_t i = 0; i < q->class_n + q->measure_n; i++) {
@@ -205,6 +222,9 @@ enum rc quality_end(struct quality *q, struct quality_result *ret, struct err *r
     if (q->tile_n == 0)
         return err_set(reterr, RC_INVAL, "smaller than %d x %d pixels", QUALITY_SIDE_MIN_PX,
                        QUALITY_SIDE_MIN_PX);
+    if (memcmp(q->least, q->most, sizeof(q->least)) == 0)
+        return err_set(reterr, RC_INVAL,
+                       "no contrast: not analysable (all pixels have one colour)");
     for (uint32_t i = 0; i < r.score_n; i++) {
         bool content =
             i == q->class_n + q->content_idx; /* weighed by itself it would say nothing */
@@ -219,9 +239,9 @@ enum rc quality_end(struct quality *q, struct quality_result *ret, struct err *r
     return RC_OK;
 }
 
-enum rc quality_image(struct quality *q, uint64_t width, uint64_t height, uint32_t tiles_max,
-                      quality_read_cb read, void *data, struct quality_result *ret,
-                      struct err *reterr)
+enum rc quality_image(struct quality *q, uint64_t width, uint64_t height, bool slide,
+                      uint32_t tiles_max, quality_read_cb read, void *data,
+                      struct quality_result *ret, struct err *reterr)
 {
     uint64_t nx, ny, step = 1;
     uint8_t *rgb = NULL;
@@ -240,7 +260,7 @@ enum rc quality_image(struct quality *q, uint64_t width, uint64_t height, uint32
         step++; /* at most max(nx, ny): below 2^23 */
     rgb = malloc((size_t)3 * w * h);
     if (rgb == NULL) return err_set(reterr, RC_NOMEM, "tile");
-    quality_begin(q);
+    quality_begin(q, slide);
     for (uint64_t j = (ny - 1) % step / 2; j < ny; j += step) {
         for (uint64_t i = (nx - 1) % step / 2; i < nx; i += step) {
             rc = read(data, cut_at(width, nx, w, i), cut_at(height, ny, h, j), w, h, rgb, reterr);

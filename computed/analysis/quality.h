@@ -28,22 +28,24 @@ struct quality_result {
     uint32_t score_n, tile_n;
 };
 
-/* m: borrowed; it must have one float32 input [N, 3, H, W], an output `scores` [N, classes] and an
- * output `measures` [N, k] whose names are in its metadata (`classes`, `measures`, comma-separated;
- * the measure named `content` weighs tiles). RC_INVAL where it has not. */
+/* m: borrowed; it must have one float32 input [N, 3, H, W], an output `scores` [N, classes],
+ * optionally `scores_slide` like it (white ground), and an output `measures` [N, k] whose names are
+ * in its metadata (`classes`, `measures`, comma-separated; the measure named `content` weighs
+ * tiles). RC_INVAL where it has not. */
 MUST_CHECK enum rc quality_open(struct engine *e, const struct model *m, struct quality **ret_q,
                                 struct err *reterr);
 void quality_close(struct quality *q);
 const char *quality_limits(const struct quality *q); /* what the answer must not be used for */
 
-/* A new image; forgets an unfinished one. */
-void quality_begin(struct quality *q);
+/* A new image; forgets an unfinished one. slide: its ground is white by design (bright field), so
+ * the model's `scores_slide` are taken where it has them. */
+void quality_begin(struct quality *q, bool slide);
 /* One region. rgb: width * 3 bytes per row, rows stride bytes apart; borrowed until return. Regions
  * narrower than QUALITY_SIDE_MIN_PX on a side (a slide's rim) are skipped. RC_* as session_run().
  */
 MUST_CHECK enum rc quality_add(struct quality *q, const uint8_t *rgb, uint32_t width,
                                uint32_t height, size_t stride, struct err *reterr);
-/* RC_INVAL: no region was large enough. */
+/* RC_INVAL: no region was large enough, or all pixels seen have one colour: nothing can be said. */
 MUST_CHECK enum rc quality_end(struct quality *q, struct quality_result *ret, struct err *reterr);
 
 /* One call for pulled regions: read() is asked for each rectangle of a width x height image in turn
@@ -51,6 +53,6 @@ MUST_CHECK enum rc quality_end(struct quality *q, struct quality_result *ret, st
  * tiles are sampled on a regular grid of tiles. */
 typedef enum rc (*quality_read_cb)(void *data, uint64_t x, uint64_t y, uint32_t width,
                                    uint32_t height, uint8_t *rgb, struct err *reterr);
-MUST_CHECK enum rc quality_image(struct quality *q, uint64_t width, uint64_t height,
+MUST_CHECK enum rc quality_image(struct quality *q, uint64_t width, uint64_t height, bool slide,
                                  uint32_t tiles_max, quality_read_cb read, void *data,
                                  struct quality_result *ret, struct err *reterr);

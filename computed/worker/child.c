@@ -134,8 +134,8 @@ static enum rc score(struct child *c, const struct image_source *src, const char
     if (rc != RC_OK) return rc;
     in = image_info(s.img);
     s.frame = in->frame_n / 2; /* the middle of a series: its ends are often empty */
-    rc = quality_image(c->quality, in->level[0].width, in->level[0].height, tiles_max, tile_read,
-                       &s, ret, reterr);
+    rc = quality_image(c->quality, in->level[0].width, in->level[0].height,
+                       strcmp(in->kind, "slide") == 0, tiles_max, tile_read, &s, ret, reterr);
     image_close(s.img);
     return rc;
 }

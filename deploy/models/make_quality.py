@@ -5,7 +5,8 @@ No training: every number is written here with its reason. The network has fixed
 
 Input  x        float32 [N, 3, H, W], RGB, 0..1; H and W at least 16
 Output scores   float32 [N, 4], softmax over the classes
-       measures float32 [N, 5], in the order of metadata `measures`
+       scores_slide float32 [N, 4], the same for pictures whose ground is white by design (slides in bright field)
+       measures float32 [N, 6], in the order of metadata `measures`
 
 sharpness   After Crete, Dolmiere, Ladret, Nicolas, "The blur effect: perception and estimation with a
             new no-reference perceptual blur metric" (SPIE 6492, 2007): blurring a sharp picture takes
@@ -16,7 +17,11 @@ sharpness   After Crete, Dolmiere, Ladret, Nicolas, "The blur effect: perception
 luminance   mean over pixels that are not black (fundus, capsule and CT pictures have black surrounds)
 dark        fraction of black pixels
 saturated   fraction of pixels at the white end
+rest_luminance  mean luminance of the pixels that are neither black nor saturated; 1 where there is none
 content     how much gradient there is, 0..1: weighs tiles of a slide, so that blank glass hardly counts
+
+Slides, three as they are and brightened (gain 1.6 plus 0.3, 2.2, 2 plus 0.16): rest_luminance 0.64-0.79 and 0.71-0.90: 0.82,
+which misses the faintest of these.
 
 Thresholds, from 27 real pictures (endoscopy, capsule endoscopy, fundus, OCT, histology) as they are, after a Gaussian blur
 of 3 px, at a fifth of their brightness, and at 1.6 times plus 0.3: sharpness 0.42-0.81 as they are,
@@ -29,13 +34,16 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 CLASSES = "usable,blurred,dark,overexposed"
-MEASURES = "sharpness,luminance,dark_fraction,saturated_fraction,content"
+MEASURES = "sharpness,luminance,dark_fraction,saturated_fraction,rest_luminance,content"
 LIMITS = (
     "Technical quality only: sharpness and exposure of a picture. Not a medical device; says nothing about "
     "the presence or absence of disease; not for accepting or rejecting a patient's examination without a person. "
     "Noise counts as sharpness; pictures that are smooth by nature (scintigrams, small interpolated images) come out as "
     "blurred; motion blur in one direction, focus on the wrong layer, artefacts, wrong staining and wrong organs are not seen. "
-    "Overexposed means white clipping: not seen where the clipped colour is not white. "
+    "Overexposed means white clipping of 30 % of the picture: not seen where the clipped colour is not white or the clipped "
+    "area is smaller. Of a slide, white glass does not count and only strong overexposure of the tissue is seen; a crop of a "
+    "slide that is stored as an ordinary picture and holds much glass comes out as overexposed. Fluorescence is dark by "
+    "nature and comes out as dark. Of several frames only the middle one is scored, of a large slide a sample of tiles. "
     "Thresholds were set on 27 pictures, none from your scanner.")
 PREPROCESSING = "RGB, float32 = 8-bit value / 255, native scale, tiles of at most 512 x 512 pixels, at least 32"
 
@@ -76,6 +84,13 @@ def build():
     exposure = node("Conv", [fractions, const("w_exposure", f32(-1, 0, 0, 1).reshape(2, 2, 1, 1)),
                              const("b_exposure", f32(1, 0))], "exposure")  # dark, saturated
 
+    # The rest: weight w = not black * (1 - saturated) = ramp 0 - ramp 1 (the ramps do not overlap).
+    weight = node("Conv", [ramps, const("w_rest", f32(1, -1).reshape(1, 2, 1, 1))], "rest_weight")
+    rest_sum = mean(node("Mul", [weight, y], "rest_luma"), "rest_mean", (2, 3))
+    eps_rest = const("eps_rest", np.float32(1e-3))  # 0.1 % of the pixels: with fewer it tends to 1
+    rest = node("Div", [node("Add", [rest_sum, eps_rest], "rest_sum_eps"),
+                        node("Add", [mean(weight, "rest_weight_mean", (2, 3)), eps_rest], "rest_weight_eps")], "rest")
+
     # Gradients along one direction, before and after a box of 9: taps of a kernel of 10.
     d, b = np.zeros(10, np.float32), np.zeros(10, np.float32)
     d[4], d[5] = -1, 1
@@ -97,20 +112,27 @@ def build():
     content = node("Clip", [node("Mul", [plain, const("content_gain", np.float32(40))], "content_raw"), zero, one],
                    "content")
 
-    node("Flatten", [node("Concat", [sharp, luminance, exposure, content], "measures4", axis=1)], "measures")
+    node("Flatten", [node("Concat", [sharp, luminance, exposure, rest, content], "measures4", axis=1)], "measures")
     # logits = W m + b: usable 0; blurred 30 (0.25 - sharpness); dark 60 (0.15 - luminance); overexposed
     # 30 (saturated - 0.30). Dark weighs double: a dark picture is often unsharp as well, and dark is why.
-    w = np.zeros((4, 5), np.float32)
+    # On a slide glass beside tissue is as white as clipping, but leaves the tissue as it was: overexposed =
+    # min(that, 60 (rest_luminance - 0.82)).
+    w = np.zeros((4, 6), np.float32)
     w[1, 0], w[2, 1], w[3, 3] = -30, -60, 30
-    node("Gemm", ["measures", const("w_class", w), const("b_class", f32(0, 30 * 0.25, 60 * 0.15, -30 * 0.30))],
-         "logits", transB=1)
+    b = f32(0, 30 * 0.25, 60 * 0.15, -30 * 0.30)
+    rest_w, rest_b = w.copy(), b.copy()
+    rest_w[3], rest_b[3] = 0, -60 * 0.82
+    rest_w[3, 4] = 60
+    node("Gemm", ["measures", const("w_class", w), const("b_class", b)], "logits", transB=1)
+    node("Gemm", ["measures", const("w_rest_class", rest_w), const("b_rest_class", rest_b)], "logits_rest", transB=1)
     node("Softmax", ["logits"], "scores", axis=1)
+    node("Softmax", [node("Min", ["logits", "logits_rest"], "logits_slide")], "scores_slide", axis=1)
 
     def info(name, shape):
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
     graph = helper.make_graph(nodes, "quality", [info("x", ["N", 3, "H", "W"])],
-                              [info("scores", ["N", 4]), info("measures", ["N", 5])], inits)
+                              [info("scores", ["N", 4]), info("measures", ["N", 6]), info("scores_slide", ["N", 4])], inits)
     model = helper.make_model(graph, producer_name="mikura", producer_version="1",
                               opset_imports=[helper.make_opsetid("", 13)])
     model.ir_version = 8

@@ -112,11 +112,11 @@ static void label_is(struct fixture *f, const double *p, double gain, double off
     double sum = 0;
 
     to_rgb(p, gain, offset, rgb);
-    quality_begin(f->q);
+    quality_begin(f->q, /* slide= */ false);
     assert_int_equal(quality_add(f->q, rgb, SIDE, SIDE, 3 * SIDE, &e), RC_OK);
     assert_int_equal(quality_end(f->q, &r, &e), RC_OK);
     assert_string_equal(r.label, label);
-    assert_int_equal(r.score_n, 9);
+    assert_int_equal(r.score_n, 10);
     assert_int_equal(r.tile_n, 1);
     for (int i = 0; i < 4; i++)
         sum += r.score[i].value;
@@ -131,9 +131,7 @@ static void test_spoiled(void **state)
     paint(p);
     label_is(*state, p, 1, 0, "usable");
     label_is(*state, p, 0.15, 0, "dark");
-    label_is(*state, p, 0, 0, "dark");
     label_is(*state, p, 2.5, 0.2, "overexposed");
-    label_is(*state, p, 0, 1, "overexposed");
     blur(p);
     label_is(*state, p, 1, 0, "blurred");
     free(p);
@@ -154,6 +152,7 @@ static enum rc slide_read(void *data, uint64_t x, uint64_t y, uint32_t width, ui
     s->reads++;
     if (s->broken) return err_set(reterr, RC_CORRUPT, "tile %u", s->reads);
     memset(rgb, 252, (size_t)3 * width * height);
+    rgb[0] = 250; /* no glass is perfect; without it there would be no contrast */
     for (uint32_t j = 0; j < height; j++)
         for (uint32_t i = 0; i < width; i++)
             if (x + i >= 500 && x + i < 1000 && y + j >= 300)
@@ -174,19 +173,19 @@ static void test_slide(void **state)
     paint(p);
     to_rgb(p, 1, 0, rgb);
     /* 1500 x 600: 3 x 2 tiles of 500 x 300; at most 2 of them: every second one: 2 x 1 */
-    assert_int_equal(quality_image(f->q, 1500, 600, 100, slide_read, &s, &a, &e), RC_OK);
+    assert_int_equal(quality_image(f->q, 1500, 600, true, 100, slide_read, &s, &a, &e), RC_OK);
     assert_int_equal(s.reads, 6);
     assert_int_equal(a.tile_n, 6);
     assert_string_equal(a.label, "usable"); /* the glass, overexposed by itself, hardly counts */
-    assert_int_equal(quality_image(f->q, 1500, 600, 100, slide_read, &s, &b, &e), RC_OK);
+    assert_int_equal(quality_image(f->q, 1500, 600, true, 100, slide_read, &s, &b, &e), RC_OK);
     assert_memory_equal(&a, &b, sizeof(a));
     s.reads = 0;
-    assert_int_equal(quality_image(f->q, 1500, 600, 2, slide_read, &s, &b, &e), RC_OK);
+    assert_int_equal(quality_image(f->q, 1500, 600, true, 2, slide_read, &s, &b, &e), RC_OK);
     assert_int_equal(s.reads, 2);
     s.broken = true;
-    assert_int_equal(quality_image(f->q, 1500, 600, 2, slide_read, &s, &b, &e), RC_CORRUPT);
-    assert_int_equal(quality_image(f->q, 31, 600, 2, slide_read, &s, &b, &e), RC_INVAL);
-    quality_begin(f->q);
+    assert_int_equal(quality_image(f->q, 1500, 600, true, 2, slide_read, &s, &b, &e), RC_CORRUPT);
+    assert_int_equal(quality_image(f->q, 31, 600, true, 2, slide_read, &s, &b, &e), RC_INVAL);
+    quality_begin(f->q, /* slide= */ false);
     assert_int_equal(quality_add(f->q, rgb, 20, 20, 60, &e), RC_OK); /* a rim: skipped */
     assert_int_equal(quality_end(f->q, &b, &e), RC_INVAL);
     assert_true(strlen(quality_limits(f->q)) > 100);
@@ -194,10 +193,75 @@ static void test_slide(void **state)
     free(rgb);
 }
 
+/* A tile of which two thirds are glass and one is tissue: on a slide that is usable, and
+ * overexposed when the tissue is bright as well; elsewhere so much white is clipping. */
+static enum rc rim_read(void *data, uint64_t x, uint64_t y, uint32_t width, uint32_t height,
+                        uint8_t *rgb, struct err *reterr)
+{
+    const uint8_t *tissue = data;
+
+    (void)y;
+    (void)reterr;
+    memset(rgb, 254, (size_t)3 * width * height);
+    for (uint32_t j = 0; j < height; j++)
+        for (uint32_t i = 0; i < width; i++)
+            if (x + i < SIDE)
+                memcpy(rgb + 3 * ((size_t)j * width + i), tissue + 3 * (j % SIDE * SIDE + x + i),
+                       3);
+    return RC_OK;
+}
+
+static void test_glass(void **state)
+{
+    struct fixture *f = *state;
+    double *p = malloc(sizeof(*p) * SIDE * SIDE);
+    uint8_t *rgb = malloc(3 * SIDE * SIDE);
+    struct quality_result r;
+    struct err e;
+
+    paint(p);
+    to_rgb(p, 1, 0, rgb);
+    assert_int_equal(quality_image(f->q, 3 * SIDE, SIDE, true, 9, rim_read, rgb, &r, &e), RC_OK);
+    assert_int_equal(r.tile_n, 1);
+    assert_string_equal(r.label, "usable");
+    assert_int_equal(quality_image(f->q, 3 * SIDE, SIDE, false, 9, rim_read, rgb, &r, &e), RC_OK);
+    assert_string_equal(r.label, "overexposed");
+    to_rgb(p, 0.5, 0.68, rgb);
+    assert_int_equal(quality_image(f->q, 3 * SIDE, SIDE, true, 9, rim_read, rgb, &r, &e), RC_OK);
+    assert_string_equal(r.label, "overexposed");
+    free(p);
+    free(rgb);
+}
+
+/* One colour, be it black, white or red: nothing can be said. One pixel more and it can. */
+static void test_no_contrast(void **state)
+{
+    static const uint8_t colour[3][3] = {{0, 0, 0}, {255, 255, 255}, {200, 20, 30}};
+    struct fixture *f = *state;
+    uint8_t *rgb = malloc(3 * SIDE * SIDE);
+    struct quality_result r;
+    struct err e;
+
+    for (int k = 0; k < 3; k++) {
+        for (int i = 0; i < 3 * SIDE * SIDE; i++)
+            rgb[i] = colour[k][i % 3];
+        quality_begin(f->q, /* slide= */ false);
+        assert_int_equal(quality_add(f->q, rgb, SIDE, SIDE, 3 * SIDE, &e), RC_OK);
+        assert_int_equal(quality_end(f->q, &r, &e), RC_INVAL);
+        assert_non_null(strstr(e.msg, "no contrast"));
+        rgb[3 * 1000 + 1] ^= 1;
+        quality_begin(f->q, /* slide= */ false);
+        assert_int_equal(quality_add(f->q, rgb, SIDE, SIDE, 3 * SIDE, &e), RC_OK);
+        assert_int_equal(quality_end(f->q, &r, &e), RC_OK);
+    }
+    free(rgb);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_spoiled),
-                                       cmocka_unit_test(test_slide)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_spoiled), cmocka_unit_test(test_slide),
+                                       cmocka_unit_test(test_glass),
+                                       cmocka_unit_test(test_no_contrast)};
 
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -131,16 +131,20 @@ def quality():
         y = np.einsum("nchw,c->nhw", x.astype(np.float64), [.299, .587, .114])
         m = np.clip((y - .05) * 40, 0, 1)
         lum = (y * m).mean((1, 2)) / (m.mean((1, 2)) + 1e-3)
-        sat = np.clip((y - .97) * 60, 0, 1).mean((1, 2))
+        clipped = np.clip((y - .97) * 60, 0, 1)
+        sat = clipped.mean((1, 2))
+        rest = (((m - clipped) * y).mean((1, 2)) + 1e-3) / ((m - clipped).mean((1, 2)) + 1e-3)
         plain = lost = 0
         for z in (y, y.transpose(0, 2, 1)):
             d = np.abs(z[:, :, 5:-4] - z[:, :, 4:-5])
             b = np.abs(z[:, :, 9:] - z[:, :, :-9]) / 9
             plain = plain + np.maximum(d - .006, 0).mean((1, 2))
             lost = lost + np.maximum(d - .006 - b, 0).mean((1, 2))
-        ms = np.stack([lost / (plain + 1e-5), lum, 1 - m.mean((1, 2)), sat, np.clip(plain * 40, 0, 1)], 1)
+        ms = np.stack([lost / (plain + 1e-5), lum, 1 - m.mean((1, 2)), sat, rest, np.clip(plain * 40, 0, 1)], 1)
         z = np.stack([0 * lum, 30 * (.25 - ms[:, 0]), 60 * (.15 - ms[:, 1]), 30 * (ms[:, 3] - .3)], 1)
-        return [softmax(z, 1), ms]
+        slide = z.copy()
+        slide[:, 3] = np.minimum(z[:, 3], 60 * (rest - .82))
+        return [softmax(z, 1), ms, softmax(slide, 1)]
 
     return data, want
 
