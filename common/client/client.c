@@ -14,7 +14,7 @@
 #define PROBE_MS     3000u  /* a handshake over a slow link takes some 500 ms */
 #define NEVER_MS     10000u /* nothing has ever answered: a wrong address, not an outage */
 #define TRY_MS       30000u /* one try; then the next gateway */
-#define BUSY_TRIES   5u
+#define BUSY_TRIES   4u
 #define BACKOFF_MS   100u
 #define BACKOFF_MAX  2000u
 #define HEALTH_CHECK "/grpc.health.v1.Health/Check"
