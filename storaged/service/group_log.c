@@ -485,21 +485,23 @@ static void trim_run(void *arg)
     g->trimming = false;
     if (rc == RC_OK) rc = t.rc;
     if (rc == RC_OK) {
+        log_info("log_trimmed", "group=%s first=%llu", g->name, (unsigned long long)t.first);
         group_event(g, &ev);
     } else if (rc != RC_NOMEM) {
         group_fail(g, rc, &t.err);
     }
 }
 
-/* The log is bounded: who lags further behind than SD_LOG_KEEP takes a snapshot. */
+/* The log is bounded: who lags further behind than log_keep takes a snapshot; a quarter of it stays
+ * for those who lag a little. */
 void group_trim(struct sd_group *g)
 {
-    uint64_t first;
+    uint64_t keep = g->sd->conf.log_keep, first;
 
-    if (!g->ready || g->dead || g->trimming || g->applied < SD_LOG_KEEP) return;
-    first = MAX(MIN(replica_log_needed(&g->core), g->applied + 1), g->applied - SD_LOG_KEEP);
-    first = MIN(first, g->applied > SD_LOG_KEEP / 4 ? g->applied - SD_LOG_KEEP / 4 : 0);
-    if (first < g->trimmed_at + SD_LOG_TRIM_EVERY) return;
+    if (!g->ready || g->dead || g->trimming || g->applied <= keep) return;
+    first = MAX(MIN(replica_log_needed(&g->core), g->applied + 1), g->applied - keep);
+    first = MIN(first, g->applied - keep / 4);
+    if (first < g->trimmed_at + MAX(keep / 4, 1)) return;
     g->trimmed_at = first;
     g->trimming = sd_spawn(g->sd, trim_run, g) == RC_OK;
 }

@@ -1,26 +1,24 @@
 /* storaged/service/limits.h - every bound of the daemon, with its arithmetic. */
 #pragma once
 
-#define SD_DISKS_MAX      16u
-#define SD_GROUPS_MAX     8192u /* 4,096 groups of a cluster, two disks holding all of them */
-#define SD_GROUP_BUCKETS  2048u
-#define SD_BATCH_ENTRIES  128u         /* entries of one apply batch ... */
-#define SD_BATCH_BYTES    (4u << 20)   /* ... and their bytes */
-#define SD_CATCHUPS_MAX   4u           /* reads of old entries for laggards, a group */
-#define SD_PULLS_MAX      8u           /* chunk pulls a disk */
-#define SD_PAGERS_MAX     16u          /* scans and snapshots that hold a thread */
-#define SD_PAGER_IDLE_MS  15000u       /* a page not asked for in this time ends its scan */
-#define SD_SCAN_BYTES     (768u << 10) /* of a Scan message: below 1 MiB with its framing */
-#define SD_GET_KEYS_MAX   256u
-#define SD_GET_BYTES_MAX  (3u << 20) /* gateways accept messages of 4 MiB */
-#define SD_REQUESTS_MAX   4096u      /* Store calls at once */
-#define SD_CONNS_MAX      1024u
-#define SD_SIGNING_MAX    64u
-#define SD_TICK_MS        50u  /* REPLICA_TICK_MS */
-#define SD_DIAL_MS        100u /* first pause between dials, doubles to ... */
-#define SD_DIAL_MS_MAX    2000u
-#define SD_FORWARD_MS     8000u  /* the rest of a chain; then it is left to pull */
-#define SD_LOG_KEEP       20000u /* entries kept for laggards */
-#define SD_LOG_TRIM_EVERY 5000u
-#define SD_CACHE_BYTES    (24u << 20) /* log entries in memory, all groups */
-#define SD_CHUNK_BYTES    (72u << 20) /* payloads in memory a process: 9 chunks of 8 MiB */
+#define SD_DISKS_MAX     16u
+#define SD_GROUPS_MAX    8192u /* 4,096 groups of a cluster, two disks holding all of them */
+#define SD_GROUP_BUCKETS 2048u
+#define SD_BATCH_ENTRIES 128u         /* entries of one apply batch ... */
+#define SD_BATCH_BYTES   (4u << 20)   /* ... and their bytes */
+#define SD_CATCHUPS_MAX  4u           /* reads of old entries for laggards, a group */
+#define SD_PULLS_MAX     8u           /* chunk pulls a disk */
+#define SD_PAGERS_MAX    16u          /* scans and snapshots that hold a thread */
+#define SD_PAGER_IDLE_MS 15000u       /* a page not asked for in this time ends its scan */
+#define SD_SCAN_BYTES    (768u << 10) /* of a Scan message: below 1 MiB with its framing */
+#define SD_GET_KEYS_MAX  256u
+#define SD_GET_BYTES_MAX (3u << 20) /* gateways accept messages of 4 MiB */
+#define SD_REQUESTS_MAX  4096u      /* Store calls at once */
+#define SD_CONNS_MAX     1024u
+#define SD_SIGNING_MAX   64u
+#define SD_TICK_MS       50u  /* REPLICA_TICK_MS */
+#define SD_DIAL_MS       100u /* first pause between dials, doubles to ... */
+#define SD_DIAL_MS_MAX   2000u
+#define SD_FORWARD_MS    3000u       /* the rest of a chain; then it is left to pull */
+#define SD_CACHE_BYTES   (24u << 20) /* log entries in memory, all groups */
+#define SD_CHUNK_BYTES   (72u << 20) /* payloads in memory a process: 9 chunks of 8 MiB */

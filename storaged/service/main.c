@@ -33,6 +33,7 @@ static const struct conf_opt OPTS[] = {
     OPT("limit_bytes", CONF_BYTES, limit_bytes, "0", "BYTES",
         "what a disk may use; 0 = its file system"),
     OPT("chunk_bytes", CONF_BYTES, chunk_bytes, "72MiB", "BYTES", "memory for payloads"),
+    OPT("log_keep", CONF_U64, log_keep, "20000", "N", "entries a group keeps for laggards"),
     OPT("session_tick", CONF_MS, tick_ms, "1h", "TIME", "how often upload sessions age"),
     {0},
 };
@@ -70,12 +71,16 @@ int main(int argc, char **argv)
     rc = sd_open(&the_sd, &conf, &loop, &err);
     if (rc != RC_OK) {
         log_error("start_failed", "rc=%s why=%s", rc_name(rc), err.msg);
-        return 1; /* what is open, the kernel closes; nothing was promised yet */
+        _exit(1); /* what is open, the kernel closes; nothing was promised yet */
     }
     CHECK(uv_signal_init(&loop, &term) == 0 && uv_signal_start(&term, on_signal, SIGTERM) == 0);
     CHECK(uv_signal_init(&loop, &intr) == 0 && uv_signal_start(&intr, on_signal, SIGINT) == 0);
     uv_unref((uv_handle_t *)&term);
     uv_unref((uv_handle_t *)&intr);
     (void)uv_run(&loop, UV_RUN_DEFAULT);
+    if (!uv_is_closing((uv_handle_t *)&term)) uv_close((uv_handle_t *)&term, NULL);
+    if (!uv_is_closing((uv_handle_t *)&intr)) uv_close((uv_handle_t *)&intr, NULL);
+    (void)uv_run(&loop, UV_RUN_DEFAULT);
+    CHECK(uv_loop_close(&loop) == 0);
     return 0;
 }

@@ -22,7 +22,7 @@
 struct sd_settings {
     const char *name, *listen, *advertise, *ca, *cert, *key, *etcd, *cluster, *zone, *rack, *host;
     const char *disks, *data, *log_level, *engine;
-    uint64_t segment_bytes, reserve_bytes, limit_bytes, chunk_bytes, tick_ms;
+    uint64_t segment_bytes, reserve_bytes, limit_bytes, chunk_bytes, tick_ms, log_keep;
 };
 struct sd;
 

@@ -4,6 +4,7 @@
  *   store_load ETCD CA CERT KEY setup NODES GROUP_BITS
  *   store_load ... load FIRST N FIBERS ACKED     append the number of each acknowledged item
  *   store_load ... check ACKED                   every one, each chunk from every in-sync replica
+ *   store_load ... wish NODES                    all disks that are there shall be members
  *   store_load ... wait IN_SYNC                  until all groups have so many in sync
  * Exit 0, or 1 with a line that says what failed. */
 #include "common/base/log.h"
@@ -366,6 +367,36 @@ static void setup(void)
     printf("setup: %u disks, %u groups\n", n, 1u << pool.prefix_bits);
 }
 
+static void wish(void)
+{
+    const struct cluster_group *g = NULL;
+    uint32_t nodes = (uint32_t)strtoul(args[6], NULL, 10);
+    struct placement_disk disks[16];
+    struct group_set set = {0};
+
+    while ((set.n = disks_of(disks, ARRAY_N(disks))) != nodes)
+        fiber_cond_wait(&changed);
+    for (uint32_t k = 0; k < set.n; k++)
+        set.disks[k] = disks[k].id;
+    while ((g = cluster_group_next(cluster, g)) != NULL) {
+        uint8_t value[GROUP_WISH_BYTES_MAX];
+        char key[128];
+        struct etcd_op put = {.kind = ETCD_PUT};
+        struct etcd_txn t = {.then = &put, .then_n = 1};
+        struct wait w = {0};
+
+        put.key.p = (const uint8_t *)key;
+        put.key.n =
+            (size_t)snprintf(key, sizeof key, "/mikura/local/pg/%u/%u/%016" PRIx64 "/desired",
+                             g->group.pool, g->group.prefix_bits, g->group.prefix);
+        put.value = (struct slice){value, group_wish_encode(&set, value)};
+        w.r.data = &w;
+        if (etcd_txn(etcd, &w.r, &t, on_put) != RC_OK) FAIL("etcd_txn %s", key);
+        fiber_event_wait(&w.done);
+        if (w.rc != RC_OK) FAIL("put %s: %s", key, w.r.err.msg);
+    }
+}
+
 static void wait_in_sync(void)
 {
     uint32_t want = (uint32_t)strtoul(args[6], NULL, 10);
@@ -448,6 +479,8 @@ static void run(void *arg)
             load();
         } else if (strcmp(args[5], "check") == 0 && args_n == 7) {
             check();
+        } else if (strcmp(args[5], "wish") == 0 && args_n == 7) {
+            wish();
         } else if (strcmp(args[5], "wait") == 0 && args_n == 7) {
             wait_in_sync();
         } else {

@@ -45,7 +45,44 @@ client check "$acked"
 load_during true
 
 for v in 1 2 3; do cluster stop storaged-$v; done # an orderly end
-grep -c ' stopped ' "$work"/c/logs/storaged-*.log
+for v in 1 2 3; do grep -q ' stopped ' "$work/c/logs/storaged-$v.log" || fail "storaged-$v did not end in order"; done
+for v in 1 2 3; do cluster start storaged-$v >/dev/null; done
+client wait 3
+client check "$acked"
+
+# a primary that stands still must not answer old things when it goes on; etcd away stops nobody
+pid=$(cut -d' ' -f1 "$work/c/run/storaged-2.pid")
+load_during kill -STOP "$pid"
+client check "$acked"
+kill -CONT "$pid"
+client wait 3
+load_during cluster kill etcd-1
+cluster start etcd-1 >/dev/null
+client check "$acked"
+
+# a disk that is lost whole, and logs too short to catch up from: its successor takes the groups'
+# states and every chunk from the others
+for v in 1 2 3; do cluster stop storaged-$v; done
+rm -rf "$work/c/storaged-3/disk-1"
+mkdir "$work/c/storaged-3/disk-1"
+pids=()
+begin() { # N: not by deploy/cluster, which writes its own settings
+    "$MIKURA_BUILD/bin/storaged" --config="$work/c/storaged-$1/storaged.conf" --log_keep=8 --session_tick=1s \
+        >>"$work/c/logs/storaged-$1.log" 2>&1 &
+    pids+=($!)
+}
+begin 1
+begin 2
+client wait 2
+load_during true
+until grep -q trimmed "$work/c/logs/storaged-1.log"; do sleep 0.1; done
+begin 3
+client wish 3
+client wait 3
+client check "$acked"
+grep -q 'snapshot_taken .*rc=RC_OK' "$work/c/logs/storaged-3.log" || fail "no snapshot was taken"
+kill "${pids[@]}"
+wait "${pids[@]}"
 for v in 1 2 3; do cluster start storaged-$v >/dev/null; done
 client wait 3
 client check "$acked"
