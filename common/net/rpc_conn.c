@@ -331,7 +331,6 @@ static int cb_frame_not_send(nghttp2_session *h2, const nghttp2_frame *frame, in
 {
     struct rpc_conn *c = data;
 
-    (void)h2;
     (void)error;
     if (c->conf.server || frame->hd.type != NGHTTP2_HEADERS) return 0;
     LIST_FOREACH_SAFE(it, &c->streams)
@@ -339,6 +338,8 @@ static int cb_frame_not_send(nghttp2_session *h2, const nghttp2_frame *frame, in
         struct rpc_stream *s = CONTAINER_OF(it, struct rpc_stream, link);
 
         if (s->id != frame->hd.stream_id || s->headers_sent) continue;
+        /* nghttp2 may have opened it already, and then tells of its close, too */
+        (void)nghttp2_session_set_stream_user_data(h2, s->id, NULL);
         stream_gone(s);
         c->conf.ops->on_closed(s, NGHTTP2_REFUSED_STREAM, RC_OK, NULL);
         break;
