@@ -284,7 +284,8 @@ static void worker(void *arg)
         } else {
             g->failed_n++;
             if (g->first_rc == RC_OK) g->first_rc = rc;
-            g->stop = g->stop || rc == RC_UNAVAIL || rc == RC_UNAUTH || rc == RC_DENIED;
+            if (g->stop) continue; /* the same reason was told */
+            g->stop = rc == RC_UNAVAIL || rc == RC_UNAUTH || rc == RC_DENIED;
             if (g->progress.f != NULL) (void)fputs("\r\033[K", g->progress.f);
             (void)fprintf(stderr, "failed %s/%s/%s: %s\n", g->collection, it->case_id, it->path,
                           e.msg);

@@ -398,9 +398,26 @@ static void results_csv_cases(const struct results *r)
     }
 }
 
+/* The one device of all items, or NULL. */
+static const char *one_device(const struct results *r)
+{
+    const char *device = NULL;
+
+    for (size_t i = 0; i < r->n; i++) {
+        for (size_t k = 0; k < r->parts[i]->n_items; k++) {
+            const char *d = r->parts[i]->items[k]->device;
+
+            if (d[0] == 0) continue; /* set aside */
+            if (device != NULL && strcmp(device, d) != 0) return NULL;
+            device = d;
+        }
+    }
+    return device;
+}
+
 static enum rc results_table_items(const struct results *r)
 {
-    const char *head[SCORES_MAX + 4], *titles[SCORES_MAX];
+    const char *head[SCORES_MAX + 3], *device = one_device(r);
     char title[SCORES_MAX][40];
     const double *values[SCORES_MAX];
     struct names s = {0};
@@ -409,38 +426,38 @@ static enum rc results_table_items(const struct results *r)
     enum rc rc;
 
     item_names(r, &s);
-    head[n++] = "IMAGE";
-    head[n++] = "RESULT";
     for (unsigned i = 0; i < s.n; i++) {
         (void)snprintf(title[i], sizeof title[i], ">%.38s", s.name[i]);
-        titles[i] = title[i];
-        head[n++] = titles[i];
+        head[n++] = title[i];
     }
-    head[n++] = "DEVICE";
-    head[n++] = "NOT ANALYSED BECAUSE";
+    if (device == NULL) head[n++] = "DEVICE";
+    head[n++] = "RESULT";
+    head[n++] = "IMAGE";
     table_init(&t, head, n);
     for (size_t i = 0; i < r->n; i++) {
         for (size_t k = 0; k < r->parts[i]->n_items; k++) {
             const Mikura__V1__ItemResult *x = r->parts[i]->items[k];
+            bool aside = x->label[0] == 0;
 
-            table_cell(&t, "%s/%s/%s", x->object == NULL ? "?" : x->object->collection,
-                       x->object == NULL ? "?" : x->object->case_id,
-                       x->object == NULL ? "?" : x->object->path);
-            table_cell(&t, "%s", x->label[0] != 0 ? x->label : "(set aside)");
             spread(&s, x->n_scores, x->scores, values);
             for (unsigned j = 0; j < s.n; j++) {
                 if (values[j] == NULL) {
                     table_cell(&t, "-");
                 } else {
-                    table_cell(&t, "%.3f", *values[j]);
+                    table_cell(&t, "%.2f", *values[j]);
                 }
             }
-            table_cell(&t, "%s", x->device);
-            table_cell(&t, "%s", x->set_aside_reason);
+            if (device == NULL) table_cell(&t, "%s", x->device);
+            table_cell(&t, "%s", aside ? "not analysed" : x->label);
+            table_cell(&t, "%s/%s/%s%s%s", x->object == NULL ? "?" : x->object->collection,
+                       x->object == NULL ? "?" : x->object->case_id,
+                       x->object == NULL ? "?" : x->object->path, aside ? ": " : "",
+                       aside ? x->set_aside_reason : "");
         }
     }
     rc = table_print(&t, stdout);
     table_deinit(&t);
+    if (rc == RC_OK && device != NULL) (void)printf("all on %s\n", device);
     return rc;
 }
 
@@ -545,6 +562,12 @@ static enum rc results_table(struct cli *c, const struct results *r, const struc
         const Mikura__V1__ObjectRef *o = r->parts[i]->stored_at;
 
         if (o == NULL) continue;
+        if (o->collection[0] == 0) { /* a job's own results belong to no collection */
+            (void)printf("\nresults are stored in the storehouse as %s/%s; `mikura job results` "
+                         "reads them\n",
+                         o->case_id, o->path);
+            continue;
+        }
         (void)printf("\nresults are stored as %s/%s/%s (version %" PRIu64 ")\n", o->collection,
                      o->case_id, o->path, o->version);
     }

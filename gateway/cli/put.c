@@ -412,7 +412,9 @@ static int put_files(struct cli *c, const char *collection, uint64_t parallel, s
     if (p->stop) {
         c->err = p->stop_err;
         code = cli_fail(c, p->first_rc);
-        (void)fprintf(stderr, "mikura: stopped; the same command again goes on from here\n");
+        if (p->first_rc == RC_UNAVAIL || p->first_rc == RC_DEADLINE || rc_grpc(p->first_rc) == 8) {
+            (void)fprintf(stderr, "mikura: stopped; the same command again goes on from here\n");
+        }
     }
     if (rc != RC_OK) {
         code = EXIT_BUG;
