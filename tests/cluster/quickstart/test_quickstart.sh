@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "${MIKURA_SOURCE:-$(dirname "${BASH_SOURCE[0]}")/../../..}"
 tmp=$(mktemp -d "$PWD/.build/test-quickstart.XXXXXX") # not /tmp: may be without O_DIRECT
-base=28700
+base=${MIKURA_TEST_PORTS:-26100}
 cleanup() {
     [ ! -e "$tmp/s/cluster/cluster.conf" ] || deploy/cluster down --dir "$tmp/s/cluster" >/dev/null || true
     rm -rf "$tmp"
