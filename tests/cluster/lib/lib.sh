@@ -60,7 +60,7 @@ cluster() {
 }
 pki() { "$MIKURA_SOURCE/deploy/pki" "$@"; }
 # python SCRIPT ARGS...: with tests/cluster/lib/mk.py and Debian's grpcio
-python() { PYTHONPATH="$MIKURA_SOURCE/tests/cluster/lib" PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 "$@"; }
+python() { GRPC_VERBOSITY=NONE PYTHONPATH="$MIKURA_SOURCE/tests/cluster/lib" PYTHONDONTWRITEBYTECODE=1 /usr/bin/python3 "$@"; }
 need_daemons() {
     local p
     for p in gateway storaged computed mikura; do

@@ -30,9 +30,13 @@ with open(out, 'wb') as plain, open(out + '.control', 'wb') as control:
     while True:
         try:
             n, address = s.recvfrom_into(buf)
+        except BlockingIOError:
+            break  # asked to stop, and all that came before is read
         except socket.timeout:
-            if stop:
-                break
+            n = 0
+        if stop:
+            s.setblocking(False)
+        if n == 0:
             continue
         if address[2] == PACKET_OUTGOING:
             continue  # loopback shows each packet twice

@@ -92,7 +92,7 @@ def analyse(op, reader, n):
     op.call('Models.Add', [v1('AddModelRequest', header=v1('AddModelHeader', name='quality', size_bytes=len(model),
                                                            sha256=hashlib.sha256(model).digest(), request_id=request_id()), data=model)])
     job = reader.call('Jobs.Submit', v1('SubmitRequest', request_id=request_id(), kind='quality', model='quality',
-                                        cohort=v1('QueryRequest', expression='image.width >= 1')))
+                                        cohort=v1('QueryRequest', expression='collection in (endoscopy, ophthalmology, pathology, radiology)')))
     check(job.items > 0, 'a job without items')
     last = reader.call('Jobs.Watch', v1('WatchRequest', id=job.id), 300)[-1]
     check(last.state == 3 and last.items_done > 0, 'the job ended otherwise: %s' % last)

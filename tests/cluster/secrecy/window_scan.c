@@ -24,6 +24,7 @@
 #define DISTINCT_MIN 12u
 #define MAP_BITS     28u
 #define BLOCK_BYTES  (1u << 20)
+#define ZEROS        4096
 #define HITS_TOLD    20u
 
 static uint64_t value_of[256]; /* a random word for each byte value */
@@ -124,6 +125,12 @@ static void window_seen(struct walk *w, const struct roll *r, const char *path, 
     }
 }
 
+/* Of p[0, WINDOW + ZEROS). */
+static bool all_zero(const uint8_t *p)
+{
+    return p[0] == 0 && memcmp(p, p + 1, WINDOW + ZEROS - 1) == 0;
+}
+
 static int file_scan(struct walk *w, const char *path)
 {
     static uint8_t buf[BLOCK_BYTES];
@@ -147,6 +154,11 @@ static int file_scan(struct walk *w, const char *path)
         if (n < 0) rc = trouble("read", path);
         if (n <= 0) break;
         for (ssize_t i = 0; i < n; i++) {
+            /* after a window of zeros, more of them change nothing */
+            if (i >= WINDOW && i % ZEROS == 0 && n - i >= ZEROS && all_zero(buf + i - WINDOW)) {
+                i += ZEROS - 1;
+                continue;
+            }
             roll_push(&r, buf[i]);
             if (r.seen >= WINDOW) window_seen(w, &r, path, (uint64_t)(data + i) + 1);
         }
