@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from mk import BUILD, SOURCE, WORK, Cluster, Failed, Refused, blob, check, collection, grant, request_id, run, until, v1
+from mk import BUILD, SOURCE, WORK, Cluster, Failed, Refused, blob, check, collection, grant, ready, request_id, run, until, v1
 
 failed = Failed()
 cluster = Cluster()
@@ -402,7 +402,8 @@ def full_disk(state, agent, reader):
 
 def main():
     op, agent, reader = cluster.api('operator/admin'), cluster.api('society/bad/a1'), cluster.api('researcher/reader')
-    until('a collection', 60, lambda: collection(op, 'bad', 'bad'))
+    ready(op)
+    collection(op, 'bad', 'bad')
     grant(op, 'bad', 'reader')
     agent.put('bad', 'good', 'a.bin', blob('good', 300000))
     state = State(op, reader)

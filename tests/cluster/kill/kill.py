@@ -14,7 +14,7 @@ import time
 
 import grpc
 
-from mk import Cluster, Failed, Refused, blob, check, collection, grant, request_id, sha, until, v1
+from mk import Cluster, Failed, Refused, blob, check, collection, grant, ready, request_id, sha, until, v1
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZES = [1, 64 * KIB, 64 * KIB + 1, MIB, 8 * MIB, 8 * MIB + 1, 20 * MIB]
@@ -36,7 +36,8 @@ class Store:
         self.lock = threading.Lock()
 
     def begin(self):
-        until('a collection', PROMISED_S, lambda: collection(self.op, 'kill', 'kill'))
+        ready(self.op)
+        collection(self.op, 'kill', 'kill')
         grant(self.op, 'kill', 'reader')
 
     def put(self, case, path, data, timeout=60, rid=None):

@@ -284,6 +284,12 @@ class Cluster:
         return run(os.path.join(BUILD, 'bin/mikura'), *args, rc=rc, env=env)
 
 
+def ready(op):
+    """Daemons that listen are not yet a cluster that writes: groups find their members, a gateway the key of receipts."""
+    until('a cluster with all copies', 60, lambda: op.call('Admin.Status', v1('StatusRequest'), 5).health == 1)
+    until('a key for receipts', 60, lambda: op.call('Admin.KeyStatus', v1('KeyStatusRequest'), 5).receipt_key_id)
+
+
 def collection(op, name, society, **policy):
     return op.call('Catalog.CreateCollection', v1('CreateCollectionRequest', name=name, request_id=request_id(), policy=v1(
         'CollectionPolicy', kind='other', unchecked=True, society=society, **policy)))

@@ -11,7 +11,7 @@ import shutil
 import socket
 import ssl
 
-from mk import WORK, Api, Cluster, Failed, collection, grant, path_of, proto, request_id, run, v1, SOURCE
+from mk import WORK, Api, Cluster, Failed, SOURCE, collection, grant, path_of, proto, ready, request_id, run, v1
 
 DENIED = 'PERMISSION_DENIED'
 WHO = {
@@ -261,6 +261,7 @@ def bulk_wire():
 def main():
     rows_are_complete()
     apis = {who: cluster.api(name) for who, name in WHO.items()}
+    ready(apis['op'])
     collection(apis['op'], 'col-a', 's1')
     collection(apis['op'], 'col-b', 's2')
     grant(apis['op'], 'col-a', 'reader')

@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 import pixels
-from mk import SOURCE, WORK, Cluster, Refused, check, collection, fail, grant, request_id, sha, until, v1
+from mk import SOURCE, WORK, Cluster, Refused, check, collection, fail, grant, ready, request_id, sha, v1
 
 scanner, samples = sys.argv[1], sys.argv[2]
 cluster = Cluster()
@@ -58,8 +58,9 @@ def needles_make(files):
 
 def store(files):
     op, reader = cluster.api('operator/admin'), cluster.api('researcher/reader')
+    ready(op)
     for society in sorted({k[0] for k in files}):
-        until('a collection', 30, lambda: collection(op, society, society))
+        collection(op, society, society)
         grant(op, society, 'reader')
         agent = cluster.api('society/%s/a1' % society)
         cases = {}
