@@ -142,7 +142,10 @@ static enum rc receive_chunk(struct fcall *c, struct body_chunk *k, ProtobufCBin
         struct rpc_msg *msg;
 
         rc = fcall_recv(c, &msg);
-        if (rc == RC_RANGE) break;
+        if (rc == RC_RANGE) { /* the end; an RC_RANGE of our own below is too many bytes */
+            rc = RC_OK;
+            break;
+        }
         if (rc != RC_OK) return err_set(reterr, rc, "%s", rc_text(rc));
         m = mikura__v1__put_chunk_request__unpack(NULL, msg->n, msg->p);
         fcall_release(c, msg);
@@ -156,7 +159,7 @@ static enum rc receive_chunk(struct fcall *c, struct body_chunk *k, ProtobufCBin
         }
         mikura__v1__put_chunk_request__free_unpacked(m, NULL);
     }
-    if (rc != RC_RANGE) return rc;
+    if (rc != RC_OK) return rc;
     if (k->filled != want) {
         return err_set(reterr, RC_INVAL, "the stream ended after %u of the chunk's %u bytes",
                        k->filled, want);

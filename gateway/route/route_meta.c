@@ -133,7 +133,10 @@ static enum rc scan_once(struct route_node *n, const Mikura__Internal__V1__ScanR
         }
         mikura__internal__v1__scan_response__free_unpacked(part, NULL);
         if (item_rc != RC_OK) {
-            rc = item_rc == RC_RANGE ? RC_OK : err_set(reterr, item_rc, "%s", rc_text(item_rc));
+            rc = item_rc == RC_RANGE ? RC_OK : item_rc;
+            /* what the callback said stays, where it speaks through the same reterr */
+            if (rc != RC_OK && (reterr->rc != rc || reterr->msg[0] == 0))
+                (void)err_set(reterr, rc, "%s", rc_text(rc));
             break;
         }
     }

@@ -154,7 +154,7 @@ def unknown(agent, op, reader):
     cli('get of an unknown object', 'researcher/reader', ['get', 'bad/good/nope', '-o', '-'], NONE, 'nope')
     cli('an unknown command', 'researcher/reader', ['fly'], USAGE, 'fly', '--help')
     cli('an unknown option', 'researcher/reader', ['ls', '--fly'], USAGE, '--fly', '--help')
-    cli('a file that is not there', 'society/bad/a1', ['put', '/nonexistent', '--collection', 'bad'], USAGE, '/nonexistent')
+    cli('a file that is not there', 'society/bad/a1', ['put', '/nonexistent', '--collection', 'bad'], NONE, '/nonexistent')
 
 
 def sizes(agent, reader):
@@ -179,12 +179,14 @@ def sizes(agent, reader):
     rpc('chunk 2 of 2', agent, 'Objects.PutChunk', chunk(2, data[:MIB]), 'OUT_OF_RANGE', 'chunk 2')
     rpc('a short chunk', agent, 'Objects.PutChunk', chunk(1, data[:100]), 'OUT_OF_RANGE', 'chunk 1')
     rpc('fewer bytes than the chunk has', agent, 'Objects.PutChunk', chunk(1, data[:100], MIB), 'INVALID_ARGUMENT', '100')
-    rpc('more bytes than the chunk has', agent, 'Objects.PutChunk', chunk(1, data[:MIB + 1], MIB), ('OUT_OF_RANGE', 'INVALID_ARGUMENT'))
+    rpc('more bytes than the chunk has', agent, 'Objects.PutChunk', chunk(1, data[:MIB + 1], MIB), 'OUT_OF_RANGE', 'declared')
     rpc('complete with nothing there', agent, 'Objects.Complete', v1('CompleteRequest', request_id=request_id(), **head), 'FAILED_PRECONDITION', 'chunk')
+    agent.call('Objects.PutChunk', chunk(1, data[8 * MIB:]))
+    rpc('complete without the first chunk', agent, 'Objects.Complete', v1('CompleteRequest', request_id=request_id(), **head),
+        'FAILED_PRECONDITION', 'chunk 0 is missing')
     agent.call('Objects.PutChunk', chunk(0, data[:8 * MIB]))
     failed.check(agent.call('Objects.PutChunk', chunk(0, data[:8 * MIB])).was_there, 'the same chunk again is not "was there"')
     rpc('other bytes for a chunk', agent, 'Objects.PutChunk', chunk(0, b'\0' + data[1:8 * MIB]), 'ALREADY_EXISTS')
-    agent.call('Objects.PutChunk', chunk(1, data[8 * MIB:]))
     rpc('a wrong digest', agent, 'Objects.Complete', v1('CompleteRequest', request_id=request_id(), expected=v1('Digest', kind=1, value=bytes(32)), **head),
         'FAILED_PRECONDITION', 'tree-sha256', 'again')
     agent.call('Objects.Abort', v1('AbortRequest', **head))
@@ -265,10 +267,6 @@ def truncated(op, agent, reader):
     """Broken images are stored as they are, and set aside by a job, each with its reason; the job finishes."""
     samples = os.path.join(WORK, 'samples')
     run(os.path.join(SOURCE, 'deploy/samples/make'), samples)
-    with open(os.path.join(SOURCE, 'deploy/models/quality.onnx'), 'rb') as f:
-        model = f.read()
-    op.call('Models.Add', [v1('AddModelRequest', header=v1('AddModelHeader', name='quality', size_bytes=len(model),
-                                                           sha256=hashlib.sha256(model).digest(), request_id=request_id()), data=model)])
     collection(op, 'broken', 'broken')
     grant(op, 'broken', 'reader')
     folder = os.path.join(WORK, 'broken')
@@ -406,6 +404,10 @@ def main():
     collection(op, 'bad', 'bad')
     grant(op, 'bad', 'reader')
     agent.put('bad', 'good', 'a.bin', blob('good', 300000))
+    with open(os.path.join(SOURCE, 'deploy/models/quality.onnx'), 'rb') as f:
+        model = f.read()
+    op.call('Models.Add', [v1('AddModelRequest', header=v1('AddModelHeader', name='quality', size_bytes=len(model),
+                                                           sha256=hashlib.sha256(model).digest(), request_id=request_id()), data=model)])
     state = State(op, reader)
     before = state.take()
     rows = [

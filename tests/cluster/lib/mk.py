@@ -193,7 +193,7 @@ def until(what, seconds, fn, since=None):
 
 def run(*command, rc=0, env=None):
     got = subprocess.run([str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                         env=dict(os.environ, **env) if env else None)
+                         errors='backslashreplace', env=dict(os.environ, **env) if env else None)
     if rc is not None:
         check(got.returncode == rc, 'exit %d, not %d: %s\n%s' % (got.returncode, rc, ' '.join(map(str, command)), got.stdout))
     return got
