@@ -94,7 +94,7 @@ static enum rc set_aside(struct handing *h, uint32_t item, const char *reason, s
     m.set_aside_reason = arena_str(a, "not readable: %s", reason);
     m.attempt = h->hand->attempt;
     if (m.set_aside_reason == NULL) return err_set(reterr, RC_NOMEM, "a result");
-    h->aside[h->aside_n] = (struct sched_item_outcome){item, SCHED_ITEM_OK};
+    h->aside[h->aside_n] = (struct sched_item_outcome){item, SCHED_ITEM_UNFIT};
     return result_row(a, &m, &h->aside_rows[h->aside_n++], reterr);
 }
 
@@ -526,7 +526,9 @@ static enum rc finish(struct fcall *c, struct err *reterr)
             m->set_aside_reason = arena_str(&c->arena, "set aside: it failed three times");
         if (m->set_aside_reason == NULL) return err_set(reterr, RC_NOMEM, "results");
         outcomes[i].item = o->item;
-        outcomes[i].outcome = o->retry ? SCHED_ITEM_RETRY : SCHED_ITEM_OK;
+        outcomes[i].outcome = o->retry                      ? SCHED_ITEM_RETRY
+                              : m->set_aside_reason[0] != 0 ? SCHED_ITEM_UNFIT
+                                                            : SCHED_ITEM_OK;
         rc = result_row(&c->arena, m, &rows[i], reterr);
     }
     if (rc == RC_OK) rc = gw_sched_ready(gw, gw_left_ms(c), reterr);

@@ -378,13 +378,13 @@ enum rc sched_finish(struct sched *s, const struct id128 *job, uint64_t task, ui
             }
         }
         if (it == NULL || outcomes[i].outcome < SCHED_ITEM_OK ||
-            outcomes[i].outcome > SCHED_ITEM_RETRY) {
+            outcomes[i].outcome > SCHED_ITEM_UNFIT) {
             t->doing = IDLE;
             return RC_INVAL;
         }
         it->out = 0; /* a second outcome for it is refused */
-        if (outcomes[i].outcome == SCHED_ITEM_OK) {
-            it->state = RECORD_ITEM_DONE;
+        if (outcomes[i].outcome == SCHED_ITEM_OK || outcomes[i].outcome == SCHED_ITEM_UNFIT) {
+            it->state = outcomes[i].outcome == SCHED_ITEM_OK ? RECORD_ITEM_DONE : RECORD_ITEM_ASIDE;
             t->commits[t->commits_n++] = it->item;
         } else {
             fail(t, it);

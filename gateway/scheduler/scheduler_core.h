@@ -44,11 +44,17 @@ struct sched_worker_in {       /* with each pull */
     bool cpu, gpu;
     uint32_t slots; /* tasks it wants at once; 0 = 1 */
 };
-enum sched_outcome { SCHED_ITEM_OK = 1, SCHED_ITEM_FAILED = 2, SCHED_ITEM_RETRY = 3 };
+enum sched_outcome {
+    SCHED_ITEM_OK = 1,
+    SCHED_ITEM_FAILED = 2,
+    SCHED_ITEM_RETRY = 3,
+    SCHED_ITEM_UNFIT = 4,
+};
 struct sched_item_outcome {
     uint32_t item;
-    /* OK: result or "not analysable", final. FAILED: counts towards SCHED_FAILURES_MAX. RETRY: the
-     * worker's own trouble; counts too, else a bad disk would loop for ever. */
+    /* OK: a result, final. UNFIT: not analysable, final: set aside with the reason reported.
+     * FAILED: counts towards SCHED_FAILURES_MAX. RETRY: the worker's own trouble; counts too, else
+     * a bad disk would loop for ever. */
     enum sched_outcome outcome;
 };
 enum sched_act_type {

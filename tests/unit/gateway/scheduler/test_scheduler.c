@@ -199,6 +199,24 @@ static void test_failures_and_end(void **state)
     assert_false(pull(&w, 0, &a));
 }
 
+/* What can't be analysed is final at once, and counted apart. */
+static void test_unfit(void **state)
+{
+    struct sched_worker_in w = worker("w", 1, 4);
+    struct sched_progress p;
+    struct sched_action a, b;
+    struct id128 id = job(1);
+
+    (void)state;
+    add_job(1, 100, SCHED_ANY, 1, 2, 0);
+    assert_true(pull(&w, 0, &a));
+    finish(&a, SCHED_ITEM_UNFIT, &b);
+    assert_int_equal(b.commits_n, 2); /* with the reason as reported */
+    assert_int_equal(b.asides_n, 0);
+    sched_txn_done(s, b.token, RC_OK, true, ++index_n, 0, &b);
+    assert_true(sched_progress(s, &id, &p) && p.ended && p.items_aside == 2 && p.items_done == 0);
+}
+
 static void test_cancel_and_conflict(void **state)
 {
     struct sched_worker_in w = worker("w", 1, 4);
@@ -242,6 +260,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_place, setup, teardown),
         cmocka_unit_test_setup_teardown(test_loss, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failures_and_end, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_unfit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cancel_and_conflict, setup, teardown),
         cmocka_unit_test(test_cut),
     };
