@@ -197,7 +197,7 @@ struct http_conn {
     llhttp_t parser;
     llhttp_settings_t settings;
     uv_idle_t idle;
-    uv_timer_t timer;
+    uv_timer_t timer, life; /* idle; until the earlier certificate's end */
     int handles_n;
     struct buf url, headers; /* headers: "name\0value\0"... */
     bool value_open;
@@ -487,6 +487,7 @@ static void on_step(uv_idle_t *h)
     net_stream_close(c->net);
     uv_close((uv_handle_t *)&c->idle, on_closed);
     uv_close((uv_handle_t *)&c->timer, on_closed);
+    uv_close((uv_handle_t *)&c->life, on_closed);
 }
 
 static void conn_step_later(struct http_conn *c)
@@ -499,6 +500,12 @@ static void on_idle_timeout(uv_timer_t *t)
     struct http_conn *c = t->data;
 
     if (!c->running) conn_end(c);
+}
+
+/* However busy: as a gRPC connection's end, with what still runs. */
+static void on_life_end(uv_timer_t *t)
+{
+    conn_end(t->data);
 }
 
 enum rc http_conn_new(struct server_conn *sc, struct net_stream *net, struct slice first)
@@ -524,10 +531,11 @@ enum rc http_conn_new(struct server_conn *sc, struct net_stream *net, struct sli
     buf_init(&c->out, REPLY_BYTES_MAX);
     (void)uv_idle_init(sc->server->conf.loop, &c->idle); /* neither can fail */
     (void)uv_timer_init(sc->server->conf.loop, &c->timer);
-    c->idle.data = c->timer.data = c;
-    c->handles_n = 2;
-    (void)uv_timer_start(&c->timer, on_idle_timeout, MIN(IDLE_MS, life_ms),
-                         MIN(IDLE_MS, life_ms + 1));
+    (void)uv_timer_init(sc->server->conf.loop, &c->life);
+    c->idle.data = c->timer.data = c->life.data = c;
+    c->handles_n = 3;
+    (void)uv_timer_start(&c->timer, on_idle_timeout, IDLE_MS, IDLE_MS);
+    if (life_ms != UINT64_MAX) (void)uv_timer_start(&c->life, on_life_end, life_ms, 0);
     if (first.n > 0) memcpy(c->in, first.p, first.n); /* at most a sniffed preface */
     c->in_n = first.n;
     sc->h1 = c;

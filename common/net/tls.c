@@ -182,15 +182,25 @@ static int on_verify(int preverify_ok, X509_STORE_CTX *store)
  * that offers no ALPN at all is taken as HTTP/1.1 by the listener. */
 static const uint8_t alpn_server[] = "\x02h2\x08http/1.1\x0dmikura-bulk/1";
 
+/* A bulk connection leaves TLS after its handshake: a kernel that had taken the keys would go on
+ * sealing its bare blocks. The keys are installed after the ALPN callback, so this is in time. */
+static void bulk_without_ktls(SSL *ssl, const uint8_t *alpn, unsigned alpn_n)
+{
+    static const char bulk[] = "mikura-bulk/1";
+
+    if (alpn_n == sizeof(bulk) - 1 && memcmp(alpn, bulk, alpn_n) == 0)
+        SSL_clear_options(ssl, SSL_OP_ENABLE_KTLS);
+}
+
 static int on_alpn(SSL *ssl, const uint8_t **out, uint8_t *outlen, const uint8_t *in,
                    unsigned inlen, void *arg)
 {
-    (void)ssl;
     (void)arg;
     if (SSL_select_next_proto((uint8_t **)(uintptr_t)out, outlen, alpn_server,
                               sizeof(alpn_server) - 1, in, inlen) != OPENSSL_NPN_NEGOTIATED) {
         return SSL_TLSEXT_ERR_ALERT_FATAL;
     }
+    bulk_without_ktls(ssl, *out, *outlen);
     return SSL_TLSEXT_ERR_OK;
 }
 
@@ -348,6 +358,7 @@ SSL *tls_ssl_new(struct tls *t, const struct tls_policy *policy, const uint8_t *
             SSL_free(ssl);
             return NULL;
         }
+        if (alpn_n > 0) bulk_without_ktls(ssl, alpn + 1, alpn[0]); /* one protocol is offered */
     }
     return ssl;
 }

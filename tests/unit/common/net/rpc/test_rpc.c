@@ -2,6 +2,7 @@
  * with mutual TLS; certificates are made here. Waiting is running the loop until a condition holds.
  */
 #include "common/net/http.h"
+#include "common/net/net_stream.h"
 #include "common/net/net_rc.h"
 #include "common/net/rpc.h"
 #include "proto/grpc/health/v1/health.pb-c.h"
@@ -44,8 +45,11 @@ static void extension(X509 *x, X509 *ca, int nid, const char *value)
     X509_EXTENSION_free(e);
 }
 
+static X509 *ca_cert; /* signs what a test makes later */
+static EVP_PKEY *ca_cert_key;
+
 /* uri NULL: the CA itself. Writes NAME.pem and NAME.key. */
-static X509 *cert_make(const char *name, const char *uri, X509 *ca, EVP_PKEY *ca_key, int days,
+static X509 *cert_make(const char *name, const char *uri, X509 *ca, EVP_PKEY *ca_key, int life_s,
                        EVP_PKEY **ret_key)
 {
     EVP_PKEY *key = EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
@@ -59,7 +63,7 @@ static X509 *cert_make(const char *name, const char *uri, X509 *ca, EVP_PKEY *ca
     (void)X509_set_version(x, 2);
     (void)ASN1_INTEGER_set(X509_get_serialNumber(x), uri == NULL ? 1 : 2 + name[0]);
     (void)X509_gmtime_adj(X509_getm_notBefore(x), -3600 * 48);
-    (void)X509_gmtime_adj(X509_getm_notAfter(x), 3600 * 24 * days);
+    (void)X509_gmtime_adj(X509_getm_notAfter(x), life_s);
     (void)X509_NAME_add_entry_by_txt(n, "CN", MBSTRING_ASC, (const uint8_t *)name, -1, -1, 0);
     (void)X509_set_issuer_name(x, uri == NULL ? n : X509_get_subject_name(ca));
     (void)X509_set_pubkey(x, key);
@@ -90,7 +94,7 @@ static void cert_free(const char *name, const char *uri, X509 *ca, EVP_PKEY *ca_
 {
     EVP_PKEY *key;
 
-    X509_free(cert_make(name, uri, ca, ca_key, days, &key));
+    X509_free(cert_make(name, uri, ca, ca_key, 3600 * 24 * days, &key));
     EVP_PKEY_free(key);
 }
 
@@ -119,16 +123,16 @@ static void certs_make(void)
     char text[512];
 
     if (mkdtemp(dir) == NULL) abort();
-    ca = cert_make("ca", NULL, NULL, NULL, 1, &ca_key);
-    ca2 = cert_make("ca2", NULL, NULL, NULL, 1, &ca2_key);
+    ca = cert_make("ca", NULL, NULL, NULL, 3600 * 24, &ca_key);
+    ca2 = cert_make("ca2", NULL, NULL, NULL, 3600 * 24, &ca2_key);
     cert_free("s", URI_S, ca, ca_key, 1);
     cert_free("c", URI_C, ca, ca_key, 1);
     cert_free("old", URI_C, ca, ca_key, -1);
     cert_free("foreign", URI_C, ca2, ca2_key, 1);
     cert_free("odd", "https://example.org/", ca, ca_key, 1);
-    X509_free(ca);
+    ca_cert = ca;
+    ca_cert_key = ca_key;
     X509_free(ca2);
-    EVP_PKEY_free(ca_key);
     EVP_PKEY_free(ca2_key);
     (void)snprintf(text, sizeof(text), "cat %s/ca.pem %s/ca2.pem >%s/both.pem", dir, dir, dir);
     if (system(text) != 0) abort();
@@ -141,6 +145,8 @@ static void certs_remove(void)
 {
     char text[128];
 
+    X509_free(ca_cert);
+    EVP_PKEY_free(ca_cert_key);
     tls_unref(tls_server);
     tls_unref(tls_client);
     tls_unref(tls_other);
@@ -991,6 +997,109 @@ static void test_http1(void **state)
     http_try("HEAD /page HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "content-length: 2");
 }
 
+/* Asks again and again over one connection, until that is ended from the other side. */
+static void *raw_busy(void *data)
+{
+    static const char ask[] = "GET /page?x HTTP/1.1\r\nHost: a\r\n\r\n";
+    struct raw *r = data;
+    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+    SSL *ssl = SSL_new(ctx);
+    struct sockaddr_in sa = {.sin_family = AF_INET,
+                             .sin_port = htons(r->port),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    char path[128], answer[1024];
+
+    (void)snprintf(path, sizeof(path), "%s/%s.pem", dir, r->name);
+    (void)SSL_use_certificate_file(ssl, path, SSL_FILETYPE_PEM);
+    (void)snprintf(path, sizeof(path), "%s/%s.key", dir, r->name);
+    (void)SSL_use_PrivateKey_file(ssl, path, SSL_FILETYPE_PEM);
+    (void)SSL_set_alpn_protos(ssl, (const uint8_t *)"\x08http/1.1", 9);
+    r->reason = 0;
+    if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0 && SSL_set_fd(ssl, fd) == 1 &&
+        SSL_connect(ssl) == 1) {
+        while (SSL_write(ssl, ask, sizeof(ask) - 1) > 0 &&
+               SSL_read(ssl, answer, sizeof(answer)) > 0)
+            r->reason++;
+    }
+    (void)close(fd);
+    SSL_free(ssl);
+    SSL_CTX_free(ctx);
+    r->done = true;
+    return NULL;
+}
+
+/* A connection that is never idle ends with its certificate all the same; else this hangs. */
+static void test_http1_life(void **state)
+{
+    struct raw r = {.name = "brief", .port = rpc_server_port(server)};
+    EVP_PKEY *key;
+    pthread_t t;
+
+    (void)state;
+    X509_free(cert_make("brief", URI_C, ca_cert, ca_cert_key, /* life_s= */ 3, &key));
+    EVP_PKEY_free(key);
+    assert_int_equal(pthread_create(&t, NULL, raw_busy, &r), 0);
+    while (!r.done)
+        (void)uv_run(&loop, UV_RUN_NOWAIT);
+    assert_int_equal(pthread_join(t, NULL), 0);
+    assert_true(r.reason > 0); /* it was served before */
+}
+
+/* ---- kernel TLS: never for a connection that leaves TLS ---- */
+
+struct dialled {
+    uint64_t options;
+    bool done;
+};
+
+static void on_dialled(void *data, struct net_stream *st, enum rc rc, const struct err *e)
+{
+    struct dialled *d = data;
+
+    if (rc != RC_OK) fail_msg("%s", e->msg);
+    d->options = SSL_get_options(net_stream_ssl(st));
+    d->done = true;
+    net_stream_close(st);
+}
+
+static void on_bulk_taken(void *data, struct net_stream *st)
+{
+    on_dialled(data, st, RC_OK, NULL);
+}
+
+static void test_ktls(void **state)
+{
+    struct dialled here = {0}, there = {0};
+    struct rpc_server_conf conf = {.loop = &loop,
+                                   .host = "127.0.0.1",
+                                   .tls = tls_server,
+                                   .on_bulk = on_bulk_taken,
+                                   .bulk_data = &there};
+    struct net_dial_conf dial = {.loop = &loop, .tls = tls_client, .host = "127.0.0.1"};
+    struct rpc_server *s;
+    struct net_stream *st;
+
+    (void)state;
+    assert_int_equal(rpc_server_open(&conf, &s, NULL), RC_OK);
+    dial.port = rpc_server_port(s);
+    dial.alpn = NET_ALPN_BULK;
+    assert_int_equal(net_dial(&dial, on_dialled, &here, &st, NULL), RC_OK);
+    run_until(&here.done);
+    run_until(&there.done);
+    assert_false(here.options & SSL_OP_ENABLE_KTLS);
+    assert_false(there.options & SSL_OP_ENABLE_KTLS);
+    here.done = false;
+    dial.alpn = NET_ALPN_H2; /* and others keep it */
+    assert_int_equal(net_dial(&dial, on_dialled, &here, &st, NULL), RC_OK);
+    run_until(&here.done);
+    assert_true(here.options & SSL_OP_ENABLE_KTLS);
+    closed_n = 0;
+    rpc_server_close(s, 0, on_closed, NULL);
+    while (closed_n < 1)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+}
+
 #define BOTH(f)                                                                                    \
     cmocka_unit_test_setup_teardown(f, setup_plain, teardown),                                     \
         cmocka_unit_test_setup_teardown(f, setup_tls, teardown)
@@ -1015,6 +1124,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_identities, setup_tls, teardown),
         cmocka_unit_test_setup_teardown(test_alerts, setup_tls, teardown),
         cmocka_unit_test_setup_teardown(test_http1, setup_plain, teardown),
+        cmocka_unit_test_setup_teardown(test_http1_life, setup_tls, teardown),
+        cmocka_unit_test_setup_teardown(test_ktls, setup_tls, teardown),
         cmocka_unit_test(test_identity_parse),
     };
     int failed;
