@@ -236,7 +236,7 @@ static enum rc list_groups(struct fcall *c, struct err *reterr)
 struct looking {
     struct fcall *c;
     Status *m;
-    uint32_t collections;
+    uint32_t collections, full_n; /* full_n: disks */
     struct err err;
 };
 
@@ -334,6 +334,7 @@ static void look_nodes(struct looking *lk, const struct node_look *l, uint32_t n
 
             lk->m->bytes_total += s->total_bytes;
             lk->m->bytes_used += s->used_bytes;
+            if (strcmp(s->state, "full") == 0) lk->full_n++;
             if (strcmp(s->state, "ok") != 0)
                 reason(lk, arena_str(a, "disk %s of storaged '%s' is %s: %s", s->path, node->name,
                                      s->state,
@@ -361,6 +362,7 @@ static void judge(struct looking *lk, uint32_t expected)
                              "missing nodes back, or add some",
                              m->groups_degraded, m->groups, p == NULL ? 0 : p->copies));
     }
+    if (lk->full_n > 0) m->health = MIKURA__V1__HEALTH__HEALTH_READ_ONLY; /* of its groups */
     if (m->groups_read_only > 0) {
         m->health = MIKURA__V1__HEALTH__HEALTH_READ_ONLY;
         reason(lk, arena_str(a, "%u of %u groups accept no writes: fewer than %u copies are there",

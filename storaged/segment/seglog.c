@@ -409,7 +409,7 @@ static enum rc append(struct seglog *log, struct seglog_append *a, const struct 
     }
     if (chunk) {
         seglog_stats(log, &st);
-        if (st.free_bytes < log->conf.reserve_bytes + record_bytes(a)) {
+        if (st.chunk_free_bytes < record_bytes(a)) {
             return err_set(&a->err, RC_FULL, "the disk is nearly full: %llu bytes left",
                            (unsigned long long)st.free_bytes);
         }
@@ -610,6 +610,8 @@ void seglog_stats(struct seglog *log, struct seglog_stats *ret)
     if (log->next != NULL) left += log->next->bytes - log->next->end;
     ret->total_bytes = total;
     ret->free_bytes = left;
+    ret->chunk_free_bytes =
+        ret->free_bytes > log->conf.reserve_bytes ? ret->free_bytes - log->conf.reserve_bytes : 0;
 }
 
 struct seg_position seglog_durable(const struct seglog *log)

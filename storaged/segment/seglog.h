@@ -127,6 +127,7 @@ MUST_CHECK enum rc seglog_read(struct seglog *log, struct seglog_read *r,
 struct seglog_stats {
     uint64_t segments_n, segment_bytes; /* files there, and their sizes together */
     uint64_t total_bytes, free_bytes;   /* what the log may use, and what of it is left */
+    uint64_t chunk_free_bytes;          /* of that for chunks: without the reserve */
     uint64_t damage_n;                  /* bad stretches found since open */
     uint64_t flushes_n, appends_n, waiting_n;
 };

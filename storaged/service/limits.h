@@ -16,9 +16,11 @@
 #define SD_REQUESTS_MAX  4096u      /* Store calls at once */
 #define SD_CONNS_MAX     1024u
 #define SD_SIGNING_MAX   64u
-#define SD_TICK_MS       50u  /* REPLICA_TICK_MS */
-#define SD_DIAL_MS       100u /* first pause between dials, doubles to ... */
-#define SD_DIAL_MS_MAX   2000u
-#define SD_FORWARD_MS    3000u       /* the rest of a chain; then it is left to pull */
-#define SD_CACHE_BYTES   (24u << 20) /* log entries in memory, all groups */
-#define SD_CHUNK_BYTES   (72u << 20) /* payloads in memory a process: 9 chunks of 8 MiB */
+#define SD_FULL_BYTES                                                                              \
+    ((8u << 20) + (64u << 10)) /* no room for a chunk of the default size: "full" */
+#define SD_TICK_MS     50u     /* REPLICA_TICK_MS */
+#define SD_DIAL_MS     100u    /* first pause between dials, doubles to ... */
+#define SD_DIAL_MS_MAX 2000u
+#define SD_FORWARD_MS  3000u       /* the rest of a chain; then it is left to pull */
+#define SD_CACHE_BYTES (24u << 20) /* log entries in memory, all groups */
+#define SD_CHUNK_BYTES (72u << 20) /* payloads in memory a process: 9 chunks of 8 MiB */
