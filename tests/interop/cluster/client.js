@@ -18,6 +18,18 @@ const creds = (who) => grpc.credentials.createSsl(...['ca.crt', `${who}.key`, `$
 const operator = creds('operator-admin');
 const agent = creds(`society-${NAME}-agent-1`);
 const alice = creds('researcher-alice');
+// UNAVAILABLE says retry (proto/mikura/v1/common.proto)
+const options = {
+  'grpc.service_config': JSON.stringify({
+    loadBalancingConfig: [],
+    methodConfig: [{
+      name: [{}],
+      retryPolicy: {
+        maxAttempts: 5, initialBackoff: '1s', maxBackoff: '5s', backoffMultiplier: 2, retryableStatusCodes: ['UNAVAILABLE'],
+      },
+    }],
+  }),
+};
 const deadline = () => ({ deadline: Date.now() + 120000 });
 const rid = () => ({ id: crypto.randomBytes(16) });
 const sha = (b) => crypto.createHash('sha256').update(b).digest();
@@ -43,14 +55,14 @@ const get = async (c, path, offset = 0, length = 0) => Buffer.concat((await all(
 
 (async () => {
   const S = grpc.status;
-  const catalog = new v1.Catalog(address, operator);
+  const catalog = new v1.Catalog(address, operator, options);
   await call(catalog, 'CreateCollection', {
     name: NAME,
     request_id: rid(),
     policy: { kind: 'other', unchecked: true, society: NAME, chunk_bytes: MIB, index_fields: ['image.width'] },
   });
 
-  const put = new v1.Objects(address, agent);
+  const put = new v1.Objects(address, agent, options);
   const image = fs.readFileSync(imagePath);
   const data = crypto.randomBytes(2 * MIB + MIB / 2 + 3);
   const at = { collection: NAME, case_id: 'c1' };
@@ -74,7 +86,7 @@ const get = async (c, path, offset = 0, length = 0) => Buffer.concat((await all(
   assert.strictEqual(r.receipt.signature.length, 64);
   console.log('ok js put');
 
-  const read = new v1.Objects(address, alice);
+  const read = new v1.Objects(address, alice, options);
   await refused(S.PERMISSION_DENIED, get(read, 'bytes'));
   await call(catalog, 'Grant', {
     collection: NAME, grant: { subject: 'mikura://researcher/alice', role: 'GRANT_READ' },
@@ -90,17 +102,17 @@ const get = async (c, path, offset = 0, length = 0) => Buffer.concat((await all(
   console.log('ok js get');
 
   const expression = `collection = ${NAME} and media_type = "image/png"`;
-  const asked = new v1.Catalog(address, alice);
+  const asked = new v1.Catalog(address, alice, options);
   const found = (await all(asked.Query({ expression }, deadline()))).flatMap((a) => a.matches);
   assert.deepStrictEqual(found.map((m) => m.object.path), ['御蔵/image.png']);
   await refused(S.INVALID_ARGUMENT, all(asked.Query({ expression: 'collection =' }, deadline())));
   console.log('ok js query');
 
   const model = fs.readFileSync(modelPath);
-  await send(new v1.Models(address, operator), 'Add', {
+  await send(new v1.Models(address, operator, options), 'Add', {
     name: 'quality', size_bytes: model.length, sha256: sha(model), request_id: rid(),
   }, model);
-  const jobs = new v1.Jobs(address, alice);
+  const jobs = new v1.Jobs(address, alice, options);
   const job = await call(jobs, 'Submit', {
     request_id: rid(), cohort: { expression }, kind: 'quality', model: 'quality',
   });

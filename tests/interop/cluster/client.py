@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """Debian's python3-grpcio against a running cluster: client.py GENERATED PKI ADDRESS MODEL IMAGE"""
 import hashlib
+import json
 import os
 import random
 import sys
@@ -21,9 +22,16 @@ def load(path):
         return f.read()
 
 
+# UNAVAILABLE says retry (proto/mikura/v1/common.proto), as a gateway does in its first second
+RETRY = json.dumps({'methodConfig': [{'name': [{}], 'retryPolicy': {
+    'maxAttempts': 5, 'initialBackoff': '1s', 'maxBackoff': '5s', 'backoffMultiplier': 2,
+    'retryableStatusCodes': ['UNAVAILABLE']}}]})
+
+
 def channel(who):
     return grpc.secure_channel(address, grpc.ssl_channel_credentials(
-        load(f'{pki}/ca.crt'), load(f'{pki}/{who}.key'), load(f'{pki}/{who}.crt')))
+        load(f'{pki}/ca.crt'), load(f'{pki}/{who}.key'), load(f'{pki}/{who}.crt')),
+        options=[('grpc.service_config', RETRY)])
 
 
 def rid():
