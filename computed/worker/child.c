@@ -5,7 +5,7 @@
 #include "computed/worker/child.h"
 #include "common/base/strutil.h"
 #include "common/image/image.h"
-#include "computed/worker/sandbox.h"
+#include "common/sandbox/sandbox.h"
 #include "computed/worker/wire.h"
 #include <errno.h>
 #include <signal.h>

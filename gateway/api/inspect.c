@@ -1,64 +1,362 @@
-/* gateway/api/inspect.c - see inspect.h. Here: the media type, from the table of magic numbers over
- * the first bytes. */
+/* gateway/api/inspect.c - see inspect.h. The media type is found here, from a table of magic
+ * numbers; parsing is mikura-inspect's, whose every word is held against a limit. */
 #include "gateway/api/inspect.h"
+#include "common/base/le.h"
 #include "common/base/log.h"
 #include "common/image/image.h"
+#include "gateway/inspect/wire.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
+#define CHILDREN 2u
+
+struct child {
+    pid_t pid; /* 0: none */
+    int fd;
+    uv_poll_t *poll; /* heap: libuv closes later */
+    struct fiber_event ready;
+    bool busy;
+};
 struct gw_inspector {
     struct gw *gw;
-    char program[256];
+    char program[512];
+    struct child children[CHILDREN];
+    struct fiber_cond free;
 };
 
 enum rc gw_inspector_open(struct gw *gw, const char *program, struct gw_inspector **ret,
                           struct err *reterr)
 {
     struct gw_inspector *in = calloc(1, sizeof *in);
+    char self[400];
+    ssize_t n;
 
     if (in == NULL) return err_set(reterr, RC_NOMEM, "the inspector");
     in->gw = gw;
-    (void)snprintf(in->program, sizeof in->program, "%s", program);
+    fiber_cond_init(&in->free);
+    if (program != NULL && program[0] != 0) {
+        (void)snprintf(in->program, sizeof in->program, "%s", program);
+    } else {
+        n = readlink("/proc/self/exe", self, sizeof self - 1);
+        self[n < 0 ? 0 : n] = 0;
+        if (strrchr(self, '/') != NULL) *strrchr(self, '/') = 0;
+        (void)snprintf(in->program, sizeof in->program, "%s/mikura-inspect", self);
+    }
     *ret = in;
     return RC_OK;
 }
 
+static void poll_closed(uv_handle_t *h)
+{
+    free(h);
+}
+
+static void child_kill(struct child *c)
+{
+    if (c->pid == 0) return;
+    (void)kill(c->pid, SIGKILL); /* it may be dead already */
+    (void)waitpid(c->pid, NULL, 0);
+    (void)uv_poll_stop(c->poll);
+    uv_close((uv_handle_t *)c->poll, poll_closed);
+    (void)close(c->fd);
+    c->pid = 0;
+    c->poll = NULL;
+}
+
 void gw_inspector_close(struct gw_inspector *in)
 {
+    if (in == NULL) return;
+    for (uint32_t i = 0; i < CHILDREN; i++)
+        child_kill(&in->children[i]);
     free(in);
 }
 
-struct head {
-    uint8_t p[IMAGE_SNIFF_BYTES];
+static void on_poll(uv_poll_t *h, int status, int events)
+{
+    struct child *c = h->data;
+
+    (void)status; /* the next read or write tells */
+    (void)events;
+    (void)uv_poll_stop(h);
+    fiber_event_set(&c->ready);
+}
+
+static enum rc child_start(struct gw_inspector *in, struct child *c, struct err *reterr)
+{
+    char *const argv[] = {in->program, NULL}, *const envp[] = {NULL};
+    posix_spawn_file_actions_t fa;
+    int sv[2], status;
+
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) != 0) {
+        return err_set(reterr, rc_from_errno(errno), "socketpair: %s", strerror(errno));
+    }
+    status = posix_spawn_file_actions_init(&fa);
+    if (status == 0) status = posix_spawn_file_actions_addopen(&fa, 0, "/dev/null", O_RDONLY, 0);
+    if (status == 0) status = posix_spawn_file_actions_adddup2(&fa, 0, 1);
+    if (status == 0) status = posix_spawn_file_actions_adddup2(&fa, sv[1], INSPECT_FD);
+    if (status == 0) status = posix_spawn(&c->pid, in->program, &fa, NULL, argv, envp);
+    (void)posix_spawn_file_actions_destroy(&fa);
+    (void)close(sv[1]);
+    if (status != 0) {
+        c->pid = 0;
+        (void)close(sv[0]);
+        return err_set(reterr, RC_IO, "%s: %s", in->program, strerror(status));
+    }
+    c->fd = sv[0];
+    c->poll = calloc(1, sizeof *c->poll);
+    if (c->poll == NULL || fcntl(c->fd, F_SETFL, O_NONBLOCK) != 0 ||
+        uv_poll_init(in->gw->loop, c->poll, c->fd) != 0) {
+        free(c->poll);
+        c->poll = NULL;
+        (void)kill(c->pid, SIGKILL);
+        (void)waitpid(c->pid, NULL, 0);
+        (void)close(c->fd);
+        c->pid = 0;
+        return err_set(reterr, RC_NOMEM, "a child's socket");
+    }
+    c->poll->data = c;
+    return RC_OK;
+}
+
+/* Until all n bytes went, or the time is over. */
+static enum rc transfer(struct child *c, uint8_t *p, size_t n, bool out, uint64_t until_ms,
+                        struct err *reterr)
+{
+    while (n > 0) {
+        ssize_t done = out ? send(c->fd, p, n, MSG_NOSIGNAL) : recv(c->fd, p, n, 0);
+        uint64_t now;
+
+        if (done > 0) {
+            p += done;
+            n -= (size_t)done;
+            continue;
+        }
+        if (done == 0) return err_set(reterr, RC_IO, "it ended");
+        if (errno == EINTR) continue;
+        if (errno != EAGAIN) return err_set(reterr, RC_IO, "its socket: %s", strerror(errno));
+        now = uv_now(c->poll->loop);
+        c->ready.set = false;
+        if (now >= until_ms ||
+            uv_poll_start(c->poll, out ? UV_WRITABLE : UV_READABLE | UV_DISCONNECT, on_poll) != 0 ||
+            fiber_event_wait_ms(&c->ready, until_ms - now) != RC_OK) {
+            return err_set(reterr, RC_DEADLINE, "it did not answer within %u s", INSPECT_MS / 1000);
+        }
+    }
+    return RC_OK;
+}
+
+/* ---- an object's bytes ---- */
+struct range {
+    uint8_t *p;
     size_t n;
 };
-static enum rc take_head(void *arg, const struct object_piece *piece)
+static enum rc take(void *arg, const struct object_piece *piece)
 {
-    struct head *h = arg;
-    size_t n = MIN((size_t)piece->n, sizeof h->p - h->n);
+    struct range *r = arg;
 
-    memcpy(h->p + h->n, piece->p, n);
-    h->n += n;
+    memcpy(r->p + r->n, piece->p, piece->n);
+    r->n += piece->n;
     piece->owner_free(piece->owner);
     return RC_OK;
+}
+
+struct content {
+    struct gw *gw;
+    const struct gw_case *cs;
+    const struct gw_object *o;
+    const struct slice *plain;
+    uint64_t size, left_ms;
+};
+static enum rc content_read(const struct content *k, uint64_t off, uint32_t n, uint8_t *to,
+                            struct err *reterr)
+{
+    struct range r = {.p = to};
+
+    if (k->plain == NULL)
+        return gw_object_bytes(k->gw, k->cs, k->o, off, n, k->left_ms, take, &r, reterr);
+    memcpy(to, k->plain->p + off, n);
+    return RC_OK;
+}
+
+/* ---- one job ---- */
+static enum rc add_fact(struct gw_facts *f, struct arena *a, const char *name, const char *value)
+{
+    Mikura__V1__Attribute *at = arena_alloc(a, sizeof *at);
+    size_t name_n = strlen(name), digits = strspn(value, "0123456789"), n = strlen(value);
+    bool uid = name_n >= 3 && strcmp(name + name_n - 3, "UID") == 0;
+    char *end;
+
+    if (at == NULL) return RC_NOMEM;
+    mikura__v1__attribute__init(at);
+    at->name = arena_str(a, "%s", name);
+    if (!uid && n > 0 && digits == n && n <= 18) {
+        at->value_case = MIKURA__V1__ATTRIBUTE__VALUE_INTEGER;
+        at->integer = (int64_t)strtoll(value, NULL, 10);
+    } else if (!uid && n > 0 && strspn(value, "0123456789.-") == n &&
+               (at->real = strtod(value, &end), *end == 0)) {
+        at->value_case = MIKURA__V1__ATTRIBUTE__VALUE_REAL;
+    } else {
+        at->value_case = MIKURA__V1__ATTRIBUTE__VALUE_TEXT;
+        at->text = arena_str(a, "%s", value);
+        if (at->text == NULL) return RC_NOMEM;
+    }
+    f->attributes[f->n_attributes++] = at;
+    return at->name == NULL ? RC_NOMEM : RC_OK;
+}
+
+static bool plain_text(const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if ((uint8_t)s[i] < 0x20 || (uint8_t)s[i] == 0x7f) return false;
+    }
+    return true;
+}
+
+static enum rc serve_fact(struct child *c, struct gw_facts *f, struct arena *a, uint64_t until,
+                          struct err *reterr)
+{
+    char name[INSPECT_NAME_MAX + 1], value[INSPECT_VALUE_MAX + 1];
+    uint8_t head[4];
+    uint16_t name_n, value_n;
+    enum rc rc = transfer(c, head, sizeof head, false, until, reterr);
+
+    if (rc != RC_OK) return rc;
+    name_n = le_get16(head);
+    value_n = le_get16(head + 2);
+    if (name_n == 0 || name_n > INSPECT_NAME_MAX || value_n > INSPECT_VALUE_MAX ||
+        f->n_attributes == INSPECT_FACTS_MAX) {
+        return err_set(reterr, RC_CORRUPT, "it told an impossible attribute");
+    }
+    rc = transfer(c, (uint8_t *)name, name_n, false, until, reterr);
+    if (rc == RC_OK) rc = transfer(c, (uint8_t *)value, value_n, false, until, reterr);
+    if (rc != RC_OK) return rc;
+    name[name_n] = value[value_n] = 0;
+    if (!plain_text(name, name_n) || !plain_text(value, value_n))
+        return RC_OK; /* not fit for an index */
+    return add_fact(f, a, name, value);
+}
+
+static enum rc serve_read(struct child *c, const struct content *k, uint8_t *buf, uint64_t *total,
+                          uint64_t until, struct err *reterr)
+{
+    uint8_t ask[12], len[4] = {0};
+    uint64_t off;
+    uint32_t n;
+    enum rc rc = transfer(c, ask, sizeof ask, false, until, reterr);
+
+    if (rc != RC_OK) return rc;
+    off = le_get64(ask);
+    n = le_get32(ask + 8);
+    if (n == 0 || n > INSPECT_READ_MAX || off > k->size || n > k->size - off) {
+        return err_set(reterr, RC_CORRUPT, "it asked for bytes outside of the object");
+    }
+    *total += n;
+    if (*total > INSPECT_BYTES_MAX)
+        return err_set(reterr, RC_BUSY, "it read more than %u MiB", INSPECT_BYTES_MAX >> 20);
+    if (content_read(k, off, n, buf, reterr) != RC_OK) n = 0;
+    le_put32(len, n);
+    rc = transfer(c, len, sizeof len, true, until, reterr);
+    return rc != RC_OK ? rc : transfer(c, buf, n, true, until, reterr);
+}
+
+static enum rc job(struct child *c, const struct content *k, struct gw_facts *f, struct arena *a,
+                   struct err *reterr)
+{
+    uint64_t until = uv_now(c->poll->loop) + INSPECT_MS, total = 0;
+    uint8_t *buf = arena_alloc(a, INSPECT_READ_MAX), head[8], kind;
+    enum rc rc;
+
+    f->attributes = arena_alloc(a, INSPECT_FACTS_MAX * sizeof(Mikura__V1__Attribute *));
+    if (buf == NULL || f->attributes == NULL) return err_set(reterr, RC_NOMEM, "an inspection");
+    le_put64(head, k->size);
+    rc = transfer(c, head, sizeof head, true, until, reterr);
+    while (rc == RC_OK) {
+        rc = transfer(c, &kind, 1, false, until, reterr);
+        if (rc != RC_OK) break;
+        if (kind == 'R') {
+            rc = serve_read(c, k, buf, &total, until, reterr);
+        } else if (kind == 'A') {
+            rc = serve_fact(c, f, a, until, reterr);
+        } else if (kind == 'E') {
+            uint16_t n;
+
+            rc = transfer(c, head, 2, false, until, reterr);
+            if (rc != RC_OK) break;
+            n = le_get16(head);
+            if (n > INSPECT_REASON_MAX)
+                return err_set(reterr, RC_CORRUPT, "it gave an impossible reason");
+            rc = transfer(c, buf, n, false, until, reterr);
+            if (rc == RC_OK && n > 0)
+                log_debug("inspect", "object of %llu bytes: %.*s", (unsigned long long)k->size,
+                          (int)n, (const char *)buf);
+            return rc;
+        } else {
+            rc = err_set(reterr, RC_CORRUPT, "it said something unknown");
+        }
+    }
+    return rc;
+}
+
+static struct child *child_take(struct gw_inspector *in)
+{
+    for (;;) {
+        for (uint32_t i = 0; i < CHILDREN; i++) {
+            if (in->children[i].busy) continue;
+            in->children[i].busy = true;
+            return &in->children[i];
+        }
+        fiber_cond_wait(&in->free);
+    }
+}
+
+/* Only what common/image reads is worth a look. */
+static bool parsed(const char *type)
+{
+    return strncmp(type, "image/", 6) == 0 || strcmp(type, "application/dicom") == 0;
 }
 
 enum rc gw_inspect(struct gw *gw, const struct gw_case *cs, const struct gw_object *o,
                    const struct slice *plain, struct arena *a, uint64_t left_ms,
                    struct gw_facts *ret, struct err *reterr)
 {
-    struct head *h = arena_alloc(a, sizeof *h);
+    struct content k = {gw,     cs, o, plain, plain != NULL ? plain->n : o->manifest.size_bytes,
+                        left_ms};
+    uint8_t *head = arena_alloc(a, IMAGE_SNIFF_BYTES);
+    uint32_t head_n = (uint32_t)MIN(k.size, (uint64_t)IMAGE_SNIFF_BYTES);
+    struct gw_inspector *in = gw->inspector;
+    struct child *c;
+    struct err err = {0};
     enum rc rc = RC_OK;
 
-    if (h == NULL) return err_set(reterr, RC_NOMEM, "an inspection");
-    if (plain != NULL) {
-        h->n = MIN(plain->n, sizeof h->p);
-        memcpy(h->p, plain->p, h->n);
-    } else {
-        rc = gw_object_bytes(gw, cs, o, 0, MIN(o->manifest.size_bytes, sizeof h->p), left_ms,
-                             take_head, h, reterr);
-    }
+    if (head == NULL) return err_set(reterr, RC_NOMEM, "an inspection");
+    if (head_n > 0) rc = content_read(&k, 0, head_n, head, reterr);
     if (rc != RC_OK) return rc;
-    (void)snprintf(ret->media_type, sizeof ret->media_type, "%s", image_sniff(h->p, h->n));
-    return RC_OK;
+    (void)snprintf(ret->media_type, sizeof ret->media_type, "%s", image_sniff(head, head_n));
+    if (in == NULL || !parsed(ret->media_type)) return RC_OK;
+    c = child_take(in);
+    for (int tries = 0; tries < 2; tries++) { /* one that died while idle costs nothing */
+        if (c->pid == 0) rc = child_start(in, c, &err);
+        if (rc == RC_OK) rc = job(c, &k, ret, a, &err);
+        if (rc == RC_OK) break;
+        child_kill(c); /* it may be in any state */
+        ret->n_attributes = 0;
+        if (rc != RC_IO || tries == 1) break;
+        rc = RC_OK;
+    }
+    if (rc != RC_OK) {
+        if (rc == RC_NOMEM) *reterr = err;
+        log_warn("inspect_failed",
+                 "an object of %llu bytes (%s) has no attributes: mikura-inspect: %s",
+                 (unsigned long long)k.size, ret->media_type, err.msg);
+    }
+    c->busy = false;
+    fiber_cond_broadcast(&in->free);
+    return rc == RC_NOMEM ? RC_NOMEM : RC_OK;
 }

@@ -1,4 +1,4 @@
-/* computed/worker/sandbox.h - locks the calling process in, for good: what it can still do is
+/* common/sandbox/sandbox.h - locks the calling process in, for good: what it can still do is
  * compute, take memory within a limit, and talk over the descriptors it has.
  *
  * Deny by default: a seccomp filter (hand-written BPF) answers EPERM to every system call that is

@@ -1,7 +1,7 @@
-/* computed/worker/sandbox.c - see sandbox.h. The filter looks at the architecture, then at the
+/* common/sandbox/sandbox.c - see sandbox.h. The filter looks at the architecture, then at the
  * call's number alone; memory that is executable stays allowed, since oneDNN compiles its kernels.
  */
-#include "computed/worker/sandbox.h"
+#include "common/sandbox/sandbox.h"
 #include <errno.h>
 #include <linux/audit.h>
 #include <linux/filter.h>

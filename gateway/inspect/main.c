@@ -1,0 +1,107 @@
+/* gateway/inspect/main.c - mikura-inspect: reads an object's attributes for queries, locked in.
+ *
+ * Started by the gateway with a socketpair as descriptor 3, an empty environment and nothing else
+ * open. It holds no key; bytes of the one object under inspection come over the socketpair when
+ * asked for. */
+#include "common/base/le.h"
+#include "common/base/log.h"
+#include "common/image/image.h"
+#include "common/sandbox/sandbox.h"
+#include "gateway/inspect/wire.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static void full_read(void *p, size_t n)
+{
+    uint8_t *to = p;
+
+    while (n > 0) {
+        ssize_t got = read(INSPECT_FD, to, n);
+
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) _exit(0); /* the gateway is gone */
+        to += got;
+        n -= (size_t)got;
+    }
+}
+
+static void full_write(const void *p, size_t n)
+{
+    const uint8_t *from = p;
+
+    while (n > 0) {
+        ssize_t put = write(INSPECT_FD, from, n);
+
+        if (put < 0 && errno == EINTR) continue;
+        if (put <= 0) _exit(0);
+        from += put;
+        n -= (size_t)put;
+    }
+}
+
+static enum rc source_read(void *ctx, uint64_t off, void *buf, size_t n, struct err *reterr)
+{
+    uint8_t *to = buf;
+
+    (void)ctx;
+    while (n > 0) {
+        uint32_t part = (uint32_t)MIN(n, (size_t)INSPECT_READ_MAX);
+        uint8_t ask[13] = {'R'}, len[4];
+
+        le_put64(ask + 1, off);
+        le_put32(ask + 9, part);
+        full_write(ask, sizeof ask);
+        full_read(len, sizeof len);
+        if (le_get32(len) != part) return err_set(reterr, RC_IO, "the object could not be read");
+        full_read(to, part);
+        to += part;
+        off += part;
+        n -= part;
+    }
+    return RC_OK;
+}
+
+static enum rc fact(void *data, const char *name, const char *value)
+{
+    size_t name_n = strlen(name), value_n = strlen(value);
+    uint8_t head[5] = {'A'};
+
+    (void)data;
+    if (name_n == 0 || name_n > INSPECT_NAME_MAX || value_n > INSPECT_VALUE_MAX) return RC_OK;
+    le_put16(head + 1, (uint16_t)name_n);
+    le_put16(head + 3, (uint16_t)value_n);
+    full_write(head, sizeof head);
+    full_write(name, name_n);
+    full_write(value, value_n);
+    return RC_OK;
+}
+
+int main(void)
+{
+    const struct sandbox_conf conf = {.address_bytes_max = INSPECT_MEMORY_MAX,
+                                      .keep_fd_max = INSPECT_FD};
+    struct err err = {0};
+
+    log_setup("mikura-inspect", LOG_WARN);
+    image_init(); /* opens the DICOM dictionary: not possible later */
+    if (sandbox_enter(&conf, &err) != RC_OK) {
+        log_error("inspect_sandbox", "%s", err.msg);
+        return 1;
+    }
+    for (;;) {
+        struct image_source src = {.read = source_read};
+        uint8_t job[8], end[3] = {'E'};
+        uint16_t n = 0;
+
+        full_read(job, sizeof job);
+        src.size = le_get64(job);
+        err.msg[0] = 0;
+        if (image_attributes(&src, fact, NULL, &err) != RC_OK)
+            n = (uint16_t)MIN(strlen(err.msg), (size_t)INSPECT_REASON_MAX);
+        le_put16(end + 1, n);
+        full_write(end, sizeof end);
+        full_write(err.msg, n);
+    }
+}
