@@ -4,7 +4,7 @@
 #include "computed/worker/child.h"
 #include "computed/worker/models.h"
 #include "computed/worker/runner.h"
-#include "computed/worker/sandbox.h"
+#include "common/sandbox/sandbox.h"
 #include "common/base/hex.h"
 #include <errno.h>
 #include <fcntl.h>
