@@ -7,6 +7,7 @@
 #include "gateway/api/objects.h"
 #include "gateway/api/upload.h"
 #include "gateway/ingest/name.h"
+#include <openssl/evp.h>
 
 /* What every write begins with. */
 struct writing {
@@ -127,16 +128,37 @@ enum rc objects_begin_upload(struct fcall *c, struct err *reterr)
 }
 
 /* ---- PutChunk ---- */
+/* md: NULL when the sender gave no SHA-256 of the chunk. */
+static enum rc chunk_bytes(struct body_chunk *k, EVP_MD_CTX *md, ProtobufCBinaryData d,
+                           struct err *reterr)
+{
+    if (d.len == 0) return RC_OK;
+    if (md != NULL && EVP_DigestUpdate(md, d.data, d.len) != 1)
+        return err_set(reterr, RC_INTERNAL, "SHA-256 of a chunk");
+    return body_chunk_fill(k, d.data, d.len, reterr);
+}
+
+static enum rc chunk_sha256_check(EVP_MD_CTX *md, ProtobufCBinaryData want, struct err *reterr)
+{
+    uint8_t got[EVP_MAX_MD_SIZE];
+
+    if (EVP_DigestFinal_ex(md, got, NULL) != 1)
+        return err_set(reterr, RC_INTERNAL, "SHA-256 of a chunk");
+    if (memcmp(got, want.data, 32) == 0) return RC_OK;
+    return err_set(reterr, RC_CORRUPT,
+                   "the chunk's bytes have another sha256 than its header says: send it again");
+}
+
 /* Appends data messages until the chunk is whole. The first message's data may be there already. */
-static enum rc receive_chunk(struct fcall *c, struct body_chunk *k, ProtobufCBinaryData first,
-                             struct err *reterr)
+static enum rc receive_chunk(struct fcall *c, struct body_chunk *k, EVP_MD_CTX *md,
+                             ProtobufCBinaryData first, struct err *reterr)
 {
     uint32_t want = k->put.ident.plain_bytes;
     enum rc rc = RC_OK;
 
     if (first.len > want)
         return err_set(reterr, RC_RANGE, "more bytes than the chunk's declared %u", want);
-    if (first.len > 0) rc = body_chunk_fill(k, first.data, first.len, reterr);
+    rc = chunk_bytes(k, md, first, reterr);
     while (rc == RC_OK) {
         Mikura__V1__PutChunkRequest *m;
         struct rpc_msg *msg;
@@ -154,8 +176,8 @@ static enum rc receive_chunk(struct fcall *c, struct body_chunk *k, ProtobufCBin
             rc = err_set(reterr, RC_INVAL, "a header in a later message");
         } else if (m->data.len > want - k->filled) {
             rc = err_set(reterr, RC_RANGE, "more bytes than the chunk's declared %u", want);
-        } else if (m->data.len > 0) {
-            rc = body_chunk_fill(k, m->data.data, m->data.len, reterr);
+        } else {
+            rc = chunk_bytes(k, md, m->data, reterr);
         }
         mikura__v1__put_chunk_request__free_unpacked(m, NULL);
     }
@@ -164,7 +186,7 @@ static enum rc receive_chunk(struct fcall *c, struct body_chunk *k, ProtobufCBin
         return err_set(reterr, RC_INVAL, "the stream ended after %u of the chunk's %u bytes",
                        k->filled, want);
     }
-    return body_chunk_sealed(k, reterr);
+    return RC_OK;
 }
 
 static enum rc put_chunk_row(struct fcall *c, const struct writing *w, const struct id128 *id,
@@ -206,6 +228,7 @@ enum rc objects_put_chunk(struct fcall *c, struct err *reterr)
     struct record_session *s;
     struct body_spec spec;
     struct body_chunk *k = NULL;
+    EVP_MD_CTX *md = NULL;
     struct writing w;
     struct id128 id;
     uint64_t version, tick;
@@ -218,6 +241,8 @@ enum rc objects_put_chunk(struct fcall *c, struct err *reterr)
         return err_set(reterr, RC_INVAL,
                        "the first message needs a header with the upload id (16 bytes)");
     }
+    if (h->sha256.len != 0 && h->sha256.len != 32)
+        return err_set(reterr, RC_INVAL, "sha256: 32 bytes, or none");
     rc = open_writing(c, h->collection, h->case_id, false, &w, reterr);
     if (rc != RC_OK) return rc;
     rc = upload_session(c, w.cs, &id, &s, &version, &tick, reterr);
@@ -241,12 +266,14 @@ enum rc objects_put_chunk(struct fcall *c, struct err *reterr)
     rc = upload_body_spec(gw, w.cs, &id, s, &spec, reterr);
     if (rc == RC_OK) rc = body_chunk_new(gw, &spec, h->index, h->length_bytes, &k, reterr);
     key_wipe(&spec.key);
-    if (rc == RC_OK) rc = receive_chunk(c, k, first->data, reterr);
     if (rc == RC_OK && h->sha256.len != 0) {
-        rc = err_set(
-            reterr, RC_UNIMPL,
-            "a chunk's sha256 is not checked here: give the object's tree-sha256 to Complete");
+        md = EVP_MD_CTX_new();
+        if (md == NULL || EVP_DigestInit_ex(md, EVP_sha256(), NULL) != 1)
+            rc = err_set(reterr, RC_NOMEM, "SHA-256 of a chunk");
     }
+    if (rc == RC_OK) rc = receive_chunk(c, k, md, first->data, reterr);
+    if (rc == RC_OK && md != NULL) rc = chunk_sha256_check(md, h->sha256, reterr);
+    if (rc == RC_OK) rc = body_chunk_sealed(k, reterr);
     if (rc == RC_OK) rc = put_chunk_row(c, &w, &id, k, &was_there, reterr);
     if (rc == RC_OK) {
         answer.index = h->index;
@@ -254,6 +281,7 @@ enum rc objects_put_chunk(struct fcall *c, struct err *reterr)
         rc = fcall_send(c, &answer.base);
     }
 out:
+    EVP_MD_CTX_free(md);
     body_chunk_free(k);
     gw_case_wipe(w.cs);
     return rc;

@@ -171,8 +171,8 @@ def sizes(agent, reader):
     s = agent.call('Objects.BeginUpload', v1('BeginUploadRequest', request_id=request_id(), spec=spec(case='s', size=len(data))))
     head = dict(collection='bad', case_id='s', upload_id=s.upload_id)
 
-    def chunk(index, bytes_, length=None):
-        yield v1('PutChunkRequest', header=v1('ChunkHeader', index=index, length_bytes=len(bytes_) if length is None else length, **head))
+    def chunk(index, bytes_, length=None, **more):
+        yield v1('PutChunkRequest', header=v1('ChunkHeader', index=index, length_bytes=len(bytes_) if length is None else length, **head, **more))
         for i in range(0, len(bytes_), MIB):
             yield v1('PutChunkRequest', data=bytes_[i:i + MIB])
     failed.check(s.chunks == 2, '9 MiB are %d chunks' % s.chunks)
@@ -180,8 +180,10 @@ def sizes(agent, reader):
     rpc('a short chunk', agent, 'Objects.PutChunk', chunk(1, data[:100]), 'OUT_OF_RANGE', 'chunk 1')
     rpc('fewer bytes than the chunk has', agent, 'Objects.PutChunk', chunk(1, data[:100], MIB), 'INVALID_ARGUMENT', '100')
     rpc('more bytes than the chunk has', agent, 'Objects.PutChunk', chunk(1, data[:MIB + 1], MIB), 'OUT_OF_RANGE', 'declared')
+    rpc('a wrong sha256 of a chunk', agent, 'Objects.PutChunk', chunk(1, data[8 * MIB:], sha256=bytes(32)), 'DATA_LOSS', 'sha256', 'again')
+    rpc('half a sha256', agent, 'Objects.PutChunk', chunk(1, data[8 * MIB:], sha256=bytes(16)), 'INVALID_ARGUMENT', '32 bytes')
     rpc('complete with nothing there', agent, 'Objects.Complete', v1('CompleteRequest', request_id=request_id(), **head), 'FAILED_PRECONDITION', 'chunk')
-    agent.call('Objects.PutChunk', chunk(1, data[8 * MIB:]))
+    agent.call('Objects.PutChunk', chunk(1, data[8 * MIB:], sha256=hashlib.sha256(data[8 * MIB:]).digest()))
     rpc('complete without the first chunk', agent, 'Objects.Complete', v1('CompleteRequest', request_id=request_id(), **head),
         'FAILED_PRECONDITION', 'chunk 0 is missing')
     agent.call('Objects.PutChunk', chunk(0, data[:8 * MIB]))
