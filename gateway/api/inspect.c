@@ -7,6 +7,7 @@
 #include "gateway/inspect/wire.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -119,7 +120,7 @@ static enum rc child_start(struct gw_inspector *in, struct child *c, struct err 
         (void)waitpid(c->pid, NULL, 0);
         (void)close(c->fd);
         c->pid = 0;
-        return err_set(reterr, RC_NOMEM, "a child's socket");
+        return err_set(reterr, RC_IO, "a child's socket");
     }
     c->poll->data = c;
     return RC_OK;
@@ -200,7 +201,7 @@ static enum rc add_fact(struct gw_facts *f, struct arena *a, const char *name, c
         at->value_case = MIKURA__V1__ATTRIBUTE__VALUE_INTEGER;
         at->integer = (int64_t)strtoll(value, NULL, 10);
     } else if (!uid && n > 0 && strspn(value, "0123456789.-") == n &&
-               (at->real = strtod(value, &end), *end == 0)) {
+               (at->real = strtod(value, &end), *end == 0 && isfinite(at->real))) {
         at->value_case = MIKURA__V1__ATTRIBUTE__VALUE_REAL;
     } else {
         at->value_case = MIKURA__V1__ATTRIBUTE__VALUE_TEXT;
@@ -211,10 +212,11 @@ static enum rc add_fact(struct gw_facts *f, struct arena *a, const char *name, c
     return at->name == NULL ? RC_NOMEM : RC_OK;
 }
 
+/* Codes, UIDs and numbers are ASCII; a child's word goes into messages that must be UTF-8. */
 static bool plain_text(const char *s, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        if ((uint8_t)s[i] < 0x20 || (uint8_t)s[i] == 0x7f) return false;
+        if ((uint8_t)s[i] < 0x20 || (uint8_t)s[i] > 0x7e) return false;
     }
     return true;
 }

@@ -9,8 +9,10 @@
 #include "common/sandbox/sandbox.h"
 #include "gateway/inspect/wire.h"
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 static void full_read(void *p, size_t n)
@@ -85,7 +87,8 @@ int main(void)
     struct err err = {0};
 
     log_setup("mikura-inspect", LOG_WARN);
-    image_init(); /* opens the DICOM dictionary: not possible later */
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* it ends with its gateway; the socket tells too */
+    image_init();                           /* opens the DICOM dictionary: not possible later */
     if (sandbox_enter(&conf, &err) != RC_OK) {
         log_error("inspect_sandbox", "%s", err.msg);
         return 1;
