@@ -3,8 +3,9 @@
  *
  * usage: put_get put|get COLLECTION SIZE COUNT CONNECTIONS FILE [PID ...]
  * FILE holds SIZE incompressible bytes. The objects are committed, one a case, within the time that
- * is measured. Prints a JSON object: rates, latencies, CPU seconds of the named processes per GB
- * of user data (utime + stime), of kernel threads by themselves, and the processes' memory. */
+ * is measured. Prints a JSON object: rates, latencies, CPU seconds per GB of user data (utime +
+ * stime) of the named processes with their children, of kernel threads and of this client, and the
+ * processes' memory: the sum of each one's peak during the row. */
 #include "common/base/clock.h"
 #include "common/base/macros.h"
 #include "common/base/strutil.h"
@@ -15,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #define CONNECTIONS_MAX 256u
@@ -33,74 +35,145 @@ static struct {
     bool failed;
 } b;
 
-/* utime + stime of /proc/PID/stat in ticks; the name in parentheses may hold anything. */
-static uint64_t cpu_of(const char *pid, bool kernel_only)
+/* A row of /proc/PID/stat. */
+struct proc {
+    pid_t pid, ppid;
+    uint64_t ticks; /* utime + stime, with those of children that have ended and been waited for */
+    bool counted;   /* one of the named processes, or a descendant */
+};
+struct procs {
+    struct proc *row;
+    size_t n, cap;
+};
+
+static bool proc_read(const char *pid, struct proc *ret)
 {
+    uint64_t ppid, user, system, user_dead, system_dead, id;
     char path[64], text[1024];
-    uint64_t ppid, utime, stime;
     const char *at;
     FILE *f;
     size_t n;
 
+    if (!str_to_u64(pid, INT32_MAX, &id)) return false;
     (void)snprintf(path, sizeof(path), "/proc/%s/stat", pid);
     f = fopen(path, "r");
-    if (f == NULL) return 0; /* it has ended */
+    if (f == NULL) return false; /* it has ended */
     n = fread(text, 1, sizeof(text) - 1, f);
     (void)fclose(f);
     text[n] = 0;
-    at = strrchr(text, ')');
-    if (at == NULL ||
-        sscanf(at + 2, "%*c %" SCNu64 " %*s %*s %*s %*s %*s %*s %*s %*s %*s %" SCNu64 " %" SCNu64,
-               &ppid, &utime, &stime) != 3) {
-        return 0;
+    at = strrchr(text, ')'); /* the name in parentheses may hold anything */
+    if (at == NULL || sscanf(at + 2,
+                             "%*c %" SCNu64 " %*s %*s %*s %*s %*s %*s %*s %*s %*s %" SCNu64
+                             " %" SCNu64 " %" SCNu64 " %" SCNu64,
+                             &ppid, &user, &system, &user_dead, &system_dead) != 5) {
+        return false;
     }
-    if (kernel_only && ppid != 2) return 0;
-    return utime + stime;
+    *ret = (struct proc){
+        .pid = (pid_t)id, .ppid = (pid_t)ppid, .ticks = user + system + user_dead + system_dead};
+    return true;
 }
 
-static double daemons_cpu_s(void)
-{
-    uint64_t ticks = 0;
-
-    for (uint32_t i = 0; i < b.pids_n; i++) {
-        char pid[16];
-
-        (void)snprintf(pid, sizeof(pid), "%d", (int)b.pids[i]);
-        ticks += cpu_of(pid, false);
-    }
-    return (double)ticks / (double)sysconf(_SC_CLK_TCK);
-}
-
-/* Of kernel threads (children of kthreadd); none is seen inside a PID namespace. */
-static double kernel_cpu_s(void)
+/* All processes, those of the daemons marked. */
+static void procs_read(struct procs *ps)
 {
     DIR *d = opendir("/proc");
     const struct dirent *e;
-    uint64_t ticks = 0;
+    bool more = true;
 
-    while (d != NULL && (e = readdir(d)) != NULL) {
-        if (e->d_name[0] >= '1' && e->d_name[0] <= '9') ticks += cpu_of(e->d_name, true);
+    CHECK(d != NULL);
+    while ((e = readdir(d)) != NULL) {
+        struct proc one;
+
+        if (!proc_read(e->d_name, &one)) continue;
+        if (ps->n == ps->cap) {
+            ps->cap = ps->cap * 2 + 64;
+            ps->row = realloc(ps->row, ps->cap * sizeof(*ps->row));
+            CHECK(ps->row != NULL);
+        }
+        for (uint32_t i = 0; i < b.pids_n; i++)
+            one.counted = one.counted || one.pid == b.pids[i];
+        ps->row[ps->n++] = one;
     }
-    if (d != NULL) (void)closedir(d);
-    return (double)ticks / (double)sysconf(_SC_CLK_TCK);
+    (void)closedir(d);
+    while (more) { /* a child may stand before its parent */
+        more = false;
+        for (size_t i = 0; i < ps->n; i++) {
+            for (size_t j = 0; j < ps->n && !ps->row[i].counted; j++) {
+                if (ps->row[j].pid != ps->row[i].ppid || !ps->row[j].counted) continue;
+                ps->row[i].counted = more = true;
+            }
+        }
+    }
+}
+
+struct cpu {
+    double daemons_s, kernel_s, client_s;
+};
+
+static double seconds_of(struct timeval t)
+{
+    return (double)t.tv_sec + (double)t.tv_usec / 1e6;
+}
+
+/* Kernel threads are children of kthreadd; none is seen inside a PID namespace. */
+static struct cpu cpu_now(void)
+{
+    double hz = (double)sysconf(_SC_CLK_TCK);
+    struct procs ps = {0};
+    struct cpu ret = {0};
+    struct rusage ru;
+
+    procs_read(&ps);
+    for (size_t i = 0; i < ps.n; i++) {
+        if (ps.row[i].counted) ret.daemons_s += (double)ps.row[i].ticks / hz;
+        if (ps.row[i].ppid == 2) ret.kernel_s += (double)ps.row[i].ticks / hz;
+    }
+    free(ps.row);
+    CHECK(getrusage(RUSAGE_SELF, &ru) == 0);
+    ret.client_s = seconds_of(ru.ru_utime) + seconds_of(ru.ru_stime);
+    return ret;
+}
+
+/* Let the kernel count each daemon's peak anew (proc(5), clear_refs: 5). */
+static void rss_peak_reset(void)
+{
+    struct procs ps = {0};
+
+    procs_read(&ps);
+    for (size_t i = 0; i < ps.n; i++) {
+        char path[64];
+        FILE *f;
+
+        if (!ps.row[i].counted) continue;
+        (void)snprintf(path, sizeof(path), "/proc/%d/clear_refs", (int)ps.row[i].pid);
+        f = fopen(path, "w");
+        if (f == NULL || fputs("5", f) < 0 || fclose(f) != 0) {
+            (void)fprintf(stderr, "put_get: cannot write %s: rss_mb is since its start\n", path);
+        }
+    }
+    free(ps.row);
 }
 
 /* Sum of VmHWM (each process's own peak) in MiB. */
 static double rss_peak_mb(void)
 {
+    struct procs ps = {0};
     uint64_t kb = 0, one;
 
-    for (uint32_t i = 0; i < b.pids_n; i++) {
+    procs_read(&ps);
+    for (size_t i = 0; i < ps.n; i++) {
         char path[64], line[256];
         FILE *f;
 
-        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)b.pids[i]);
+        if (!ps.row[i].counted) continue;
+        (void)snprintf(path, sizeof(path), "/proc/%d/status", (int)ps.row[i].pid);
         f = fopen(path, "r");
         while (f != NULL && fgets(line, sizeof(line), f) != NULL) {
             if (sscanf(line, "VmHWM: %" SCNu64, &one) == 1) kb += one;
         }
         if (f != NULL) (void)fclose(f);
     }
+    free(ps.row);
     return (double)kb / 1024;
 }
 
@@ -205,17 +278,18 @@ static double quantile(double q)
     return b.took_ms[MIN(i, b.count - 1)];
 }
 
-static void report(double seconds, double cpu_s, double kernel_s)
+static void report(double seconds, const struct cpu *from, const struct cpu *to)
 {
-    double bytes = (double)b.size_bytes * b.count;
+    double gb = (double)b.size_bytes * b.count / 1e9;
 
     qsort(b.took_ms, b.count, sizeof(*b.took_ms), by_value);
     (void)printf("{\"size\":%" PRIu64 ",\"op\":\"%s\",\"n\":%u,\"connections\":%u,\"mb_s\":%.2f,"
                  "\"ops_s\":%.2f,\"p50_ms\":%.2f,\"p99_ms\":%.2f,\"cpu_s_per_gb\":%.3f,"
-                 "\"kernel_cpu_s_per_gb\":%.3f,\"rss_mb\":%.1f}\n",
-                 b.size_bytes, b.get ? "get" : "put", b.count, b.conns, bytes / 1e6 / seconds,
-                 b.count / seconds, quantile(0.5), quantile(0.99), cpu_s / (bytes / 1e9),
-                 kernel_s / (bytes / 1e9), rss_peak_mb());
+                 "\"kernel_cpu_s_per_gb\":%.3f,\"client_cpu_s_per_gb\":%.3f,\"rss_mb\":%.1f}\n",
+                 b.size_bytes, b.get ? "get" : "put", b.count, b.conns, gb * 1e3 / seconds,
+                 b.count / seconds, quantile(0.5), quantile(0.99),
+                 (to->daemons_s - from->daemons_s) / gb, (to->kernel_s - from->kernel_s) / gb,
+                 (to->client_s - from->client_s) / gb, rss_peak_mb());
 }
 
 static bool args_read(int argc, char **argv)
@@ -245,7 +319,8 @@ int main(int argc, char **argv)
 {
     struct err e = {0};
     uint64_t from_us;
-    double cpu_s, kernel_s;
+    double took_s;
+    struct cpu from, to;
     uv_loop_t loop;
 
     if (!args_read(argc, argv)) {
@@ -259,17 +334,16 @@ int main(int argc, char **argv)
     }
     b.took_ms = calloc(b.count, sizeof(*b.took_ms));
     CHECK(b.took_ms != NULL && uv_loop_init(&loop) == 0 && fibers_open(&loop, &b.fs) == RC_OK);
-    cpu_s = daemons_cpu_s();
-    kernel_s = kernel_cpu_s();
+    rss_peak_reset();
+    from = cpu_now();
     from_us = clock_boot_us();
     for (uint32_t i = 0; i < b.conns; i++)
         CHECK(fiber_spawn(b.fs, connection, NULL) == RC_OK);
     while (fibers_running(b.fs) > 0)
         (void)uv_run(&loop, UV_RUN_ONCE);
-    if (!b.failed) {
-        report((double)(clock_boot_us() - from_us) / 1e6, daemons_cpu_s() - cpu_s,
-               kernel_cpu_s() - kernel_s);
-    }
+    took_s = (double)(clock_boot_us() - from_us) / 1e6;
+    to = cpu_now();
+    if (!b.failed) report(took_s, &from, &to);
     fibers_close(b.fs);
     (void)uv_run(&loop, UV_RUN_DEFAULT);
     CHECK(uv_loop_close(&loop) == 0);
