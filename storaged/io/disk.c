@@ -546,12 +546,14 @@ enum rc disk_write_sync_now(struct disk_file *f, uint64_t at, const void *p, siz
 
     if (rc != RC_OK) return rc;
     if (f->mem != NULL) {
-        return disk_mem_write_sync(f->mem, at, p, n) < 0
-                   ? err_set(reterr, RC_RANGE, "'%s'", f->name)
-                   : RC_OK;
+        int r = disk_mem_write_sync(f->disk->conf.mem, f->mem, at, p, n);
+
+        if (r < 0)
+            rc = err_set(reterr, rc_from_errno(-r), "write of '%s': %s", f->name, strerror(-r));
+    } else {
+        rc = move_now(f, at, NULL, p, n, reterr);
     }
-    rc = move_now(f, at, NULL, p, n, reterr);
-    if (rc == RC_OK && fdatasync(f->fd) != 0) {
+    if (rc == RC_OK && f->mem == NULL && fdatasync(f->fd) != 0) {
         rc = err_set(reterr, RC_IO, "flush of '%s': %s", f->name, strerror(errno));
     }
     if (rc != RC_OK) disk_fail(f->disk, reterr != NULL ? reterr->msg : "write at start-up");
@@ -561,8 +563,9 @@ enum rc disk_write_sync_now(struct disk_file *f, uint64_t at, const void *p, siz
 enum rc disk_truncate_now(struct disk_file *f, uint64_t bytes, struct err *reterr)
 {
     if (f->mem != NULL) {
-        return disk_mem_truncate(f->mem, bytes) < 0 ? err_set(reterr, RC_RANGE, "'%s'", f->name)
-                                                    : RC_OK;
+        int r = disk_mem_truncate(f->disk->conf.mem, f->mem, bytes);
+
+        return r < 0 ? err_set(reterr, rc_from_errno(-r), "truncation of '%s'", f->name) : RC_OK;
     }
     if (ftruncate(f->fd, (off_t)bytes) != 0 || fsync(f->fd) != 0) {
         return err_set(reterr, RC_IO, "truncation of '%s': %s", f->name, strerror(errno));
@@ -573,8 +576,9 @@ enum rc disk_truncate_now(struct disk_file *f, uint64_t bytes, struct err *reter
 enum rc disk_remove_now(struct disk *d, const char *name, struct err *reterr)
 {
     if (d->conf.engine == DISK_MEMORY) {
-        return disk_mem_remove(d->conf.mem, name) < 0 ? err_set(reterr, RC_NOTFOUND, "'%s'", name)
-                                                      : RC_OK;
+        int r = disk_mem_remove(d->conf.mem, name);
+
+        return r < 0 ? err_set(reterr, rc_from_errno(-r), "removal of '%s'", name) : RC_OK;
     }
     if (unlinkat(d->dir_fd, name, 0) != 0 || fsync(d->dir_fd) != 0) {
         return err_set(reterr, rc_from_errno(errno), "removal of '%s': %s", name, strerror(errno));

@@ -129,8 +129,16 @@ enum disk_crash {
 };
 /* Power is cut: whatever has not run yet completes RC_CANCELED and leaves no trace. */
 void disk_mem_cut(struct disk_mem *m);
+/* Power fails at the n-th blocking write, truncation or removal from now: it takes place or not, a
+ * write without its sync; it and all later ones are RC_IO. */
+void disk_mem_cut_at(struct disk_mem *m, uint64_t n);
+/* fn is called before each request that is carried out: a boundary at which power may fail. */
+void disk_mem_watch(struct disk_mem *m, void (*fn)(void *ctx), void *ctx);
+/* All that is there, with what is not synced; nobody watches it. NULL: out of memory. */
+struct disk_mem *disk_mem_clone(const struct disk_mem *m, uint64_t seed);
 /* After disk_close: what was written and not synced is kept, lost, torn at 512 bytes or 4 KiB
- * (each sector on its own), or whole writes survive in any combination. */
-void disk_mem_crash(struct disk_mem *m, enum disk_crash how);
+ * (each sector on its own), or whole writes survive in any combination. Returns a digest of what
+ * survived: equal for equal outcomes of one moment. */
+uint64_t disk_mem_crash(struct disk_mem *m, enum disk_crash how);
 /* Flip bits / zero under everybody's feet. False: no such place. */
 bool disk_mem_damage(struct disk_mem *m, const char *name, uint64_t at, uint8_t xor_with);

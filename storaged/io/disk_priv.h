@@ -67,8 +67,9 @@ MUST_CHECK enum rc disk_uring_open(struct disk *d, char *reason, size_t reason_n
 struct mem_file *disk_mem_file(struct disk_mem *m, const char *name);
 uint64_t disk_mem_file_bytes(const struct mem_file *f);
 int disk_mem_read(const struct mem_file *f, uint64_t at, void *p, size_t n);
-int disk_mem_write_sync(struct mem_file *f, uint64_t at, const void *p, size_t n);
-int disk_mem_truncate(struct mem_file *f, uint64_t bytes);
+int disk_mem_write_sync(struct disk_mem *m, struct mem_file *f, uint64_t at, const void *p,
+                        size_t n);
+int disk_mem_truncate(struct disk_mem *m, struct mem_file *f, uint64_t bytes);
 int disk_mem_remove(struct disk_mem *m, const char *name);
 enum rc disk_mem_list(struct disk_mem *m, enum rc (*fn)(void *ctx, const char *name), void *ctx);
 void disk_mem_space(struct disk_mem *m, uint64_t *ret_total, uint64_t *ret_free);

@@ -23,8 +23,11 @@ struct mem_file {
 };
 struct disk_mem {
     uint64_t rng, capacity, used;
+    uint64_t cut_at; /* the blocking write from now at which power fails; 0 = none */
     bool cut;
     struct list files;
+    void (*watch)(void *ctx);
+    void *watch_ctx;
 };
 
 static uint64_t draw(struct disk_mem *m, uint64_t below)
@@ -45,6 +48,26 @@ struct disk_mem *disk_mem_new(uint64_t seed, uint64_t capacity_bytes)
     m->capacity = capacity_bytes;
     list_init(&m->files);
     return m;
+}
+
+static struct mem_file *file_new(const char *name, uint64_t bytes)
+{
+    struct mem_file *f = calloc(1, sizeof(*f));
+
+    if (f == NULL) return NULL;
+    f->now = calloc(1, bytes);
+    f->durable = calloc(1, bytes);
+    if (f->now == NULL || f->durable == NULL) {
+        free(f->now);
+        free(f->durable);
+        free(f);
+        return NULL;
+    }
+    f->bytes = f->reserved = bytes;
+    (void)snprintf(f->name, sizeof(f->name), "%s", name);
+    list_init(&f->unsynced);
+    list_init(&f->link);
+    return f;
 }
 
 static void forget_writes(struct mem_file *f)
@@ -74,13 +97,70 @@ void disk_mem_free(struct disk_mem *m)
     free(m);
 }
 
+static int write_file(struct mem_file *f, uint64_t at, const void *p, size_t n);
+
+struct disk_mem *disk_mem_clone(const struct disk_mem *m, uint64_t seed)
+{
+    struct disk_mem *c = disk_mem_new(seed, m->capacity);
+
+    if (c == NULL) return NULL;
+    c->used = m->used;
+    LIST_FOREACH(it, &m->files)
+    {
+        const struct mem_file *f = CONTAINER_OF(it, struct mem_file, link);
+        struct mem_file *g = file_new(f->name, f->bytes);
+
+        if (g == NULL) goto fail;
+        g->reserved = f->reserved;
+        list_push_back(&c->files, &g->link);
+        memcpy(g->durable, f->durable, f->bytes);
+        LIST_FOREACH(w_it, &f->unsynced)
+        {
+            const struct mem_write *w = CONTAINER_OF(w_it, struct mem_write, link);
+
+            if (write_file(g, w->at, w->bytes, w->n) < 0) goto fail;
+        }
+        memcpy(g->now, f->now, f->bytes);
+    }
+    return c;
+fail:
+    disk_mem_free(c);
+    return NULL;
+}
+
+void disk_mem_watch(struct disk_mem *m, void (*fn)(void *ctx), void *ctx)
+{
+    m->watch = fn;
+    m->watch_ctx = ctx;
+}
+
 void disk_mem_cut(struct disk_mem *m)
 {
     m->cut = true;
 }
 
-void disk_mem_crash(struct disk_mem *m, enum disk_crash how)
+void disk_mem_cut_at(struct disk_mem *m, uint64_t n)
 {
+    m->cut_at = n;
+}
+
+/* A blocking write begins. Power fails at it: *ret_done says whether it still took place. */
+static bool power_fails(struct disk_mem *m, bool *ret_done)
+{
+    if (m->cut) {
+        *ret_done = false;
+        return true;
+    }
+    if (m->cut_at == 0 || --m->cut_at > 0) return false;
+    m->cut = true;
+    *ret_done = draw(m, 2) == 0;
+    return true;
+}
+
+uint64_t disk_mem_crash(struct disk_mem *m, enum disk_crash how)
+{
+    uint64_t left = 0, sector = 0; /* FNV-1a over the 512 B sectors that survive */
+
     LIST_FOREACH(it, &m->files)
     {
         struct mem_file *f = CONTAINER_OF(it, struct mem_file, link);
@@ -90,18 +170,21 @@ void disk_mem_crash(struct disk_mem *m, enum disk_crash how)
             struct mem_write *w = CONTAINER_OF(w_it, struct mem_write, link);
             size_t step = how == DISK_CRASH_TORN512 ? 512 : how == DISK_CRASH_TORN4K ? 4096 : w->n;
 
-            for (size_t at = 0; at < w->n; at += step) {
+            for (size_t at = 0; at < w->n; at += step, sector += step / 512) {
                 bool keep = how == DISK_CRASH_KEPT || (how != DISK_CRASH_LOST && draw(m, 2) == 0);
 
-                if (keep && w->at + at + step <= f->bytes) {
-                    memcpy(f->durable + w->at + at, w->bytes + at, step);
-                }
+                if (!keep || w->at + at + step > f->bytes) continue;
+                memcpy(f->durable + w->at + at, w->bytes + at, step);
+                for (uint64_t k = 0; k < step / 512; k++)
+                    left = (left ^ (sector + k + 1)) * 0x100000001b3ull;
             }
         }
         forget_writes(f);
         memcpy(f->now, f->durable, f->bytes);
     }
     m->cut = false;
+    m->cut_at = 0;
+    return left;
 }
 
 bool disk_mem_damage(struct disk_mem *m, const char *name, uint64_t at, uint8_t xor_with)
@@ -165,28 +248,34 @@ static int write_file(struct mem_file *f, uint64_t at, const void *p, size_t n)
     return (int)n;
 }
 
-int disk_mem_write_sync(struct mem_file *f, uint64_t at, const void *p, size_t n)
+int disk_mem_write_sync(struct disk_mem *m, struct mem_file *f, uint64_t at, const void *p,
+                        size_t n)
 {
-    int r = write_file(f, at, p, n);
+    bool done = true, fails = power_fails(m, &done);
+    int r = done ? write_file(f, at, p, n) : 0; /* not synced: the crash decides about it */
 
+    if (fails) return -EIO;
     return r < 0 ? r : sync_file(f);
 }
 
-int disk_mem_truncate(struct mem_file *f, uint64_t bytes)
+int disk_mem_truncate(struct disk_mem *m, struct mem_file *f, uint64_t bytes)
 {
+    bool done = true, fails = power_fails(m, &done);
+
     if (bytes > f->bytes) return -EINVAL;
-    (void)sync_file(f);
-    f->bytes = bytes;
-    return 0;
+    if (!fails) (void)sync_file(f);
+    if (done) f->bytes = bytes;
+    return fails ? -EIO : 0;
 }
 
 int disk_mem_remove(struct disk_mem *m, const char *name)
 {
     struct mem_file *f = disk_mem_file(m, name);
+    bool done = true, fails = power_fails(m, &done);
 
     if (f == NULL) return -ENOENT;
-    file_free(m, f);
-    return 0;
+    if (done) file_free(m, f);
+    return fails ? -EIO : 0;
 }
 
 enum rc disk_mem_list(struct disk_mem *m, enum rc (*fn)(void *ctx, const char *name), void *ctx)
@@ -214,21 +303,9 @@ static int create_file(struct disk *d, struct disk_req_priv *p)
     struct err err;
 
     if (m->capacity - m->used < p->file_bytes) return -ENOSPC;
-    f = calloc(1, sizeof(*f));
+    f = file_new(p->name, p->file_bytes);
     if (f == NULL) return -ENOMEM;
-    f->now = calloc(1, p->file_bytes);
-    f->durable = calloc(1, p->file_bytes);
-    list_init(&f->unsynced);
-    list_init(&f->link);
-    if (f->now == NULL || f->durable == NULL) {
-        free(f->now);
-        free(f->durable);
-        free(f);
-        return -ENOMEM;
-    }
-    f->bytes = f->reserved = p->file_bytes;
     m->used += f->bytes;
-    memcpy(f->name, p->name, sizeof(f->name));
     memcpy(f->now, p->buf, p->n);
     memcpy(f->durable, p->buf, p->n);
     list_push_back(&m->files, &f->link);
@@ -274,6 +351,7 @@ static void submit(struct disk *d)
             it = it->next;
         req = CONTAINER_OF(it, struct disk_req, priv.link);
         list_remove(it);
+        if (d->conf.mem->watch != NULL) d->conf.mem->watch(d->conf.mem->watch_ctx);
         disk_finished(req, d->closing || d->conf.mem->cut ? -ECANCELED : execute(d, &req->priv));
     }
     if (n > 0) disk_kick(d);

@@ -77,6 +77,8 @@ enum rc record_encode(const struct record_header *h, const struct record_block *
     le_put64(out + 144, h->epoch);
     le_put64(out + 152, h->log_index);
     memcpy(out + 160, h->plain_digest, 32);
+    le_put64(out + 192, h->prior_segment_id);
+    le_put64(out + 200, h->prior_end);
     for (uint32_t i = 0; i < record_blocks(h->plain_bytes); i++) {
         le_put32(out + FIXED_BYTES + i * BLOCK_BYTES, blocks[i].crc32c);
         memcpy(out + FIXED_BYTES + i * BLOCK_BYTES + 4, blocks[i].tag, RECORD_TAG_BYTES);
@@ -126,6 +128,8 @@ enum rc record_decode(const uint8_t *p, size_t n, struct record_header *ret_head
         .config = le_get64(p + 136),
         .epoch = le_get64(p + 144),
         .log_index = le_get64(p + 152),
+        .prior_segment_id = le_get64(p + 192),
+        .prior_end = le_get64(p + 200),
     };
     memcpy(h.upload_id.b, p + 80, 16);
     memcpy(h.body.b, p + 96, 16);

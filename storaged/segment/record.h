@@ -27,6 +27,8 @@ struct record_header {
     uint32_t plain_bytes; /* = payload bytes, before padding */
     uint64_t config, epoch, log_index;
     uint8_t plain_digest[32]; /* sealed (keyed) digest of the plaintext; zero for log entries */
+    /* the segment before this one and where its records end; zero: the first of its process */
+    uint64_t prior_segment_id, prior_end;
 };
 struct record_block {
     uint32_t crc32c; /* of the ciphertext block */

@@ -319,6 +319,8 @@ static void place(struct seglog *log, struct seglog_append *a)
     p->header.segment_generation = s->generation;
     p->header.sequence = s->sequence++;
     p->header.flushed_upto = s->durable;
+    p->header.prior_segment_id = s->prior.segment_id;
+    p->header.prior_end = s->prior.offset;
     a->loc = (struct seg_location){.segment_id = s->id,
                                    .generation = s->generation,
                                    .offset = s->end,
@@ -362,7 +364,10 @@ static void place_all(struct seglog *log)
             }
             log->cur = log->next;
             log->next = NULL;
-            if (old != NULL) seal(log, old);
+            if (old != NULL) {
+                log->cur->prior = (struct seg_position){.segment_id = old->id, .offset = old->end};
+                seal(log, old);
+            }
             (void)create(log); /* ahead of need; when it fails, the next roll asks again */
         }
         list_remove(&a->priv.link);

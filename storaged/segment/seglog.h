@@ -17,7 +17,7 @@
 
 #define SEGLOG_FORMAT            1u
 #define SEGLOG_SEGMENT_DEFAULT   (256u << 20)
-#define SEGLOG_SEGMENT_BYTES_MIN (256u << 10)
+#define SEGLOG_SEGMENT_BYTES_MIN (64u << 10)
 #define SEGLOG_DATA_AT           8192u /* header page, seal page, then records */
 #define SEGLOG_APPENDS_MAX       1024u /* accepted and not yet durable */
 #define SEGLOG_READS_MAX         512u

@@ -2,7 +2,11 @@
  *
  * The rule (DESIGN.md section 6): a bad record below the largest valid flushed_upto, or below a
  * seal, is damage; above, it is the end. Records between that flushed_upto and the end count only
- * as far as their payloads are whole, one after the other. */
+ * as far as their payloads are whole, one after the other.
+ *
+ * Across segments too: records of a segment are flushed after all of the segment before it. When
+ * that one ends early, they were never acknowledged and are dropped with it (a hole in a group's
+ * log would pass for a loss); when they were flushed, it is damage. */
 #include "common/base/crc32c.h"
 #include "common/base/le.h"
 #include "storaged/segment/seglog_priv.h"
@@ -155,8 +159,34 @@ static enum rc resync(struct window *w, uint64_t at, uint64_t until, uint64_t fl
 }
 
 /* ---- the end of a segment without a seal ---- */
+/* Did the segment before it (it ends at `before`, as searched for) lose records? */
+static void judge_prior(struct seglog *log, struct segment *s, struct seg_position before,
+                        bool was_flushed)
+{
+    if (s->prior.segment_id != before.segment_id || s->prior.offset <= before.offset) return;
+    if (was_flushed) {
+        log->stats.damage_n++;
+    } else {
+        s->end = SEGLOG_DATA_AT;
+    }
+}
+
+/* The same of a sealed one, whose first record tells. */
+static enum rc ask_first(struct seglog *log, struct window *w, struct record_block *blocks,
+                         struct seg_position before, struct err *reterr)
+{
+    struct found f;
+    enum rc rc = record_at(w, SEGLOG_DATA_AT, blocks, &f, reterr);
+
+    if (rc != RC_OK) return rc == RC_CORRUPT ? RC_OK : rc;
+    w->seg->prior = (struct seg_position){f.h.prior_segment_id, f.h.prior_end};
+    judge_prior(log, w->seg, before, /* was_flushed= */ true);
+    return RC_OK;
+}
+
+/* before: the end of the segment before it. */
 static enum rc find_end(struct seglog *log, struct window *w, struct record_block *blocks,
-                        struct err *reterr)
+                        struct seg_position before, struct err *reterr)
 {
     struct segment *s = w->seg;
     uint64_t at = SEGLOG_DATA_AT, seq = 1, flushed = SEGLOG_DATA_AT;
@@ -173,6 +203,7 @@ static enum rc find_end(struct seglog *log, struct window *w, struct record_bloc
         }
         if (rc != RC_OK) return rc;
         flushed = MAX(flushed, f.h.flushed_upto);
+        s->prior = (struct seg_position){f.h.prior_segment_id, f.h.prior_end};
         at = f.end;
         seq = f.h.sequence + 1;
     }
@@ -188,23 +219,19 @@ static enum rc find_end(struct seglog *log, struct window *w, struct record_bloc
         s->sequence = f.h.sequence;
         break;
     }
+    judge_prior(log, s, before, /* was_flushed= */ flushed > SEGLOG_DATA_AT);
     s->durable = s->end;
     return RC_OK;
 }
 
-/* Seals it, so that no later start and no later record sees what was torn. Can be repeated. */
-static enum rc recover(struct seglog *log, struct window *w, struct record_block *blocks,
-                       bool *ret_gone, struct err *reterr)
+/* Seals it, so that no later start and no later record sees what was torn; or removes it, when
+ * nothing is in it. Can be repeated. */
+static enum rc settle(struct seglog *log, struct segment *s, struct err *reterr)
 {
-    struct segment *s = w->seg;
-    uint64_t damage = log->stats.damage_n;
     char name[DISK_NAME_BYTES];
     enum rc rc;
 
-    rc = find_end(log, w, blocks, reterr);
-    if (rc != RC_OK) return rc;
-    *ret_gone = s->end == SEGLOG_DATA_AT && log->stats.damage_n == damage;
-    if (*ret_gone) {
+    if (s->end == SEGLOG_DATA_AT && !s->damaged) {
         segment_name(s->id, name);
         disk_file_close(s->file);
         s->file = NULL;
@@ -286,6 +313,33 @@ static enum rc load(struct seglog *log, struct segment *s, struct err *reterr)
     return RC_OK;
 }
 
+/* From the last to the first: when power fails here too, none is left whose predecessor went. */
+static enum rc settle_all(struct seglog *log, struct err *reterr)
+{
+    for (struct list *it = log->segments.prev, *prev; it != &log->segments; it = prev) {
+        struct segment *s = CONTAINER_OF(it, struct segment, link);
+        enum rc rc = s->sealed ? RC_OK : settle(log, s, reterr);
+
+        prev = it->prev;
+        if (rc != RC_OK) return rc;
+        if (!s->sealed) {
+            list_remove(it);
+            free(s);
+        }
+    }
+    log->id_next = 1;
+    LIST_FOREACH(it, &log->segments)
+    {
+        struct segment *s = CONTAINER_OF(it, struct segment, link);
+
+        log->id_next = s->id + 1;
+        log->durable = (struct seg_position){.segment_id = s->id, .offset = s->end};
+        log->stats.segments_n++;
+        log->stats.segment_bytes += s->bytes;
+    }
+    return RC_OK;
+}
+
 static void open_failed(struct seglog *log)
 {
     while (!list_empty(&log->segments)) {
@@ -304,6 +358,8 @@ enum rc seglog_open(const struct seglog_conf *conf, struct seglog **ret_log, str
     struct seglog *log = calloc(1, sizeof(*log));
     struct record_block *blocks = calloc(RECORD_BLOCKS_MAX, sizeof(*blocks));
     struct window w = {.p = aligned_alloc(DISK_ALIGN_BYTES, WINDOW_BYTES)};
+    struct seg_position before = {0};
+    bool searched = false; /* its end; not read from a seal */
     enum rc rc = RC_NOMEM;
 
     if (log == NULL || blocks == NULL || w.p == NULL) {
@@ -331,27 +387,26 @@ enum rc seglog_open(const struct seglog_conf *conf, struct seglog **ret_log, str
     rc = disk_list(log->disk, drop_tmp, log, reterr);
     if (rc == RC_OK) rc = disk_list(log->disk, add_file, log, reterr);
     if (rc != RC_OK) goto fail;
-    log->id_next = 1;
-    LIST_FOREACH_SAFE(it, &log->segments)
+    LIST_FOREACH(it, &log->segments)
     {
         struct segment *s = CONTAINER_OF(it, struct segment, link);
-        bool gone = false;
+        uint64_t damage = log->stats.damage_n;
 
         rc = load(log, s, reterr);
         w.seg = s;
         w.n = 0;
-        if (rc == RC_OK && !s->sealed) rc = recover(log, &w, blocks, &gone, reterr);
-        if (rc != RC_OK) goto fail;
-        if (gone) {
-            list_remove(it);
-            free(s);
-            continue;
+        if (rc == RC_OK && !s->sealed) {
+            rc = find_end(log, &w, blocks, before, reterr);
+        } else if (rc == RC_OK && searched) {
+            rc = ask_first(log, &w, blocks, before, reterr);
         }
-        log->id_next = s->id + 1;
-        log->durable = (struct seg_position){.segment_id = s->id, .offset = s->end};
-        log->stats.segments_n++;
-        log->stats.segment_bytes += s->bytes;
+        searched = !s->sealed;
+        if (rc != RC_OK) goto fail;
+        s->damaged = log->stats.damage_n > damage;
+        before = (struct seg_position){.segment_id = s->id, .offset = s->end};
     }
+    rc = settle_all(log, reterr);
+    if (rc != RC_OK) goto fail;
     *ret_log = log;
     goto out;
 fail:

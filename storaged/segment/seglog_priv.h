@@ -8,7 +8,8 @@ struct segment {
     uint64_t end;      /* where the next record goes; of a sealed one: the end of its records */
     uint64_t durable;  /* all below is durable */
     uint64_t sequence; /* of the next record */
-    bool sealed, sealing;
+    struct seg_position prior; /* end of the segment before; zero: the first of its process */
+    bool sealed, sealing, damaged;
     struct disk_file *file;
     struct seglog *log;
     struct disk_req seal_req;

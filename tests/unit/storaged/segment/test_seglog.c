@@ -338,6 +338,37 @@ static void test_damage(void **state)
     disk_mem_free(mem);
 }
 
+/* Records at the end of a segment rot, and its seal: what the next segment knows tells that they
+ * were durable, so it is damage, not the end. */
+static void test_damage_tail(void **state)
+{
+    struct disk_mem *mem = disk_mem_new(4, 64u << 20);
+    char name[32];
+    uint32_t i = 0;
+
+    (void)state;
+    reset();
+    open_all(DISK_MEMORY, NULL, mem, RC_OK);
+    for (uint32_t k = 0; k < RECORDS; k++) {
+        start(k);
+        while (done_n <= k)
+            (void)uv_run(&loop, UV_RUN_ONCE);
+    }
+    free_payloads();
+    close_all();
+    while (recs[i + 1].a.loc.segment_id == recs[0].a.loc.segment_id)
+        i++; /* the last of the first segment */
+    (void)snprintf(name, sizeof(name), "%016llx.seg", (unsigned long long)recs[0].a.loc.segment_id);
+    assert_true(disk_mem_damage(mem, name, recs[i].a.loc.offset + 300, 1));
+    assert_true(disk_mem_damage(mem, name, 4096 + 20, 1));
+    open_all(DISK_MEMORY, NULL, mem, RC_OK);
+    replay_and_read(1);
+    for (uint32_t k = 0; k < RECORDS; k++)
+        assert_int_equal(recs[k].replayed, k != i);
+    close_all();
+    disk_mem_free(mem);
+}
+
 /* A full disk refuses chunks first, entries still fit, and nothing is damaged. */
 static void test_full(void **state)
 {
@@ -371,7 +402,8 @@ int main(void)
         cmocka_unit_test(test_uring),  cmocka_unit_test(test_pread),
         cmocka_unit_test(test_memory), cmocka_unit_test(test_tmpfs_refused),
         cmocka_unit_test(test_crash),  cmocka_unit_test(test_io_failures),
-        cmocka_unit_test(test_damage), cmocka_unit_test(test_full)};
+        cmocka_unit_test(test_damage), cmocka_unit_test(test_damage_tail),
+        cmocka_unit_test(test_full)};
     int bad;
 
     if (uv_loop_init(&loop) != 0) return 1;
