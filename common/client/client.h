@@ -76,16 +76,20 @@ struct mikura_put {
     uint64_t size_bytes;         /* of a plain file */
     struct id128 request_id;     /* the same id goes on with a broken-off upload */
     uint32_t parallel;           /* chunks at a time; 0 = 4 */
+    bool commit;                 /* publish, too: a case, or its next generation, of this object */
     mikura_progress_fn progress; /* or NULL */
     void *data;
 };
 struct mikura_put_result {
     uint64_t version, size_bytes, stage;
     uint8_t tree_sha256[TREE_DIGEST_BYTES]; /* computed here and equal to the gateway's */
+    /* commit: */
+    uint64_t generation;
+    Mikura__V1__Receipt *receipt; /* or NULL; freed by the caller */
 };
-/* Uploads and stages; nothing is visible until the case is committed. RC_CORRUPT: the gateway's
- * digest is another (the file changed meanwhile, or bytes were damaged). RC_ABORTED: the file
- * changed its size. */
+/* Uploads and stages; nothing is visible until the case is committed (with `commit`: at once).
+ * RC_CORRUPT: the gateway's digest is another (the file changed meanwhile, or bytes were damaged).
+ * RC_ABORTED: the file changed its size. */
 MUST_CHECK enum rc mikura_put(struct mikura_client *c, const struct mikura_put *put,
                               struct mikura_put_result *ret, struct err *reterr);
 

@@ -122,6 +122,18 @@ static enum rc staged_take(const Mikura__V1__StagedObject *o, const uint8_t tree
     return err_set(reterr, RC_INTERNAL, "the gateway's answer has no tree-sha256");
 }
 
+static enum rc receipt_take(const struct mikura_put *put, Mikura__V1__PutObjectResponse *answer,
+                            struct mikura_put_result *ret, struct err *reterr)
+{
+    ret->generation = answer->generation;
+    ret->receipt = answer->receipt;
+    answer->receipt = NULL; /* moved */
+    if (put->commit && ret->receipt == NULL) {
+        return err_set(reterr, RC_INTERNAL, "the gateway's answer has no receipt");
+    }
+    return RC_OK;
+}
+
 /* ---- PutObject ---- */
 struct one {
     const struct mikura_put *put;
@@ -215,6 +227,7 @@ static enum rc one_try(struct mikura_client *c, struct one *o, struct attempt *a
                 rc = answer == NULL || stopped
                          ? err_set(reterr, RC_INTERNAL, "PutObject: an early or odd answer")
                          : staged_take(answer->object, o->tree, ret, reterr);
+                if (rc == RC_OK) rc = receipt_take(o->put, answer, ret, reterr);
             } else if (reterr != NULL) {
                 *reterr = ended;
             }
@@ -253,6 +266,7 @@ static enum rc put_one(struct mikura_client *c, const struct mikura_put *put,
     mikura__v1__put_object_header__init(&o->header);
     o->header.spec = &o->spec;
     o->header.request_id = &o->id;
+    o->header.commit = put->commit;
     mikura__v1__put_object_request__init(&o->first);
     o->first.header = &o->header;
     attempt_init(&a, c);
@@ -490,13 +504,43 @@ out:
     return rc;
 }
 
+static enum rc commit_one(struct mikura_client *c, const struct mikura_put *put,
+                          struct mikura_put_result *ret, struct err *reterr)
+{
+    struct mikura_staged staged = {
+        .path = put->path, .version = ret->version, .size_bytes = ret->size_bytes};
+    struct mikura_commit commit = {.collection = put->collection,
+                                   .case_id = put->case_id,
+                                   .staged = &staged,
+                                   .staged_n = 1,
+                                   .request_id = put->request_id};
+    Mikura__V1__CommitCaseResponse *answer;
+    enum rc rc;
+
+    memcpy(staged.tree_sha256, ret->tree_sha256, sizeof staged.tree_sha256);
+    rc = mikura_case_generation(c, put->collection, put->case_id, &commit.expected_generation,
+                                reterr);
+    if (rc == RC_OK) rc = mikura_commit(c, &commit, &answer, reterr);
+    if (rc != RC_OK) return rc;
+    ret->generation = answer->generation;
+    ret->receipt = answer->receipt;
+    answer->receipt = NULL; /* moved */
+    mikura__v1__commit_case_response__free_unpacked(answer, NULL);
+    return RC_OK;
+}
+
 enum rc mikura_put(struct mikura_client *c, const struct mikura_put *put,
                    struct mikura_put_result *ret, struct err *reterr)
 {
+    enum rc rc;
+
+    ret->receipt = NULL;
+    ret->generation = 0;
     if (put->pipe || put->size_bytes <= MIKURA_ONE_CALL_BYTES_MAX) {
         return put_one(c, put, ret, reterr);
     }
-    return put_session(c, put, ret, reterr);
+    rc = put_session(c, put, ret, reterr);
+    return rc == RC_OK && put->commit ? commit_one(c, put, ret, reterr) : rc;
 }
 
 /* ---- commits ---- */

@@ -94,6 +94,17 @@ void gw_collections_forget_all(struct gw *gw);
 MUST_CHECK enum rc gw_case(struct gw *gw, const struct gw_collection *col, const char *case_id,
                            bool create, struct arena *a, uint64_t left_ms, struct gw_case *ret,
                            struct err *reterr);
+/* Likewise, with the CLAIM row of one upload in the same read (version 0 = none). There is no such
+ * case: head_version and rec_version are 0, the rest is that of a new one, nowhere stored yet: what
+ * is sealed under its key counts only when the entry that stores the key took effect. */
+struct gw_row {
+    struct slice value; /* in the arena */
+    uint64_t version;
+};
+MUST_CHECK enum rc gw_case_or_new(struct gw *gw, const struct gw_collection *col,
+                                  const char *case_id, const struct id128 *claim, struct arena *a,
+                                  uint64_t left_ms, struct gw_case *ret, struct gw_row *ret_claim,
+                                  struct err *reterr);
 void gw_collection_wipe(struct gw_collection *col);
 void gw_case_wipe(struct gw_case *cs);
 /* Body keys of a case. */

@@ -325,22 +325,26 @@ static bool parsed(const char *type)
 }
 
 enum rc gw_inspect(struct gw *gw, const struct gw_case *cs, const struct gw_object *o,
-                   const struct slice *plain, struct arena *a, uint64_t left_ms,
+                   const struct slice *plain, struct slice head, struct arena *a, uint64_t left_ms,
                    struct gw_facts *ret, struct err *reterr)
 {
     struct content k = {gw,     cs, o, plain, plain != NULL ? plain->n : o->manifest.size_bytes,
                         left_ms};
-    uint8_t *head = arena_alloc(a, IMAGE_SNIFF_BYTES);
     uint32_t head_n = (uint32_t)MIN(k.size, (uint64_t)IMAGE_SNIFF_BYTES);
     struct gw_inspector *in = gw->inspector;
     struct child *c;
     struct err err = {0};
     enum rc rc = RC_OK;
 
-    if (head == NULL) return err_set(reterr, RC_NOMEM, "an inspection");
-    if (head_n > 0) rc = content_read(&k, 0, head_n, head, reterr);
-    if (rc != RC_OK) return rc;
-    (void)snprintf(ret->media_type, sizeof ret->media_type, "%s", image_sniff(head, head_n));
+    if (head.n < head_n) {
+        uint8_t *p = arena_alloc(a, IMAGE_SNIFF_BYTES);
+
+        if (p == NULL) return err_set(reterr, RC_NOMEM, "an inspection");
+        rc = content_read(&k, 0, head_n, p, reterr);
+        if (rc != RC_OK) return rc;
+        head = (struct slice){p, head_n};
+    }
+    (void)snprintf(ret->media_type, sizeof ret->media_type, "%s", image_sniff(head.p, head_n));
     if (in == NULL || !parsed(ret->media_type)) return RC_OK;
     c = child_take(in);
     for (int tries = 0; tries < 2; tries++) { /* one that died while idle costs nothing */

@@ -13,8 +13,9 @@ struct gw_inspector; /* the pool of children */
 MUST_CHECK enum rc gw_inspector_open(struct gw *gw, const char *program, struct gw_inspector **ret,
                                      struct err *reterr);
 void gw_inspector_close(struct gw_inspector *in);
-/* o: stored, not yet visible. plain: its bytes when they are inline. RC_OK also when nothing was
+/* o: stored, not yet visible. plain: its bytes when they are inline. head: its first bytes, at
+ * least IMAGE_SNIFF_BYTES of them or all; empty: they are read back. RC_OK also when nothing was
  * found. */
 MUST_CHECK enum rc gw_inspect(struct gw *gw, const struct gw_case *cs, const struct gw_object *o,
-                              const struct slice *plain, struct arena *a, uint64_t left_ms,
-                              struct gw_facts *ret, struct err *reterr);
+                              const struct slice *plain, struct slice head, struct arena *a,
+                              uint64_t left_ms, struct gw_facts *ret, struct err *reterr);

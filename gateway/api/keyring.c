@@ -221,21 +221,28 @@ void gw_collection_wipe(struct gw_collection *col)
 }
 
 /* ---- cases ---- */
+/* claim NULL: not asked for. */
 static enum rc case_read(struct gw *gw, const struct gw_collection *col, const char *case_id,
-                         struct arena *a, uint64_t left_ms, struct gw_case *ret, struct err *reterr)
+                         const struct id128 *claim, struct arena *a, uint64_t left_ms,
+                         struct gw_case *ret, struct gw_row *ret_claim, struct err *reterr)
 {
-    uint8_t *keys = arena_alloc(a, 2 * RECORD_KEY_BYTES_MAX);
+    uint8_t *keys = arena_alloc(a, 3 * RECORD_KEY_BYTES_MAX);
     struct key_place place = {.kind = KEY_CASE};
     Mikura__Internal__V1__GetResponse *got;
-    struct slice k[2];
+    struct slice k[3];
     enum rc rc;
 
     if (keys == NULL) return err_set(reterr, RC_NOMEM, "a case's keys");
     k[0] = (struct slice){keys, record_key(&ret->anchor, RECORD_HEAD, keys)};
     keys += RECORD_KEY_BYTES_MAX;
     k[1] = (struct slice){keys, record_key(&ret->anchor, RECORD_CASE, keys)};
-    rc = route_get(gw->route, ret->at, k, 2, left_ms, a, &got, reterr);
+    keys += RECORD_KEY_BYTES_MAX;
+    if (claim != NULL) k[2] = (struct slice){keys, record_key_claim(ret->at.hash, claim, keys)};
+    rc = route_get(gw->route, ret->at, k, claim != NULL ? 3 : 2, left_ms, a, &got, reterr);
     if (rc != RC_OK) return rc;
+    if (claim != NULL) {
+        *ret_claim = (struct gw_row){gw_bytes(got->items[2]->value), got->items[2]->version};
+    }
     if (got->items[0]->version == 0 || got->items[1]->version == 0) {
         return err_set(reterr, RC_NOTFOUND, "no case '%s' in this collection", case_id);
     }
@@ -254,39 +261,49 @@ static enum rc case_read(struct gw *gw, const struct gw_collection *col, const c
     return rc == RC_OK ? RC_OK : err_set(reterr, rc, "the key of case '%s' does not open", case_id);
 }
 
-static enum rc case_create(struct gw *gw, const struct gw_collection *col, const char *case_id,
-                           struct arena *a, uint64_t left_ms, const struct gw_case *cs,
-                           struct err *reterr)
+/* A case with a key of its own, in memory only. */
+static enum rc case_new(const struct gw_collection *col, const char *case_id, struct arena *a,
+                        struct gw_case *ret, struct err *reterr)
 {
-    uint8_t wrapped[KEY_WRAPPED_BYTES], *keys = arena_alloc(a, 3 * RECORD_KEY_BYTES_MAX);
+    uint8_t *wrapped = arena_alloc(a, KEY_WRAPPED_BYTES);
     struct key_place place = {.kind = KEY_CASE};
-    struct record_head head = {.state = RECORD_CASE_OPEN, .stage = 1};
-    struct record_case rec = {.collection = col->rec.id, .case_id = gw_text(case_id)};
-    struct record_list row = {.anchor = cs->anchor};
+    char *name = gw_dup(a, gw_text(case_id));
+    enum rc rc;
+
+    if (wrapped == NULL || name == NULL) return err_set(reterr, RC_NOMEM, "a case's keys");
+    place.parent = (struct slice){col->rec.id.b, 16};
+    place.self = (struct slice){ret->anchor.b, sizeof ret->anchor.b};
+    key_random(&ret->key);
+    rc = key_wrap(&col->key, &place, &ret->key, wrapped);
+    if (rc != RC_OK) return err_set(reterr, rc, "wrapping a new case key");
+    ret->head = (struct record_head){.state = RECORD_CASE_OPEN, .stage = 1};
+    ret->rec = (struct record_case){.collection = col->rec.id,
+                                    .case_id = gw_text(name),
+                                    .key = {col->rec.id, {wrapped, KEY_WRAPPED_BYTES}},
+                                    .created_unix_ms = (int64_t)clock_wall_ms()};
+    ret->head_version = ret->rec_version = 0;
+    return RC_OK;
+}
+
+static enum rc case_store(struct gw *gw, const struct gw_collection *col, struct arena *a,
+                          uint64_t left_ms, const struct gw_case *cs, struct err *reterr)
+{
+    uint8_t *keys = arena_alloc(a, 3 * RECORD_KEY_BYTES_MAX);
+    struct record_list row = {.anchor = cs->anchor, .created_unix_ms = cs->rec.created_unix_ms};
     struct gw_put puts[3];
     struct gw_compare absent = {.kind = MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_ABSENT};
-    struct key k;
     bool won;
     enum rc rc;
 
     if (keys == NULL) return err_set(reterr, RC_NOMEM, "a case's keys");
-    place.parent = (struct slice){col->rec.id.b, 16};
-    place.self = (struct slice){cs->anchor.b, sizeof cs->anchor.b};
-    key_random(&k);
-    rc = key_wrap(&col->key, &place, &k, wrapped);
-    key_wipe(&k);
-    if (rc != RC_OK) return err_set(reterr, rc, "wrapping a new case key");
-    rec.key.wrapper = col->rec.id;
-    rec.key.bytes = (struct slice){wrapped, sizeof wrapped};
-    rec.created_unix_ms = row.created_unix_ms = (int64_t)clock_wall_ms();
     puts[0].key = (struct slice){keys, record_key(&cs->anchor, RECORD_HEAD, keys)};
     keys += RECORD_KEY_BYTES_MAX;
     puts[1].key = (struct slice){keys, record_key(&cs->anchor, RECORD_CASE, keys)};
     keys += RECORD_KEY_BYTES_MAX;
     puts[2].key =
-        (struct slice){keys, record_list_key(&col->rec.id, gw_text(case_id), cs->at.hash, keys)};
-    rc = GW_ENCODE(a, head, &head, &puts[0].value, reterr);
-    if (rc == RC_OK) rc = GW_ENCODE(a, case, &rec, &puts[1].value, reterr);
+        (struct slice){keys, record_list_key(&col->rec.id, cs->rec.case_id, cs->at.hash, keys)};
+    rc = GW_ENCODE(a, head, &cs->head, &puts[0].value, reterr);
+    if (rc == RC_OK) rc = GW_ENCODE(a, case, &cs->rec, &puts[1].value, reterr);
     if (rc == RC_OK) rc = GW_ENCODE(a, list, &row, &puts[2].value, reterr);
     if (rc != RC_OK) return rc;
     absent.key = puts[0].key;
@@ -294,19 +311,39 @@ static enum rc case_create(struct gw *gw, const struct gw_collection *col, const
     return gw_txn(gw, cs->at, &absent, 1, puts, 3, NULL, 0, a, left_ms, &won, NULL, NULL, reterr);
 }
 
+static enum rc case_place(struct gw *gw, const struct gw_collection *col, const char *case_id,
+                          struct gw_case *ret, struct err *reterr)
+{
+    enum rc rc = name_check_case(gw_text(case_id), reterr);
+
+    if (rc == RC_OK) rc = anchor_case(&col->rec.id, gw_text(case_id), &ret->anchor);
+    if (rc == RC_OK) ret->at = gw_at(gw, col->rec.meta_pool, &ret->anchor);
+    return rc;
+}
+
 enum rc gw_case(struct gw *gw, const struct gw_collection *col, const char *case_id, bool create,
                 struct arena *a, uint64_t left_ms, struct gw_case *ret, struct err *reterr)
 {
-    enum rc rc;
+    enum rc rc = case_place(gw, col, case_id, ret, reterr);
 
-    rc = name_check_case(gw_text(case_id), reterr);
-    if (rc == RC_OK) rc = anchor_case(&col->rec.id, gw_text(case_id), &ret->anchor);
     if (rc != RC_OK) return rc;
-    ret->at = gw_at(gw, col->rec.meta_pool, &ret->anchor);
-    rc = case_read(gw, col, case_id, a, left_ms, ret, reterr);
+    rc = case_read(gw, col, case_id, NULL, a, left_ms, ret, NULL, reterr);
     if (rc != RC_NOTFOUND || !create) return rc;
-    rc = case_create(gw, col, case_id, a, left_ms, ret, reterr);
-    return rc != RC_OK ? rc : case_read(gw, col, case_id, a, left_ms, ret, reterr);
+    rc = case_new(col, case_id, a, ret, reterr);
+    if (rc == RC_OK) rc = case_store(gw, col, a, left_ms, ret, reterr);
+    gw_case_wipe(ret);
+    return rc != RC_OK ? rc : case_read(gw, col, case_id, NULL, a, left_ms, ret, NULL, reterr);
+}
+
+enum rc gw_case_or_new(struct gw *gw, const struct gw_collection *col, const char *case_id,
+                       const struct id128 *claim, struct arena *a, uint64_t left_ms,
+                       struct gw_case *ret, struct gw_row *ret_claim, struct err *reterr)
+{
+    enum rc rc = case_place(gw, col, case_id, ret, reterr);
+
+    if (rc != RC_OK) return rc;
+    rc = case_read(gw, col, case_id, claim, a, left_ms, ret, ret_claim, reterr);
+    return rc != RC_NOTFOUND ? rc : case_new(col, case_id, a, ret, reterr);
 }
 
 void gw_case_wipe(struct gw_case *cs)

@@ -15,4 +15,10 @@ enum rc objects_abort(struct fcall *c, struct err *reterr);
 enum rc objects_put_object(struct fcall *c, struct err *reterr);
 enum rc objects_commit_case(struct fcall *c, struct err *reterr);
 /* objects_delete.c */
+struct gw_case;
+struct id128;
+/* Drops the chunks of a body that nothing refers to, now or later: a tombstone, swept soon. */
+MUST_CHECK enum rc objects_body_tomb(struct fcall *c, const struct gw_case *cs,
+                                     const struct id128 *body, uint32_t pool, uint32_t chunks,
+                                     struct err *reterr);
 enum rc objects_delete(struct fcall *c, struct err *reterr);

@@ -6,7 +6,6 @@
  * word. A list row in the scope "tombs" makes what is left findable after a gateway dies. Aborted
  * uploads leave a TOMB row too. */
 #include "common/base/clock.h"
-#include "common/base/hex.h"
 #include "common/base/log.h"
 #include "gateway/api/listing.h"
 #include "gateway/api/object.h"
@@ -16,18 +15,6 @@
 
 #define VERSIONS_MAX 128u
 #define SWEEP_MS     600000u
-
-static const struct id128 SCOPE_TOMBS = {"tombs"};
-
-/* Name of a TOMB row in the list: the case's anchor and the body, in hex. */
-static size_t tomb_list_key(const struct record_anchor *a, const struct id128 *body, uint8_t *out)
-{
-    char name[2 * (RECORD_ANCHOR_BYTES + 16) + 1];
-
-    hex_encode(a->b, RECORD_ANCHOR_BYTES, name);
-    hex_encode(body->b, 16, name + 2 * RECORD_ANCHOR_BYTES);
-    return record_list_key(&SCOPE_TOMBS, gw_text(name), record_anchor_hash(a), out);
-}
 
 struct version {
     uint64_t version;
@@ -62,6 +49,25 @@ struct deleting {
     uint32_t puts_n, deletes_n;
 };
 
+/* TOMB row and list row of a body; t has pool and chunks. */
+static enum rc tomb_puts(struct arena *a, const struct gw_case *cs, const struct id128 *body,
+                         struct record_tomb *t, struct gw_put puts[2], struct err *reterr)
+{
+    uint8_t *keys = arena_alloc(a, 2 * RECORD_KEY_BYTES_MAX);
+    struct record_list row = {.anchor = cs->anchor};
+    enum rc rc;
+
+    if (keys == NULL) return err_set(reterr, RC_NOMEM, "a tombstone");
+    t->upload = *body;
+    t->owner_hash = cs->at.hash;
+    t->since_unix_ms = row.created_unix_ms = (int64_t)clock_wall_ms();
+    puts[0].key = (struct slice){keys, record_key_id(&cs->anchor, RECORD_TOMB, body, keys)};
+    keys += RECORD_KEY_BYTES_MAX;
+    puts[1].key = (struct slice){keys, record_tomb_list_key(&cs->anchor, body, keys)};
+    rc = GW_ENCODE(a, tomb, t, &puts[0].value, reterr);
+    return rc == RC_OK ? GW_ENCODE(a, list, &row, &puts[1].value, reterr) : rc;
+}
+
 /* TOMB row and list row of the body of one manifest, if it has one. */
 static enum rc add_tombs(struct fcall *c, const struct gw_case *cs, struct slice path,
                          uint64_t version, struct deleting *d, struct err *reterr)
@@ -82,27 +88,31 @@ static enum rc add_tombs(struct fcall *c, const struct gw_case *cs, struct slice
     if (rc != RC_OK) return rc;
     d->deletes[d->deletes_n++] = k;
     for (uint32_t i = 0; i < m->bodies_n; i++) {
-        struct record_tomb t = {
-            .upload = m->bodies[i].id, .pool = m->bodies[i].pool, .owner_hash = cs->at.hash};
-        struct record_list row = {.anchor = cs->anchor};
-        uint8_t *keys = arena_alloc(a, 2 * RECORD_KEY_BYTES_MAX);
+        struct record_tomb t = {.pool = m->bodies[i].pool};
 
-        if (keys == NULL || d->puts_n + 2 >= ARRAY_N(d->puts))
-            return err_set(reterr, RC_NOMEM, "a deletion");
+        if (d->puts_n + 2 >= ARRAY_N(d->puts)) return err_set(reterr, RC_NOMEM, "a deletion");
         rc = upload_chunk_count(m->bodies[i].size_bytes, m->bodies[i].chunk_bytes, &t.chunks);
-        t.since_unix_ms = row.created_unix_ms = (int64_t)clock_wall_ms();
-        d->puts[d->puts_n].key =
-            (struct slice){keys, record_key_id(&cs->anchor, RECORD_TOMB, &m->bodies[i].id, keys)};
-        if (rc == RC_OK) rc = GW_ENCODE(a, tomb, &t, &d->puts[d->puts_n].value, reterr);
-        d->puts_n++;
-        keys += RECORD_KEY_BYTES_MAX;
-        d->puts[d->puts_n].key =
-            (struct slice){keys, tomb_list_key(&cs->anchor, &m->bodies[i].id, keys)};
-        if (rc == RC_OK) rc = GW_ENCODE(a, list, &row, &d->puts[d->puts_n].value, reterr);
-        d->puts_n++;
+        if (rc == RC_OK) rc = tomb_puts(a, cs, &m->bodies[i].id, &t, d->puts + d->puts_n, reterr);
+        d->puts_n += 2;
         if (rc != RC_OK) return rc;
     }
     return RC_OK;
+}
+
+enum rc objects_body_tomb(struct fcall *c, const struct gw_case *cs, const struct id128 *body,
+                          uint32_t pool, uint32_t chunks, struct err *reterr)
+{
+    struct record_tomb t = {.pool = pool, .chunks = chunks};
+    struct gw_put puts[2];
+    bool done;
+    enum rc rc = tomb_puts(&c->arena, cs, body, &t, puts, reterr);
+
+    if (rc != RC_OK) return rc;
+    /* the call may be over its deadline; the bytes must go all the same */
+    rc = gw_txn(c->service, cs->at, NULL, 0, puts, 2, NULL, 0, &c->arena, GW_CALL_MS, &done, NULL,
+                NULL, reterr);
+    if (rc == RC_OK) gw_sweep_wake(c->service);
+    return rc;
 }
 
 /* One try; *ret_done false: the case changed meanwhile. */
@@ -247,7 +257,7 @@ static enum rc sweep_body(struct gw *gw, const struct tomb_name *t, struct arena
     if (keys == NULL) return err_set(reterr, RC_NOMEM, "a sweep");
     k[0] = (struct slice){keys, record_key_id(&t->anchor, RECORD_TOMB, &t->body, keys)};
     keys += RECORD_KEY_BYTES_MAX;
-    k[1] = (struct slice){keys, tomb_list_key(&t->anchor, &t->body, keys)};
+    k[1] = (struct slice){keys, record_tomb_list_key(&t->anchor, &t->body, keys)};
     rc = route_get(gw->route, at, k, 1, GW_CALL_MS, a, &got, reterr);
     if (rc != RC_OK) return rc;
     if (got->items[0]->version != 0) {
@@ -274,8 +284,8 @@ static void sweep(struct gw *gw)
     arena_init(&t.a);
     list_init(&t.names);
     t.n = 0;
-    rc = gw_list_names(gw, gw->meta_pool, &SCOPE_TOMBS, "", "", &t.a, GW_CALL_MS, keep_tomb, &t,
-                       &err);
+    rc = gw_list_names(gw, gw->meta_pool, &record_scope_tombs, "", "", &t.a, GW_CALL_MS, keep_tomb,
+                       &t, &err);
     LIST_FOREACH(it, &t.names)
     {
         if (gw->closing || rc != RC_OK) break;

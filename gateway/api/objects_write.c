@@ -4,6 +4,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/crypto/digest.h"
+#include "common/image/image.h"
 #include "gateway/api/objects.h"
 #include "gateway/api/upload.h"
 #include "gateway/ingest/name.h"
@@ -412,6 +413,7 @@ static enum rc complete(struct fcall *c, const struct writing *w, struct upload 
 
     if (rc != RC_OK) return rc;
     CHECK(act.session != NULL);
+    u->body = act.session->body;
     if (u->index == NULL)
         rc = staged_row(c, w->cs, act.session->path, act.version, &u->index, &u->gathered, reterr);
     if (rc != RC_OK) return rc;
@@ -466,16 +468,36 @@ enum rc objects_abort(struct fcall *c, struct err *reterr)
 }
 
 /* ---- CommitCase ---- */
+static enum rc receipt(struct fcall *c, const struct upload_action *act, Mikura__V1__Receipt **ret,
+                       uint64_t *ret_generation, struct err *reterr)
+{
+    Mikura__V1__Receipt *r = arena_alloc(&c->arena, sizeof *r);
+
+    CHECK(act->commit != NULL);
+    if (r == NULL) return err_set(reterr, RC_NOMEM, "a receipt");
+    mikura__v1__receipt__init(r);
+    r->signed_bytes.data = arena_copy(&c->arena, act->commit->receipt.p, act->commit->receipt.n);
+    r->signed_bytes.len = act->commit->receipt.n;
+    r->signature.data = arena_copy(&c->arena, act->commit->signature.p, act->commit->signature.n);
+    r->signature.len = act->commit->signature.n;
+    r->key_id = gw_dup(&c->arena, act->commit->key_id);
+    if (r->signed_bytes.data == NULL || r->signature.data == NULL || r->key_id == NULL) {
+        return err_set(reterr, RC_NOMEM, "a receipt");
+    }
+    *ret = r;
+    *ret_generation = act->commit->generation;
+    return RC_OK;
+}
+
 static enum rc commit(struct fcall *c, const struct writing *w, const struct id128 *id,
                       uint64_t expected, uint64_t count, const ProtobufCBinaryData *root,
                       Mikura__V1__Receipt **ret, uint64_t *ret_generation, struct err *reterr)
 {
     struct upload *u = upload_of(c, w, UPLOAD_COMMIT);
-    Mikura__V1__Receipt *r = arena_alloc(&c->arena, sizeof *r);
     struct upload_action act;
     enum rc rc;
 
-    if (u == NULL || r == NULL) return err_set(reterr, RC_NOMEM, "a commit");
+    if (u == NULL) return err_set(reterr, RC_NOMEM, "a commit");
     u->req.id = *id;
     u->req.expected_generation = expected;
     u->req.count = count;
@@ -486,20 +508,7 @@ static enum rc commit(struct fcall *c, const struct writing *w, const struct id1
         memcpy(u->req.root, root->data, 32);
     }
     rc = upload_run(u, &act, reterr);
-    if (rc != RC_OK) return rc;
-    CHECK(act.commit != NULL);
-    mikura__v1__receipt__init(r);
-    r->signed_bytes.data = arena_copy(&c->arena, act.commit->receipt.p, act.commit->receipt.n);
-    r->signed_bytes.len = act.commit->receipt.n;
-    r->signature.data = arena_copy(&c->arena, act.commit->signature.p, act.commit->signature.n);
-    r->signature.len = act.commit->signature.n;
-    r->key_id = gw_dup(&c->arena, act.commit->key_id);
-    if (r->signed_bytes.data == NULL || r->signature.data == NULL || r->key_id == NULL) {
-        return err_set(reterr, RC_NOMEM, "a receipt");
-    }
-    *ret = r;
-    *ret_generation = act.commit->generation;
-    return RC_OK;
+    return rc == RC_OK ? receipt(c, &act, ret, ret_generation, reterr) : rc;
 }
 
 enum rc objects_commit_case(struct fcall *c, struct err *reterr)
@@ -523,45 +532,69 @@ enum rc objects_commit_case(struct fcall *c, struct err *reterr)
     return fcall_send(c, &answer.base);
 }
 
-/* ---- PutObject ---- */
+/* ---- PutObject ----
+ * Bytes first, under a body key that only this call knows; then one entry brings the claim, the
+ * object's rows and, for a new case of one object, the case and its receipt. Until that entry
+ * nothing refers to the bytes: a call that fails leaves a tombstone for them, one whose gateway
+ * dies leaves chunks whose claim is absent. */
 struct put {
     struct fcall *c;
     struct writing w;
     const Mikura__V1__PutObjectHeader *h;
     struct id128 id;
-    struct record_session *session;
-    struct body_writer *writer; /* NULL: inline so far */
-    uint8_t *small;             /* the first RECORD_INLINE_MAX bytes */
+    struct record_session claim; /* as it will be written */
+    struct body_spec spec;       /* key: wipe it */
+    struct body_writer *writer;  /* NULL: inline so far */
+    uint8_t *small; /* the first RECORD_INLINE_MAX bytes; with a writer: IMAGE_SNIFF_BYTES */
     uint32_t small_n;
     bool there; /* completed by an earlier try: bytes are dropped */
+    bool sent;  /* an entry that refers to the bytes went out: its outcome may be unknown */
 };
 
-/* Too large for the manifest: a session and its body. */
+/* The body's key under the case's: again when it turns out that the case has another key. */
+static enum rc put_wrap(struct put *p, struct err *reterr)
+{
+    enum rc rc;
+
+    rc = gw_body_wrap(p->w.cs, &p->claim.body, &p->spec.key, &p->c->arena, &p->claim.body_key);
+    return rc == RC_OK ? RC_OK : err_set(reterr, rc, "a body's key");
+}
+
+/* Too large for the manifest: chunks. */
 static enum rc put_body(struct put *p, struct err *reterr)
 {
     struct gw *gw = p->c->service;
-    struct body_spec spec;
+    struct record_session *s = &p->claim;
     enum rc rc;
 
     p->writer = arena_alloc(&p->c->arena, sizeof *p->writer);
-    p->session = arena_alloc(&p->c->arena, sizeof *p->session);
-    if (p->writer == NULL || p->session == NULL) return err_set(reterr, RC_NOMEM, "an upload");
-    rc = begin(p->c, &p->w, &p->id, p->h->spec, p->session, reterr);
-    if (rc == RC_OK && p->session->state == RECORD_SESSION_COMPLETED) {
-        p->there = true;
-        p->writer = NULL;
-        return RC_OK;
-    }
-    if (rc == RC_OK) rc = upload_body_spec(gw, p->w.cs, &p->id, p->session, &spec, reterr);
+    if (p->writer == NULL) return err_set(reterr, RC_NOMEM, "an upload");
+    s->body = id128_random();
+    s->chunk_bytes = p->w.col->rec.chunk_bytes;
+    s->data_pool = p->w.col->rec.data_pool;
+    p->spec = (struct body_spec){.body = s->body,
+                                 .upload_id = p->id,
+                                 .pool = s->data_pool,
+                                 .chunk_bytes = s->chunk_bytes,
+                                 .owner_hash = p->w.cs->at.hash,
+                                 .size_bytes = s->size_unknown ? BODY_SIZE_UNKNOWN : s->size_bytes};
+    key_random(&p->spec.key);
+    rc = put_wrap(p, reterr);
     if (rc != RC_OK) {
         p->writer = NULL;
         return rc;
     }
-    body_begin(p->writer, gw, p->c, &spec);
-    key_wipe(&spec.key);
-    rc = body_write(p->writer, p->small, p->small_n, reterr);
-    p->small_n = 0;
-    return rc;
+    body_begin(p->writer, gw, p->c, &p->spec);
+    return body_write(p->writer, p->small, p->small_n, reterr);
+}
+
+/* What tells the media type stays here. */
+static void put_head(struct put *p, const uint8_t *d, size_t n)
+{
+    if (p->small_n >= IMAGE_SNIFF_BYTES) return;
+    n = MIN(n, (size_t)IMAGE_SNIFF_BYTES - p->small_n);
+    memcpy(p->small + p->small_n, d, n);
+    p->small_n += (uint32_t)n;
 }
 
 static enum rc put_bytes(struct put *p, const uint8_t *d, size_t n, struct err *reterr)
@@ -576,8 +609,9 @@ static enum rc put_bytes(struct put *p, const uint8_t *d, size_t n, struct err *
             return RC_OK;
         }
         rc = put_body(p, reterr);
-        if (rc != RC_OK || p->there) return rc;
+        if (rc != RC_OK) return rc;
     }
+    put_head(p, d, n);
     return body_write(p->writer, d, n, reterr);
 }
 
@@ -631,78 +665,215 @@ static enum rc put_stream(struct put *p, struct err *reterr)
     }
 }
 
-static enum rc put_complete(struct put *p, Mikura__V1__StagedObject **ret, struct err *reterr)
+/* Size, digest and bytes of what came. */
+static enum rc put_content(struct put *p, struct upload_content *ret, struct err *reterr)
 {
-    struct upload *u = upload_of(p->c, &p->w, UPLOAD_COMPLETE);
-    struct upload_content *content = arena_alloc(&p->c->arena, sizeof *content);
-    const Mikura__V1__UploadSpec *spec = p->h->spec;
-    struct record_session *one = arena_alloc(&p->c->arena, sizeof *one);
+    struct record_session *s = &p->claim;
     struct tree_stream *t = NULL;
-    enum rc rc = RC_OK;
+    enum rc rc;
 
-    if (u == NULL || content == NULL || one == NULL) return err_set(reterr, RC_NOMEM, "an upload");
-    u->req.id = p->id;
-    u->spec = spec;
     if (p->writer != NULL) {
-        rc = body_finish(p->writer, content->digests.tree, reterr);
-        content->size_bytes = p->writer->received;
-    } else if (!p->there) {
-        if (!spec->size_unknown && spec->size_bytes != p->small_n) {
+        rc = body_finish(p->writer, ret->digests.tree, reterr);
+        if (rc != RC_OK) return rc;
+        ret->size_bytes = p->writer->received;
+        s->chunks = p->writer->chunks;
+    } else {
+        if (!s->size_unknown && s->size_bytes != p->small_n) {
             return err_set(reterr, RC_INVAL, "the stream ended after %u of the declared %llu bytes",
-                           p->small_n, (unsigned long long)spec->size_bytes);
+                           p->small_n, (unsigned long long)s->size_bytes);
         }
-        content->is_inline = true;
-        content->inline_plain = (struct slice){p->small, p->small_n};
-        content->size_bytes = p->small_n;
+        ret->is_inline = true;
+        ret->inline_plain = (struct slice){p->small, p->small_n};
+        ret->size_bytes = p->small_n;
         rc = tree_stream_new(&t);
         if (rc == RC_OK) rc = tree_stream_update(t, p->small, p->small_n);
-        if (rc == RC_OK) rc = tree_stream_digest(t, content->digests.tree);
+        if (rc == RC_OK) rc = tree_stream_digest(t, ret->digests.tree);
         tree_stream_free(t);
-        one->path = gw_text(spec->path);
-        one->media_type = gw_text(spec->media_type);
-        one->owner = gw_text(fcall_peer(p->c)->uri);
-        one->size_bytes = p->small_n;
-        one->chunk_bytes = p->w.col->rec.chunk_bytes;
-        one->data_pool = p->w.col->rec.data_pool;
-        one->ttl_ticks = UPLOAD_TTL_TICKS;
-        if (rc == RC_OK) rc = fingerprint(p->c, p->w.cs, spec, one->fingerprint, reterr);
-        u->req.one_shot = one;
+        if (rc != RC_OK) return err_set(reterr, rc, "SHA-256 of an object");
     }
-    if (rc != RC_OK) return reterr->msg[0] != 0 ? rc : err_set(reterr, rc, "%s", rc_text(rc));
+    ret->head = (struct slice){p->small, p->small_n};
+    s->size_bytes = ret->size_bytes;
+    return RC_OK;
+}
+
+/* A tombstone for bytes that nothing refers to, now or later. */
+static void put_give_up(struct put *p)
+{
+    struct err err = {0};
+    enum rc rc;
+
+    if (p->writer == NULL || p->writer->chunks == 0) return;
+    rc = objects_body_tomb(p->c, p->w.cs, &p->claim.body, p->claim.data_pool, p->writer->chunks,
+                           &err);
+    if (rc == RC_OK) return;
+    log_warn("put_left_chunks", "rid=%s chunks=%u why=%s", fcall_rid(p->c), p->writer->chunks,
+             err.msg);
+}
+
+static struct upload *put_upload(struct put *p, enum upload_op op, struct upload_content *content)
+{
+    struct upload *u = upload_of(p->c, &p->w, op);
+
+    if (u == NULL) return NULL;
+    u->req.id = p->id;
+    u->req.one_shot = &p->claim;
+    u->req.new_case = &p->w.cs->rec;
+    u->req.now_unix_ms = (int64_t)clock_wall_ms();
+    u->spec = p->h->spec;
     u->content = content;
-    return complete(p->c, &p->w, u, spec->collection, spec->case_id, ret, reterr);
+    return u;
+}
+
+/* A new case of one object. *ret_done false: there is such a case by now; nothing was changed. */
+static enum rc put_publish(struct put *p, struct upload_content *content,
+                           Mikura__V1__PutObjectResponse *ret, bool *ret_done, struct err *reterr)
+{
+    const Mikura__V1__UploadSpec *spec = p->h->spec;
+    struct upload *u = put_upload(p, UPLOAD_PUBLISH, content);
+    struct upload_action act;
+    enum rc rc;
+
+    *ret_done = true;
+    if (u == NULL) return err_set(reterr, RC_NOMEM, "an upload");
+    rc = fingerprint(p->c, p->w.cs, spec, p->claim.fingerprint, reterr);
+    if (rc == RC_OK) rc = upload_run(u, &act, reterr);
+    p->sent = u->txn_sent;
+    if (rc == RC_EXISTS) {
+        *ret_done = false;
+        reterr->msg[0] = 0;
+        return RC_OK;
+    }
+    if (rc == RC_OK) rc = receipt(p->c, &act, &ret->receipt, &ret->generation, reterr);
+    if (rc != RC_OK) return rc;
+    ret->object = staged(p->c, spec->collection, spec->case_id, act.session->path, act.version,
+                         act.stage, u->index, &u->gathered);
+    return ret->object != NULL ? RC_OK : err_set(reterr, RC_NOMEM, "a staged object");
+}
+
+static enum rc put_complete(struct put *p, struct upload_content *content,
+                            Mikura__V1__PutObjectResponse *ret, struct err *reterr)
+{
+    const Mikura__V1__UploadSpec *spec = p->h->spec;
+    struct upload *u = put_upload(p, UPLOAD_COMPLETE, content);
+    enum rc rc;
+
+    if (u == NULL) return err_set(reterr, RC_NOMEM, "an upload");
+    rc = fingerprint(p->c, p->w.cs, spec, p->claim.fingerprint, reterr);
+    if (rc == RC_OK)
+        rc = complete(p->c, &p->w, u, spec->collection, spec->case_id, &ret->object, reterr);
+    p->sent = p->sent || u->txn_sent;
+    if (rc != RC_OK) return rc;
+    if (!id128_eq(&u->body, &p->claim.body)) put_give_up(p); /* another try's bytes came first */
+    if (!p->h->commit) return RC_OK;
+    return commit(p->c, &p->w, &p->id, p->w.cs->head.generation, 1, NULL, &ret->receipt,
+                  &ret->generation, reterr);
+}
+
+/* Did an earlier try of this request complete it? Then its bytes are not needed again. */
+static enum rc put_claimed(struct put *p, const struct gw_row *row, struct err *reterr)
+{
+    struct record_session *s = arena_alloc(&p->c->arena, sizeof *s);
+    enum rc rc;
+
+    if (row->version == 0) return RC_OK;
+    if (s == NULL) return err_set(reterr, RC_NOMEM, "an upload");
+    rc = record_session_decode(row->value, s, reterr);
+    if (rc == RC_OK && s->state == RECORD_SESSION_ABORTED) {
+        return err_set(reterr, RC_PRECOND,
+                       "an upload with this request id was given up; use a new id");
+    }
+    if (rc == RC_OK) p->there = s->state == RECORD_SESSION_COMPLETED;
+    return rc;
+}
+
+static enum rc put_open(struct put *p, struct err *reterr)
+{
+    struct fcall *c = p->c;
+    struct gw *gw = c->service;
+    const Mikura__V1__UploadSpec *spec = p->h->spec;
+    struct gw_row claim;
+    enum rc rc;
+
+    p->w.col = arena_alloc(&c->arena, sizeof *p->w.col);
+    p->w.cs = arena_alloc(&c->arena, sizeof *p->w.cs);
+    p->small = arena_alloc(&c->arena, RECORD_INLINE_MAX);
+    if (p->w.col == NULL || p->w.cs == NULL || p->small == NULL)
+        return err_set(reterr, RC_NOMEM, "an upload");
+    rc = gw_collection(gw, spec->collection, &c->arena, gw_left_ms(c), p->w.col, reterr);
+    if (rc != RC_OK) return rc;
+    rc = gw_allowed(c, p->w.col, GW_WRITE, reterr);
+    if (rc == RC_OK) {
+        rc = gw_case_or_new(gw, p->w.col, spec->case_id, &p->id, &c->arena, gw_left_ms(c), p->w.cs,
+                            &claim, reterr);
+    }
+    gw_collection_wipe(p->w.col);
+    if (rc != RC_OK) return rc;
+    p->claim = (struct record_session){.size_unknown = spec->size_unknown ? 1 : 0,
+                                       .path = gw_text(spec->path),
+                                       .media_type = gw_text(spec->media_type),
+                                       .owner = gw_text(fcall_peer(c)->uri),
+                                       .size_bytes = spec->size_unknown ? 0 : spec->size_bytes,
+                                       .chunk_bytes = p->w.col->rec.chunk_bytes,
+                                       .data_pool = p->w.col->rec.data_pool,
+                                       .ttl_ticks = UPLOAD_TTL_TICKS};
+    return put_claimed(p, &claim, reterr);
+}
+
+/* The case as it is stored, made now if need be: from here on its key is the one read back. */
+static enum rc put_case_stored(struct put *p, struct err *reterr)
+{
+    struct fcall *c = p->c;
+    const Mikura__V1__UploadSpec *spec = p->h->spec;
+    struct writing w;
+    enum rc rc = open_writing(c, spec->collection, spec->case_id, true, &w, reterr);
+
+    if (rc != RC_OK) return rc;
+    gw_case_wipe(p->w.cs);
+    p->w = w;
+    return p->writer == NULL ? RC_OK : put_wrap(p, reterr);
+}
+
+/* All bytes came: the rows. */
+static enum rc put_rows(struct put *p, Mikura__V1__PutObjectResponse *ret, struct err *reterr)
+{
+    struct upload_content *content = arena_alloc(&p->c->arena, sizeof *content);
+    bool done = false;
+    enum rc rc = content == NULL ? err_set(reterr, RC_NOMEM, "an upload") : RC_OK;
+
+    if (rc == RC_OK && !p->there) rc = put_content(p, content, reterr);
+    if (rc != RC_OK) return rc;
+    if (p->w.cs->rec_version == 0 && p->h->commit) rc = put_publish(p, content, ret, &done, reterr);
+    if (rc != RC_OK || done) return rc;
+    if (p->w.cs->rec_version == 0) rc = put_case_stored(p, reterr);
+    return rc == RC_OK ? put_complete(p, p->there ? NULL : content, ret, reterr) : rc;
 }
 
 enum rc objects_put_object(struct fcall *c, struct err *reterr)
 {
     Mikura__V1__PutObjectRequest *first;
     Mikura__V1__PutObjectResponse answer = MIKURA__V1__PUT_OBJECT_RESPONSE__INIT;
-    struct put p = {.c = c};
-    uint64_t generation;
+    struct put *p = arena_alloc(&c->arena, sizeof *p);
     enum rc rc = fcall_request(c, &mikura__v1__put_object_request__descriptor, &first, reterr);
 
     if (rc != RC_OK) return rc;
-    p.h = first->header;
-    if (p.h == NULL) return err_set(reterr, RC_INVAL, "the first message needs a header");
-    rc = spec_check(p.h->spec, reterr);
-    if (rc == RC_OK) rc = request_id(p.h->request_id, &p.id, reterr);
-    if (rc == RC_OK)
-        rc = open_writing(c, p.h->spec->collection, p.h->spec->case_id, true, &p.w, reterr);
+    if (p == NULL) return err_set(reterr, RC_NOMEM, "an upload");
+    p->c = c;
+    p->h = first->header;
+    if (p->h == NULL) return err_set(reterr, RC_INVAL, "the first message needs a header");
+    rc = spec_check(p->h->spec, reterr);
+    if (rc == RC_OK) rc = request_id(p->h->request_id, &p->id, reterr);
+    if (rc == RC_OK) rc = put_open(p, reterr);
     if (rc != RC_OK) return rc;
-    p.small = arena_alloc(&c->arena, RECORD_INLINE_MAX);
-    if (p.small == NULL) rc = err_set(reterr, RC_NOMEM, "an upload");
     /* known to be large: seal as bytes come, without the first 64 KiB being copied */
-    if (rc == RC_OK && !p.h->spec->size_unknown && p.h->spec->size_bytes > RECORD_INLINE_MAX)
-        rc = put_body(&p, reterr);
-    if (rc == RC_OK) rc = put_bytes(&p, first->data.data, first->data.len, reterr);
-    if (rc == RC_OK) rc = put_stream(&p, reterr);
-    if (rc == RC_OK) rc = put_complete(&p, &answer.object, reterr);
-    if (p.writer != NULL) body_end(p.writer);
-    if (rc == RC_OK && p.h->commit) {
-        rc = commit(c, &p.w, &p.id, p.w.cs->head.generation, 1, NULL, &answer.receipt, &generation,
-                    reterr);
-    }
-    gw_case_wipe(p.w.cs);
+    if (!p->there && !p->h->spec->size_unknown && p->h->spec->size_bytes > RECORD_INLINE_MAX)
+        rc = put_body(p, reterr);
+    if (rc == RC_OK) rc = put_bytes(p, first->data.data, first->data.len, reterr);
+    if (rc == RC_OK) rc = put_stream(p, reterr);
+    if (rc == RC_OK) rc = put_rows(p, &answer, reterr);
+    if (p->writer != NULL) body_end(p->writer);
+    if (rc != RC_OK && !p->sent) put_give_up(p);
+    key_wipe(&p->spec.key);
+    gw_case_wipe(p->w.cs);
     return rc != RC_OK ? rc : fcall_send(c, &answer.base);
 }
 

@@ -371,6 +371,22 @@ static enum rc manifest_encode(struct upload *u, struct slice key, struct record
     return rc;
 }
 
+/* Of a case of one object. */
+static enum rc one_line_root(struct upload *u, const struct upload_action *act,
+                             const struct upload_content *content, uint8_t ret_root[32])
+{
+    struct commit_root *root = arena_alloc(&u->c->arena, sizeof *root);
+    struct commit_line line = {
+        .path = act->session->path, .version = act->version, .size_bytes = content->size_bytes};
+    enum rc rc;
+
+    if (root == NULL) return RC_NOMEM;
+    memcpy(line.tree_sha256, content->digests.tree, sizeof line.tree_sha256);
+    commit_root_init(root);
+    rc = commit_root_add(root, &line);
+    return rc == RC_OK ? commit_root_final(root, ret_root) : rc;
+}
+
 static enum rc do_gather(struct upload *u, const struct upload_action *act, struct upload_event *ev,
                          struct err *reterr)
 {
@@ -418,7 +434,7 @@ static enum rc do_gather(struct upload *u, const struct upload_action *act, stru
     if (rc != RC_OK) return rc;
     o.manifest = *m;
     rc = gw_inspect(u->gw, u->cs, &o, content->is_inline ? &content->inline_plain : NULL,
-                    &u->c->arena, gw_left_ms(u->c), &facts, reterr);
+                    content->head, &u->c->arena, gw_left_ms(u->c), &facts, reterr);
     if (rc == RC_OK) rc = seal_attrs(u, o.manifest_key, &facts, spec, &m->sealed_attrs, reterr);
     if (rc == RC_OK) rc = manifest_encode(u, o.manifest_key, m, reterr);
     if (rc != RC_OK) return rc;
@@ -436,7 +452,7 @@ static enum rc do_gather(struct upload *u, const struct upload_action *act, stru
     u->gathered = content->digests;
     ev->index_row = idx;
     ev->manifest = u->manifest;
-    return RC_OK;
+    return u->req.op == UPLOAD_PUBLISH ? one_line_root(u, act, content, ev->root) : RC_OK;
 }
 
 /* ---- sum: what a commit publishes ---- */
@@ -584,6 +600,7 @@ enum rc upload_run(struct upload *u, struct upload_action *ret, struct err *rete
             break;
         case UPLOAD_ACT_TXN:
             ev.type = UPLOAD_EV_TXN;
+            u->txn_sent = true;
             ev.rc = do_txn(u, ret, &ev, reterr);
             /* the route has resent it under its key as long as the caller waits: the rows tell the
              * rest */

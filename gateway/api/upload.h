@@ -13,6 +13,7 @@ struct upload_content {
     struct object_digests digests;
     struct slice inline_plain; /* up to RECORD_INLINE_MAX bytes, else empty with chunks */
     bool is_inline;
+    struct slice head; /* the first IMAGE_SNIFF_BYTES, or all; empty: to be read back */
 };
 struct upload {
     struct fcall *c;
@@ -28,7 +29,8 @@ struct upload {
     struct slice manifest;
     struct record_index *index;
     struct object_digests gathered;
-    uint32_t tries;
+    bool txn_sent;     /* out: an entry went out */
+    struct id128 body; /* out, COMPLETE: of the object, maybe an earlier try's */
 };
 /* Runs req to its answer. RC_OK: *ret is the ANSWER action; slices in it live in the call's arena.
  */

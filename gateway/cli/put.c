@@ -2,7 +2,8 @@
  *
  * The request id of a file is made from its names, size, time and the case's generation: the same
  * command after a break goes on where it was, and finds what was staged. A case is committed by
- * whoever staged its last file, and only if all its planned files are staged. */
+ * whoever staged its last file, and only if all its planned files are staged; a case of one file is
+ * put and committed in one call. */
 #include "common/base/clock.h"
 #include "common/base/buf.h"
 #include "common/base/hex.h"
@@ -110,13 +111,14 @@ static void note(struct putting *p, const char *file, const char *state, const c
 }
 
 /* ---- one file ---- */
-static enum rc file_put_as(struct putting *p, struct put_file *f, const struct id128 *id,
-                           struct err *reterr)
+static enum rc file_put_as(struct putting *p, const struct put_case *k, struct put_file *f,
+                           const struct id128 *id, struct err *reterr)
 {
     struct mikura_put put = {.collection = p->collection,
                              .case_id = f->f->case_id,
                              .path = f->f->path,
                              .request_id = *id,
+                             .commit = k->n == 1,
                              .progress = on_bytes,
                              .data = p};
     struct stat st;
@@ -139,12 +141,12 @@ static enum rc file_put(struct putting *p, struct put_case *k, struct put_file *
     struct id128 id;
     enum rc rc = file_id(p, k, f->f, &id, reterr);
 
-    if (rc == RC_OK) rc = file_put_as(p, f, &id, reterr);
+    if (rc == RC_OK) rc = file_put_as(p, k, f, &id, reterr);
     if (rc == RC_CORRUPT || rc == RC_EXISTS || rc == RC_PRECOND || rc == RC_ABORTED) {
         /* what an earlier, broken-off run left under this id is of other bytes, or has expired, or
          * the file changes while it is read: once more, as an upload of its own */
         id = id128_random();
-        rc = file_put_as(p, f, &id, reterr);
+        rc = file_put_as(p, k, f, &id, reterr);
     }
     return rc;
 }
@@ -167,14 +169,14 @@ static enum rc case_ready(struct putting *p, struct put_case *k, struct err *ret
 }
 
 static enum rc case_print(struct putting *p, const struct put_case *k,
-                          const Mikura__V1__CommitCaseResponse *answer)
+                          const Mikura__V1__Receipt *signed_receipt)
 {
     json_t *j, *receipt;
 
     if (!p->c->json) return RC_OK;
-    receipt = answer->receipt == NULL ? json_null() : out_message(&answer->receipt->base);
+    receipt = signed_receipt == NULL ? json_null() : out_message(&signed_receipt->base);
     j = json_pack("{s:s, s:s, s:s, s:I, s:I, s:o}", "type", "case", "collection", p->collection,
-                  "case_id", k->case_id, "generation", (json_int_t)answer->generation, "objects",
+                  "case_id", k->case_id, "generation", (json_int_t)k->generation, "objects",
                   (json_int_t)k->n, "receipt", receipt);
     return out_json(j);
 }
@@ -219,11 +221,20 @@ static void case_commit(struct putting *p, struct put_case *k)
     if (rc == RC_OK) {
         k->committed = true;
         k->generation = answer->generation;
-        rc = case_print(p, k, answer);
+        rc = case_print(p, k, answer->receipt);
     }
     k->rc = rc;
     mikura__v1__commit_case_response__free_unpacked(answer, NULL);
     free(staged);
+}
+
+static void case_committed(struct putting *p, struct put_case *k, struct mikura_put_result *r)
+{
+    k->committed = true;
+    k->generation = r->generation;
+    k->rc = case_print(p, k, r->receipt);
+    mikura__v1__receipt__free_unpacked(r->receipt, NULL);
+    r->receipt = NULL;
 }
 
 static void failed(struct putting *p, enum rc rc, const struct err *e)
@@ -250,7 +261,11 @@ static void case_end(struct putting *p, struct put_case *k)
     char why[600];
 
     if (k->failed_n == 0 && !p->stop) {
-        case_commit(p, k);
+        if (k->n == 1) {
+            case_committed(p, k, &p->files[k->first].result);
+        } else {
+            case_commit(p, k);
+        }
         if (k->rc != RC_OK) {
             failed(p, k->rc, &k->err);
             note(p, k->case_id, "case not published", k->err.msg);
@@ -438,9 +453,6 @@ static int put_stdin(struct cli *c, const char *collection)
     const char *case_id = cli_value(c, "case"), *path = cli_value(c, "path");
     struct mikura_put put = {.collection = collection, .case_id = case_id, .path = path};
     struct mikura_put_result r;
-    struct mikura_staged staged;
-    struct mikura_commit commit = {.collection = collection, .staged = &staged, .staged_n = 1};
-    Mikura__V1__CommitCaseResponse *answer;
     struct progress progress;
     struct stat st;
     char hex[65];
@@ -459,17 +471,10 @@ static int put_stdin(struct cli *c, const char *collection)
                lseek(STDIN_FILENO, 0, SEEK_CUR) != 0;
     put.size_bytes = put.pipe ? 0 : (uint64_t)st.st_size;
     put.request_id = id128_random();
+    put.commit = true;
     progress_init(&progress, stderr, path, c->quiet);
-    commit.case_id = case_id;
-    rc = mikura_case_generation(c->client, collection, case_id, &commit.expected_generation,
-                                &c->err);
-    if (rc == RC_OK) rc = mikura_put(c->client, &put, &r, &c->err);
+    rc = mikura_put(c->client, &put, &r, &c->err);
     progress_end(&progress);
-    if (rc != RC_OK) return cli_fail(c, rc);
-    staged = (struct mikura_staged){.path = path, .version = r.version, .size_bytes = r.size_bytes};
-    memcpy(staged.tree_sha256, r.tree_sha256, 32);
-    commit.request_id = id128_random();
-    rc = mikura_commit(c->client, &commit, &answer, &c->err);
     if (rc != RC_OK) return cli_fail(c, rc);
     hex_encode(r.tree_sha256, 32, hex);
     if (c->json) {
@@ -477,12 +482,12 @@ static int put_stdin(struct cli *c, const char *collection)
                                 "file", "file", "-", "state", "stored", "collection", collection,
                                 "case_id", case_id, "path", path, "version", (json_int_t)r.version,
                                 "size_bytes", (json_int_t)r.size_bytes, "tree_sha256", hex,
-                                "generation", (json_int_t)answer->generation));
+                                "generation", (json_int_t)r.generation));
     } else {
         (void)printf("%s/%s/%s: %llu bytes, version %llu, tree-sha256 %s\n", collection, case_id,
                      path, (unsigned long long)r.size_bytes, (unsigned long long)r.version, hex);
     }
-    mikura__v1__commit_case_response__free_unpacked(answer, NULL);
+    mikura__v1__receipt__free_unpacked(r.receipt, NULL);
     return rc == RC_OK ? EXIT_OK : EXIT_BUG;
 }
 

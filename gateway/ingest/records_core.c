@@ -10,7 +10,7 @@
 /* ---- keys ---- */
 
 const struct id128 record_scope_collections = {"collections"}, record_scope_jobs = {"jobs"},
-                   record_scope_models = {"models"};
+                   record_scope_models = {"models"}, record_scope_tombs = {"tombs"};
 
 size_t record_key(const struct record_anchor *a, enum record_kind kind, uint8_t *out)
 {
@@ -27,6 +27,14 @@ size_t record_key_id(const struct record_anchor *a, enum record_kind kind, const
 
     memcpy(out + n, id->b, 16);
     return n + 16;
+}
+
+size_t record_key_claim(uint64_t placement_hash, const struct id128 *upload, uint8_t *out)
+{
+    struct record_anchor a = {{0}};
+
+    be_put64(a.b, placement_hash);
+    return record_key_id(&a, RECORD_CLAIM, upload, out);
 }
 
 size_t record_key_chunk(const struct record_anchor *a, const struct id128 *upload, uint32_t index,
@@ -144,6 +152,22 @@ size_t record_list_key(const struct id128 *scope, struct slice name, uint64_t pl
     out[n] = 0;
     be_put64(out + n + 1, placement_hash);
     return n + 9;
+}
+
+size_t record_tomb_list_key(const struct record_anchor *a, const struct id128 *body, uint8_t *out)
+{
+    static const char digits[] = "0123456789abcdef";
+    uint8_t name[2 * (RECORD_ANCHOR_BYTES + 16)];
+
+    for (uint32_t i = 0; i < sizeof name; i += 2) {
+        uint8_t b =
+            i / 2 < RECORD_ANCHOR_BYTES ? a->b[i / 2] : body->b[i / 2 - RECORD_ANCHOR_BYTES];
+
+        name[i] = (uint8_t)digits[b >> 4];
+        name[i + 1] = (uint8_t)digits[b & 15];
+    }
+    return record_list_key(&record_scope_tombs, (struct slice){name, sizeof name},
+                           record_anchor_hash(a), out);
 }
 
 enum rc record_list_parse(struct slice key, struct slice *ret_name, uint64_t *ret_placement_hash)

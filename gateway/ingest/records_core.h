@@ -44,6 +44,9 @@ enum record_kind {
     RECORD_MANIFEST = 7, /* + as INDEX */
     RECORD_COMMIT = 8,   /* + generation BE u64 */
     RECORD_TOMB = 9,     /* + body: chunks to be dropped */
+    /* anchored at the placement hash alone, so that a chunk's record (owner's hash, upload id)
+     * leads to it: + upload id; value: a session */
+    RECORD_CLAIM = 10,
     /* anchored at a collection: SHA-256("mikura collection 1", name) */
     RECORD_COLLECTION = 16,
     /* anchored at a job: SHA-256("mikura job 1", job id) */
@@ -82,6 +85,7 @@ static inline struct slice record_out_slice(const struct record_out *o)
 size_t record_key(const struct record_anchor *a, enum record_kind kind, uint8_t *out);
 size_t record_key_id(const struct record_anchor *a, enum record_kind kind, const struct id128 *id,
                      uint8_t *out); /* SESSION, TOMB; the prefix of a session's CHUNK rows */
+size_t record_key_claim(uint64_t placement_hash, const struct id128 *upload, uint8_t *out);
 size_t record_key_chunk(const struct record_anchor *a, const struct id128 *upload, uint32_t index,
                         uint8_t *out);
 size_t record_key_number(const struct record_anchor *a, enum record_kind kind, uint64_t n,
@@ -103,12 +107,15 @@ MUST_CHECK enum rc record_key_parse_object(struct slice key, struct slice *ret_p
 MUST_CHECK enum rc record_key_parse_number(struct slice key, uint64_t *ret_n);
 
 /* Scopes of list rows: a collection's id for its cases, or one of these. */
-extern const struct id128 record_scope_collections, record_scope_jobs, record_scope_models;
+extern const struct id128 record_scope_collections, record_scope_jobs, record_scope_models,
+    record_scope_tombs;
 /* name: at most RECORD_NAME_BYTES_MAX; jobs: ~submitted_unix_ms BE u64 as 16 hex digits, then the
  * job id in hex, so that the newest comes first. */
 size_t record_list_key(const struct id128 *scope, struct slice name, uint64_t placement_hash,
                        uint8_t *out);
 size_t record_list_prefix(const struct id128 *scope, struct slice name_prefix, uint8_t *out);
+/* Where the sweep finds a TOMB row: the name is anchor and body in hexadecimal. */
+size_t record_tomb_list_key(const struct record_anchor *a, const struct id128 *body, uint8_t *out);
 MUST_CHECK enum rc record_list_parse(struct slice key, struct slice *ret_name,
                                      uint64_t *ret_placement_hash);
 

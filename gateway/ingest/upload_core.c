@@ -57,6 +57,8 @@ static struct slice key(struct upload_core *c, enum record_kind kind)
 
     switch (kind) {
     case RECORD_SESSION:
+        if (r->one_shot != NULL)
+            return key_done(c, record_key_claim(record_anchor_hash(&r->anchor), &r->id, p));
         return key_done(c, record_key_id(&r->anchor, kind, &r->id, p));
     case RECORD_CHUNK:
         return key_done(c, record_key_chunk(&r->anchor, &r->id, r->index, p));
@@ -66,7 +68,7 @@ static struct slice key(struct upload_core *c, enum record_kind kind)
     case RECORD_TOMB:
         return key_done(c, record_key_id(&r->anchor, kind, &c->session.body, p));
     case RECORD_COMMIT:
-        return key_done(c, record_key_number(&r->anchor, kind, r->expected_generation + 1, p));
+        return key_done(c, record_key_number(&r->anchor, kind, c->generation, p));
     default:
         return key_done(c, record_key(&r->anchor, kind, p));
     }
@@ -95,6 +97,11 @@ static void answer(struct upload_core *c, enum rc rc, const char *msg)
         c->act.version = c->session.version;
         c->act.stage = c->session.stage;
         break;
+    case UPLOAD_PUBLISH:
+        c->act.session = &c->session;
+        c->act.version = c->session.version;
+        c->act.stage = c->session.stage;
+        /* fall through */
     case UPLOAD_COMMIT:
         c->act.commit = &c->commit;
         c->act.generation = c->commit.generation;
@@ -203,7 +210,7 @@ static bool take_head(struct upload_core *c, const struct upload_item *it)
 {
     c->head_version = it->version;
     if (it->version == 0) {
-        if (c->req->op == UPLOAD_ENSURE) return true;
+        if (c->req->op == UPLOAD_ENSURE || c->req->op == UPLOAD_PUBLISH) return true;
         answer(c, RC_NOTFOUND, "no such case");
         return false;
     }
@@ -237,13 +244,24 @@ static bool alive(struct upload_core *c)
     return false;
 }
 
-static void ensure_read(struct upload_core *c)
+/* CASE and list row of a new case. false: answered. */
+static bool put_case(struct upload_core *c)
 {
     const struct record_case *nc = c->req->new_case;
-    struct record_head h = {.state = RECORD_CASE_OPEN, .stage = 1};
     struct record_list l = {c->req->anchor, nc->created_unix_ms};
-    struct record_out o;
-    struct slice k;
+    struct slice k = key(c, RECORD_CASE);
+    struct record_out o = out_start(c);
+
+    if (!put_encoded(c, k, &o, record_case_encode(nc, &o, NULL))) return false;
+    k = key_done(c, record_list_key(&nc->collection, nc->case_id,
+                                    record_anchor_hash(&c->req->anchor), key_room(c)));
+    o = out_start(c);
+    return put_encoded(c, k, &o, record_list_encode(&l, &o, NULL));
+}
+
+static void ensure_read(struct upload_core *c)
+{
+    struct record_head h = {.state = RECORD_CASE_OPEN, .stage = 1};
 
     if (c->head_version != 0) {
         c->was_there = true;
@@ -253,14 +271,7 @@ static void ensure_read(struct upload_core *c)
     txn(c, ST_TXN);
     when(c, UPLOAD_ABSENT, key(c, RECORD_HEAD), 0);
     when(c, UPLOAD_ABSENT, key(c, RECORD_CASE), 0);
-    if (!put_head(c, &h)) return;
-    k = key(c, RECORD_CASE);
-    o = out_start(c);
-    if (!put_encoded(c, k, &o, record_case_encode(nc, &o, NULL))) return;
-    k = key_done(c, record_list_key(&nc->collection, nc->case_id,
-                                    record_anchor_hash(&c->req->anchor), key_room(c)));
-    o = out_start(c);
-    (void)put_encoded(c, k, &o, record_list_encode(&l, &o, NULL));
+    if (put_head(c, &h)) (void)put_case(c);
 }
 
 static void begin_read(struct upload_core *c, const struct upload_item *case_row)
@@ -378,6 +389,7 @@ static void abort_read(struct upload_core *c)
                             .chunks = s.chunks,
                             .owner_hash = record_anchor_hash(&c->req->anchor),
                             .since_unix_ms = c->req->now_unix_ms};
+    struct record_list l = {c->req->anchor, c->req->now_unix_ms};
     struct record_out o;
     struct slice k;
 
@@ -403,7 +415,10 @@ static void abort_read(struct upload_core *c)
     if (!put_session(c, &s) || s.chunks == 0) return;
     k = key(c, RECORD_TOMB);
     o = out_start(c);
-    (void)put_encoded(c, k, &o, record_tomb_encode(&t, &o, NULL));
+    if (!put_encoded(c, k, &o, record_tomb_encode(&t, &o, NULL))) return;
+    k = key_done(c, record_tomb_list_key(&c->req->anchor, &s.body, key_room(c)));
+    o = out_start(c);
+    (void)put_encoded(c, k, &o, record_list_encode(&l, &o, NULL));
 }
 
 /* ---- committing a case ---- */
@@ -417,14 +432,25 @@ static void sum(struct upload_core *c)
     c->state = ST_SUM;
 }
 
+static void old_commit(struct upload_core *c, uint64_t generation)
+{
+    c->generation = generation;
+    new_action(c, UPLOAD_ACT_GET);
+    c->act.keys[c->act.keys_n++] = key(c, RECORD_COMMIT);
+    c->state = ST_OLD_COMMIT;
+}
+
 static void commit_read(struct upload_core *c)
 {
     const struct upload_request *r = c->req;
 
+    /* PutObject knows its generation from the head alone, and a retry finds a later head */
+    if (c->head.generation > 0 && id128_eq(&c->head.last_request, &r->id)) {
+        old_commit(c, c->head.generation);
+        return;
+    }
     if (c->head.generation > r->expected_generation) { /* perhaps by this very request */
-        new_action(c, UPLOAD_ACT_GET);
-        c->act.keys[c->act.keys_n++] = key(c, RECORD_COMMIT);
-        c->state = ST_OLD_COMMIT;
+        old_commit(c, r->expected_generation + 1);
         return;
     }
     if (c->head.generation < r->expected_generation) {
@@ -445,12 +471,17 @@ static void commit_read(struct upload_core *c)
 
 static void old_commit_got(struct upload_core *c, const struct upload_item *it)
 {
-    c->used = 0;
-    if (it->version == 0 || it->value.n > 16384 ||
-        record_commit_decode(keep(c, it->value), &c->commit, NULL) != RC_OK) {
+    bool publish = c->req->op == UPLOAD_PUBLISH;
+
+    c->used = publish ? c->mark : 0;   /* the claim stays */
+    if (publish && it->version == 0) { /* staged by another way, and not committed */
+        answer(c, RC_EXISTS, "there is such a case");
+    } else if (it->version == 0 || it->value.n > 16384 ||
+               record_commit_decode(keep(c, it->value), &c->commit, NULL) != RC_OK) {
         answer(c, RC_CORRUPT, "the commit's record is damaged");
     } else if (!id128_eq(&c->commit.request, &c->req->id)) {
-        answer(c, RC_ABORTED, "the case's generation is higher than the expected one");
+        answer(c, publish ? RC_EXISTS : RC_ABORTED,
+               "the case's generation is higher than the expected one");
     } else {
         c->was_there = true;
         answer(c, RC_OK, NULL);
@@ -461,8 +492,9 @@ static void summed(struct upload_core *c, const struct upload_event *ev)
 {
     const struct upload_request *r = c->req;
 
+    c->generation = r->expected_generation + 1;
     c->commit = (struct record_commit){.request = r->id,
-                                       .generation = r->expected_generation + 1,
+                                       .generation = c->generation,
                                        .stage_after = c->head.visible,
                                        .stage_upto = c->head.closing,
                                        .count = ev->count};
@@ -485,11 +517,32 @@ static void summed(struct upload_core *c, const struct upload_event *ev)
     c->state = ST_SIGN;
 }
 
+static bool put_commit(struct upload_core *c)
+{
+    struct slice k = key(c, RECORD_COMMIT);
+    struct record_out o = out_start(c);
+
+    return put_encoded(c, k, &o, record_commit_encode(&c->commit, &o, NULL));
+}
+
+/* The rows of an object as it is completed: CLAIM or SESSION, INDEX, MANIFEST. false: answered. */
+static bool put_object(struct upload_core *c, const struct record_index *idx, struct slice manifest)
+{
+    struct slice k;
+    struct record_out o;
+
+    if (!put_session(c, &c->session)) return false;
+    k = key(c, RECORD_INDEX);
+    o = out_start(c);
+    if (!put_encoded(c, k, &o, record_index_encode(idx, &o, NULL))) return false;
+    put(c, key(c, RECORD_MANIFEST), manifest);
+    return true;
+}
+
 static void sealed_receipt(struct upload_core *c, const struct upload_event *ev)
 {
+    bool new_case = c->req->op == UPLOAD_PUBLISH;
     struct record_head h = c->head;
-    struct record_out o;
-    struct slice k;
 
     if (ev->receipt.n > 8192 || ev->signature.n > 256 || ev->key_id.n > 256) {
         answer(c, RC_INTERNAL, "the receipt is over its limit");
@@ -503,7 +556,7 @@ static void sealed_receipt(struct upload_core *c, const struct upload_event *ev)
     c->mark = c->used;
     h.state = RECORD_CASE_PUBLISHED;
     h.generation = c->commit.generation;
-    h.visible = h.closing;
+    h.visible = c->commit.stage_upto;
     h.closing = 0;
     h.closing_request = (struct id128){0};
     h.last_request = c->req->id;
@@ -511,12 +564,78 @@ static void sealed_receipt(struct upload_core *c, const struct upload_event *ev)
     h.bytes_stored = c->bytes_stored;
     h.committed_unix_ms = ev->committed_unix_ms;
     txn(c, ST_TXN);
-    when(c, UPLOAD_VERSION, key(c, RECORD_HEAD), c->head_version);
+    when_row(c, key(c, RECORD_HEAD), c->head_version);
     when(c, UPLOAD_ABSENT, key(c, RECORD_COMMIT), 0);
-    if (!put_head(c, &h)) return;
-    k = key(c, RECORD_COMMIT);
-    o = out_start(c);
-    (void)put_encoded(c, k, &o, record_commit_encode(&c->commit, &o, NULL));
+    if (new_case) {
+        when(c, UPLOAD_ABSENT, key(c, RECORD_SESSION), 0);
+        when(c, UPLOAD_ABSENT, key(c, RECORD_CASE), 0);
+        if (!put_case(c) || !put_object(c, c->index_row, c->manifest)) return;
+    }
+    if (put_head(c, &h)) (void)put_commit(c);
+}
+
+/* ---- a new case of one object ---- */
+
+static void gather(struct upload_core *c)
+{
+    new_action(c, UPLOAD_ACT_GATHER);
+    c->act.session = &c->session;
+    c->act.version = c->version;
+    c->act.stage = c->head.stage;
+    c->act.generation = c->head.generation + 1;
+    c->state = ST_GATHER;
+}
+
+/* Nothing is read first: the entry's conditions tell, and mostly they hold. */
+static void publish_start(struct upload_core *c)
+{
+    c->tries++;
+    c->used = c->mark = 0;
+    c->head = (struct record_head){.stage = 1};
+    c->head_version = 0;
+    c->session = *c->req->one_shot;
+    c->session_version = 0;
+    c->version = 1;
+    gather(c);
+}
+
+static void publish_gathered(struct upload_core *c, const struct upload_event *ev)
+{
+    c->index_row = ev->index_row;
+    c->manifest = ev->manifest;
+    c->session.state = RECORD_SESSION_COMPLETED;
+    c->session.version = c->version;
+    c->session.stage = c->head.stage;
+    c->session.sealed_spec = (struct slice){0};
+    c->head.stage = 2;
+    c->generation = 1;
+    c->objects = 1;
+    c->bytes_stored = ev->index_row->size_bytes;
+    c->commit = (struct record_commit){
+        .request = c->req->id, .generation = 1, .stage_after = 0, .stage_upto = 1, .count = 1};
+    memcpy(c->commit.root, ev->root, 32);
+    new_action(c, UPLOAD_ACT_SIGN);
+    c->act.generation = 1;
+    c->act.count = 1;
+    c->act.root = c->commit.root;
+    c->state = ST_SIGN;
+}
+
+/* The entry did not take effect, or did and its answer was lost. */
+static void publish_read(struct upload_core *c)
+{
+    if (c->head_version == 0) { /* the case is not there, and the claim neither */
+        if (c->session_version != 0) {
+            answer(c, RC_EXISTS, "this request id belongs to an upload that was given up");
+        } else {
+            publish_start(c);
+        }
+    } else if (c->session_version != 0 && c->session.state == RECORD_SESSION_COMPLETED &&
+               memcmp(c->session.fingerprint, c->req->one_shot->fingerprint, 32) == 0) {
+        old_commit(c, 1);
+    } else {
+        answer(c, RC_EXISTS, "there is such a case");
+    }
 }
 
 /* ---- outcomes ---- */
@@ -550,6 +669,9 @@ static void got(struct upload_core *c, const struct upload_event *ev)
     case UPLOAD_COMMIT:
         commit_read(c);
         break;
+    case UPLOAD_PUBLISH:
+        publish_read(c);
+        break;
     }
 }
 
@@ -575,10 +697,11 @@ static void made(struct upload_core *c, const struct upload_event *ev)
 static void gathered(struct upload_core *c, const struct upload_event *ev)
 {
     bool one = c->session_version == 0;
-    struct slice k;
-    struct record_out o;
-    enum rc rc;
 
+    if (c->req->op == UPLOAD_PUBLISH) {
+        publish_gathered(c, ev);
+        return;
+    }
     c->session.state = RECORD_SESSION_COMPLETED;
     c->session.version = c->version;
     c->session.stage = c->head.stage;
@@ -588,16 +711,11 @@ static void gathered(struct upload_core *c, const struct upload_event *ev)
     when_row(c, key(c, RECORD_SESSION), c->session_version);
     when(c, UPLOAD_ABSENT, key(c, RECORD_INDEX), 0);
     if (!one) when(c, UPLOAD_TICK_AT_MOST, (struct slice){0}, c->session.expire_tick);
-    if (!put_session(c, &c->session)) return;
-    k = key(c, RECORD_INDEX);
-    o = out_start(c);
     if (ev->index_row->stage != c->head.stage) {
         answer(c, RC_INTERNAL, "the index row was made for another stage");
         return;
     }
-    rc = record_index_encode(ev->index_row, &o, NULL);
-    if (!put_encoded(c, k, &o, rc)) return;
-    put(c, key(c, RECORD_MANIFEST), ev->manifest);
+    (void)put_object(c, ev->index_row, ev->manifest);
 }
 
 static void txn_done(struct upload_core *c, const struct upload_event *ev)
@@ -638,8 +756,13 @@ void upload_start(struct upload_core *c, const struct upload_request *req, uint8
     c->req = req;
     c->mem = mem;
     c->mem_n = mem_bytes;
-    if (req->op == UPLOAD_ENSURE) CHECK(req->new_case != NULL);
-    read_rows(c);
+    if (req->op == UPLOAD_ENSURE || req->op == UPLOAD_PUBLISH) CHECK(req->new_case != NULL);
+    if (req->op == UPLOAD_PUBLISH) {
+        CHECK(req->one_shot != NULL);
+        publish_start(c);
+    } else {
+        read_rows(c);
+    }
     *ret = c->act;
 }
 
@@ -679,12 +802,7 @@ void upload_step(struct upload_core *c, const struct upload_event *ev, struct up
         break;
     case UPLOAD_EV_NEWEST:
         c->version = ev->newest + 1;
-        new_action(c, UPLOAD_ACT_GATHER);
-        c->act.session = &c->session;
-        c->act.version = c->version;
-        c->act.stage = c->head.stage;
-        c->act.generation = c->head.generation + 1;
-        c->state = ST_GATHER;
+        gather(c);
         break;
     case UPLOAD_EV_MADE:
         made(c, ev);

@@ -9,6 +9,14 @@
  *   COMPLETE  OPEN -> COMPLETED together with the INDEX and MANIFEST rows, in one entry
  *   ABORT     OPEN -> ABORTED together with a TOMB row, in one entry; also for expiry
  *   COMMIT    closes a stage, has it counted, publishes it with the receipt, in two entries
+ *   PUBLISH   a case that does not exist yet, of one object whose bytes are durable: all its rows
+ *             and the receipt in one entry. RC_EXISTS: there is such a case; nothing was changed,
+ *             COMPLETE (one_shot) and COMMIT do it
+ *
+ * A `one_shot` upload (PutObject) has a CLAIM row instead of a SESSION row, which appears in the
+ * entry that completes it. Its key needs only what a chunk's record tells (owner's hash, upload
+ * id): whoever finds chunks without an owner puts an ABORTED claim there, if absent, and an upload
+ * that still lives then completes nothing.
  *
  * COMPLETE and ABORT exclude each other, and CHUNK both, because each entry compares the version
  * of the SESSION row. An expired session (the group's tick is past expire_tick) completes nothing:
@@ -26,9 +34,9 @@
 #define UPLOAD_TRIES_MAX    32u /* lost races of one request, then RC_ABORTED */
 #define UPLOAD_KEYS_MAX     3u
 #define UPLOAD_COMPARES_MAX 5u
-#define UPLOAD_PUTS_MAX     4u
-/* Enough for every op: 6 keys, a session row with the largest spec, small rows. */
-#define UPLOAD_MEM_BYTES (6u * RECORD_KEY_BYTES_MAX + RECORD_SEALED_MAX + 96u * 1024u)
+#define UPLOAD_PUTS_MAX     7u
+/* Enough for every op: 8 keys, a session row with the largest spec, small rows. */
+#define UPLOAD_MEM_BYTES (8u * RECORD_KEY_BYTES_MAX + RECORD_SEALED_MAX + 96u * 1024u)
 
 enum upload_op {
     UPLOAD_ENSURE = 1,
@@ -37,12 +45,13 @@ enum upload_op {
     UPLOAD_COMPLETE,
     UPLOAD_ABORT,
     UPLOAD_COMMIT,
+    UPLOAD_PUBLISH,
 };
 struct upload_request { /* borrowed until the answer */
     enum upload_op op;
     struct record_anchor anchor; /* of the case */
     struct id128 id;             /* upload id (= the request id of BEGIN); COMMIT: request id */
-    /* ENSURE */
+    /* ENSURE, PUBLISH */
     const struct record_case *new_case; /* used if there is none */
     /* BEGIN */
     uint8_t fingerprint[32];
@@ -50,8 +59,7 @@ struct upload_request { /* borrowed until the answer */
     uint32_t index, plain_bytes;
     uint8_t plain_digest[32]; /* keyed; known only once all bytes are in: then start the core */
     struct slice sealed_leaves;
-    /* COMPLETE: the session row may be absent (PutObject of an inline object): then `one_shot` is
-     * the row to write, COMPLETED by the core. */
+    /* COMPLETE, PUBLISH: PutObject: the claim to write, COMPLETED by the core. */
     const struct record_session *one_shot;
     /* ABORT */
     bool expire; /* only if the tick is past expire_tick; RC_PRECOND otherwise */
@@ -82,12 +90,12 @@ enum upload_act_type {
     UPLOAD_ACT_TXN,     /* compares, puts -> EV_TXN */
     UPLOAD_ACT_MAKE,    /* BEGIN: make the session's row with the case's key -> EV_MADE */
     UPLOAD_ACT_WRITE,   /* CHUNK: seal, write to the replicas, ChunkAdd -> EV_WRITTEN */
-    UPLOAD_ACT_GATHER,  /* COMPLETE: check chunks, size, digest; make INDEX and MANIFEST for
-                           `version` and `stage` -> EV_GATHERED */
-    UPLOAD_ACT_SUM,     /* COMMIT: count and root of newest versions with stage in (stage_after,
-                           stage_upto] -> EV_SUMMED */
-    UPLOAD_ACT_SIGN,    /* COMMIT: receipt for `generation`, count, root -> EV_SIGNED */
-    UPLOAD_ACT_ANSWER,  /* the end: rc, msg and the fields below */
+    UPLOAD_ACT_GATHER, /* COMPLETE, PUBLISH: check chunks, size, digest; make INDEX and MANIFEST for
+                          `version` and `stage` -> EV_GATHERED */
+    UPLOAD_ACT_SUM,    /* COMMIT: count and root of newest versions with stage in (stage_after,
+                          stage_upto] -> EV_SUMMED */
+    UPLOAD_ACT_SIGN,   /* COMMIT, PUBLISH: receipt for `generation`, count, root -> EV_SIGNED */
+    UPLOAD_ACT_ANSWER, /* the end: rc, msg and the fields below */
 };
 struct upload_action {
     enum upload_act_type type;
@@ -98,11 +106,11 @@ struct upload_action {
     struct upload_put puts[UPLOAD_PUTS_MAX];
     const struct record_case *the_case;   /* MAKE: as committed */
     const struct record_session *session; /* WRITE, GATHER; ANSWER where there is one */
-    uint64_t version, stage;              /* GATHER; ANSWER of COMPLETE */
+    uint64_t version, stage;              /* GATHER; ANSWER of COMPLETE, PUBLISH */
     uint64_t stage_after, stage_upto;     /* SUM */
     uint64_t generation, count;           /* SIGN; ANSWER of COMMIT: generation */
     const uint8_t *root;                  /* SIGN */
-    const struct record_commit *commit;   /* ANSWER of COMMIT: receipt, signature, ... */
+    const struct record_commit *commit;   /* ANSWER of COMMIT, PUBLISH: receipt, signature, ... */
     bool was_there;                       /* ANSWER of CHUNK, ABORT */
     enum rc rc;
     const char *msg; /* ANSWER, rc != RC_OK: static text that says what to do */
@@ -133,12 +141,13 @@ struct upload_event { /* slices and records are borrowed during the step only */
     const struct record_session *session;    /* MADE */
     struct id128 seal_id;                    /* WRITTEN: the winner's */
     bool was_there;                          /* WRITTEN */
-    const struct record_index *index_row;    /* GATHERED; its stage is the action's */
+    const struct record_index *index_row;    /* GATHERED; its stage is the action's; kept by the
+                                                shell until the answer */
     struct slice manifest;                   /* GATHERED: encoded, MAC in place; kept by the
                                                 shell until the answer */
     uint64_t count;                          /* SUMMED */
     uint64_t objects, bytes_stored;          /* SUMMED: visible after the commit */
-    uint8_t root[32];                        /* SUMMED */
+    uint8_t root[32];                        /* SUMMED; GATHERED for PUBLISH: of the one line */
     struct slice receipt, signature, key_id; /* SIGNED: copied */
     int64_t committed_unix_ms;               /* SIGNED */
 };
@@ -155,7 +164,10 @@ struct upload_core { /* private; caller's memory */
     struct record_session session;
     struct record_commit commit;
     uint64_t head_version, session_version, tick;
-    uint64_t version; /* of the object under way */
+    uint64_t version;                     /* of the object under way */
+    uint64_t generation;                  /* of the COMMIT row to read or write */
+    const struct record_index *index_row; /* PUBLISH: the shell's, until the answer */
+    struct slice manifest;                /* likewise */
     uint64_t objects, bytes_stored;
     bool was_there, written;
     struct id128 seal_id;

@@ -191,22 +191,12 @@ static enum rc put_one(struct mikura_client *c, const char *case_id, int fd, str
                              .media_type = "application/octet-stream",
                              .fd = fd,
                              .size_bytes = b.size_bytes,
-                             .request_id = id128_random()};
-    struct mikura_staged staged = {.path = "o", .size_bytes = b.size_bytes};
-    struct mikura_commit commit = {.collection = b.collection,
-                                   .case_id = case_id,
-                                   .staged = &staged,
-                                   .staged_n = 1,
-                                   .request_id = id128_random()};
-    Mikura__V1__CommitCaseResponse *answer;
+                             .request_id = id128_random(),
+                             .commit = true};
     struct mikura_put_result r;
     enum rc rc = mikura_put(c, &put, &r, reterr);
 
-    if (rc != RC_OK) return rc;
-    staged.version = r.version;
-    memcpy(staged.tree_sha256, r.tree_sha256, sizeof(r.tree_sha256));
-    rc = mikura_commit(c, &commit, &answer, reterr);
-    if (rc == RC_OK) protobuf_c_message_free_unpacked(&answer->base, NULL);
+    if (rc == RC_OK) mikura__v1__receipt__free_unpacked(r.receipt, NULL);
     return rc;
 }
 

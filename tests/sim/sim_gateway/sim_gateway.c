@@ -29,7 +29,9 @@ static const char *the_part;
 
 #define UPLOADS    5u
 #define CHUNKS_MAX 3u
-#define AGENTS     (2u * UPLOADS + 2u /* aborts */ + 2u /* commits */)
+#define PUTS       2u
+#define PUT_AGENTS (2u * PUTS)
+#define AGENTS     (2u * UPLOADS + 2u /* aborts */ + 2u /* commits */ + PUT_AGENTS)
 #define STEPS_MAX  60000u
 
 struct gateway {
@@ -44,6 +46,8 @@ enum todo {
     DO_ABORT,
     DO_COMMIT,
     DO_COMMIT_AGAIN,
+    DO_PUBLISH, /* PutObject with commit */
+    DO_PUT,     /* there is such a case: staged only */
     DO_END
 };
 struct agent {
@@ -68,6 +72,14 @@ struct upload {
     uint8_t state; /* of its row, as last seen */
     uint64_t version, stage;
 };
+/* PutObject: each tried by two agents at once, as a client that asks two gateways. */
+struct one_put {
+    struct id128 id;
+    char path[8];
+    struct record_session claim;
+    bool published, completed;
+    uint64_t version;
+};
 struct acked_commit {
     struct id128 request;
     uint64_t generation;
@@ -78,6 +90,7 @@ static struct sim_group g;
 static struct gateway gateways[2];
 static struct agent agents[AGENTS];
 static struct upload uploads[UPLOADS];
+static struct one_put one_puts[PUTS];
 static struct acked_commit acked[64];
 static uint32_t acked_n;
 static struct record_anchor anchor;
@@ -166,7 +179,15 @@ static void agent_start(struct agent *a)
     if (a->todo == DO_ABORT && !g.calm && !u->chunk_acked[0] && sim_rand(&g, 50) != 0) return;
     a->gateway = (uint32_t)sim_rand(&g, 2);
     a->patience = 1 + (uint32_t)sim_rand(&g, 6);
-    if (a->todo != DO_COMMIT_AGAIN) {
+    if (a->todo == DO_PUBLISH || a->todo == DO_PUT) {
+        struct one_put *p = &one_puts[a->upload];
+
+        a->req = (struct upload_request){.op = a->todo == DO_PUT ? UPLOAD_COMPLETE : UPLOAD_PUBLISH,
+                                         .anchor = anchor,
+                                         .id = p->id,
+                                         .one_shot = &p->claim,
+                                         .new_case = &new_case};
+    } else if (a->todo != DO_COMMIT_AGAIN) {
         a->req = (struct upload_request){.anchor = anchor, .id = u->id};
     }
     switch (a->todo) {
@@ -201,6 +222,8 @@ static void agent_start(struct agent *a)
         a->req.count += a->lied;
         break;
     case DO_COMMIT_AGAIN:
+    case DO_PUBLISH:
+    case DO_PUT:
     case DO_END:
         break;
     }
@@ -220,6 +243,62 @@ static void check_session(const struct agent *a, enum record_session_state want)
     HOLDS(version != 0 && record_session_decode(v, &s, NULL) == RC_OK && s.state == want);
 }
 
+static void check_claim(const struct one_put *p)
+{
+    uint8_t k[RECORD_KEY_BYTES_MAX];
+    struct slice path = {(const uint8_t *)p->path, strlen(p->path)}, v;
+    struct record_session s;
+    uint64_t version;
+
+    v = sim_get(&g, (struct slice){k, record_key_claim(record_anchor_hash(&anchor), &p->id, k)},
+                &version);
+    HOLDS(version != 0 && record_session_decode(v, &s, NULL) == RC_OK);
+    HOLDS(s.state == RECORD_SESSION_COMPLETED && s.version == p->version);
+    for (enum record_kind kind = RECORD_INDEX; kind <= RECORD_MANIFEST; kind++) {
+        struct slice key = {k, record_key_object(&anchor, kind, path, p->version, k)};
+
+        (void)sim_get(&g, key, &version);
+        HOLDS(version != 0);
+    }
+}
+
+static void ack_commit(const struct agent *a)
+{
+    struct acked_commit *k = &acked[acked_n];
+
+    if (acked_n == ARRAY_N(acked)) return;
+    acked_n++;
+    k->request = a->req.id;
+    k->generation = a->act.generation;
+    k->receipt_n = a->act.commit->receipt.n;
+    memcpy(k->receipt, a->act.commit->receipt.p, k->receipt_n);
+}
+
+/* All in one entry, or nothing of it. */
+static void put_answered(struct agent *a)
+{
+    struct one_put *p = &one_puts[a->upload];
+    enum rc rc = a->act.rc;
+
+    if (a->todo == DO_PUBLISH && rc == RC_EXISTS) {
+        HOLDS(head_now().stage != 0 && !p->published);
+        a->todo = DO_PUT;
+        return;
+    }
+    HOLDS(rc == RC_OK);
+    HOLDS(!p->completed || p->version == a->act.version); /* one object, whoever is answered */
+    p->completed = true;
+    p->version = a->act.version;
+    if (a->todo == DO_PUBLISH) {
+        HOLDS(a->act.generation == 1 && a->act.version == 1);
+        if (!p->published) ack_commit(a);
+        p->published = true;
+    }
+    check_claim(p);
+    if (a->todo == DO_PUBLISH && sim_rand(&g, 3) == 0) return; /* a client that lost the answer */
+    a->todo = DO_END;
+}
+
 static void commit_answered(struct agent *a)
 {
     const struct upload_action *act = &a->act;
@@ -236,12 +315,7 @@ static void commit_answered(struct agent *a)
                   memcmp(acked[i].receipt, act->commit->receipt.p, acked[i].receipt_n) == 0);
         }
         if (a->todo == DO_COMMIT && acked_n < ARRAY_N(acked)) {
-            struct acked_commit *k = &acked[acked_n++];
-
-            k->request = a->req.id;
-            k->generation = act->generation;
-            k->receipt_n = act->commit->receipt.n;
-            memcpy(k->receipt, act->commit->receipt.p, k->receipt_n);
+            ack_commit(a);
             a->todo = DO_COMMIT_AGAIN; /* a client that lost the answer */
             return;
         }
@@ -258,6 +332,10 @@ static void answered(struct agent *a)
     enum rc rc = a->act.rc;
 
     a->running = false;
+    if ((a->todo == DO_PUBLISH || a->todo == DO_PUT) && rc != RC_ABORTED) {
+        put_answered(a);
+        return;
+    }
     if (rc == RC_ABORTED && a->req.op != UPLOAD_COMMIT) return; /* lost many races: again */
     switch (a->todo) {
     case DO_ENSURE:
@@ -309,6 +387,8 @@ static void answered(struct agent *a)
     case DO_COMMIT_AGAIN:
         commit_answered(a);
         break;
+    case DO_PUBLISH:
+    case DO_PUT:
     case DO_END:
         break;
     }
@@ -356,7 +436,7 @@ static void gather(struct agent *a, struct upload_event *ev)
     uint64_t version;
 
     ev->type = UPLOAD_EV_GATHERED;
-    for (uint32_t i = 0; i < s->chunks; i++) {
+    for (uint32_t i = 0; i < s->chunks && a->req.one_shot == NULL; i++) {
         struct slice key = {k, record_key_chunk(&anchor, &a->req.id, i, k)};
 
         (void)sim_get(&g, key, &version);
@@ -372,6 +452,7 @@ static void gather(struct agent *a, struct upload_event *ev)
     a->index = (struct record_index){.stage = a->act.stage, .size_bytes = s->size_bytes};
     ev->index_row = &a->index;
     ev->manifest = record_out_slice(&o);
+    ev->root[1] = (uint8_t)(s->path.p[1] * 31u + a->act.version); /* as staged() does for one */
 }
 
 static void agent_step(struct agent *a)
@@ -468,7 +549,7 @@ static void check_commits(void)
 
 static bool run_uploads(void)
 {
-    uint32_t steps = 0;
+    uint32_t steps = 0, published_n = 0;
     bool over = false;
 
     the_part = "uploads";
@@ -485,6 +566,17 @@ static bool run_uploads(void)
             (struct upload){.id = random_id(), .chunks = 1 + (uint32_t)sim_rand(&g, CHUNKS_MAX)};
         (void)snprintf(uploads[i].path, sizeof(uploads[i].path), "p%u", i % 3); /* some share one */
     }
+    for (uint32_t i = 0; i < PUTS; i++) {
+        struct one_put *p = &one_puts[i];
+
+        *p = (struct one_put){.id = random_id()};
+        (void)snprintf(p->path, sizeof(p->path), "q%u", i);
+        p->claim = (struct record_session){.path = {(const uint8_t *)p->path, 2},
+                                           .size_bytes = 100,
+                                           .chunk_bytes = 100,
+                                           .chunks = 1,
+                                           .body = random_id()};
+    }
     for (uint32_t i = 0; i < AGENTS; i++) {
         struct agent *a = &agents[i];
         uint8_t *mem = a->mem != NULL ? a->mem : malloc(UPLOAD_MEM_BYTES);
@@ -494,6 +586,9 @@ static bool run_uploads(void)
         a->mem = mem;
         a->upload = i % UPLOADS; /* each upload twice: a client that asks two gateways */
         if (i >= 2 * UPLOADS) a->todo = i < 2 * UPLOADS + 2 ? DO_ABORT : DO_COMMIT;
+        if (i < AGENTS - PUT_AGENTS) continue;
+        a->todo = DO_PUBLISH;
+        a->upload = i % PUTS;
     }
     while (!over) {
         uint64_t dice = sim_rand(&g, 100);
@@ -543,6 +638,12 @@ static bool run_uploads(void)
             HOLDS(version != 0);
         }
     }
+    for (uint32_t i = 0; i < PUTS; i++) {
+        HOLDS(one_puts[i].completed);
+        check_claim(&one_puts[i]);
+        published_n += one_puts[i].published;
+    }
+    HOLDS(published_n <= 1); /* only one can have made the case */
     over = acked_n > 0;
     sim_group_deinit(&g);
     return over;
