@@ -165,7 +165,8 @@ enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct 
     rocksdb_options_set_create_if_missing(ix->opts, 1);
     rocksdb_options_set_create_missing_column_families(ix->opts, 1);
     rocksdb_options_set_paranoid_checks(ix->opts, 1);
-    rocksdb_options_set_wal_recovery_mode(ix->opts, 2); /* kPointInTimeRecovery */
+    /* kPointInTimeRecovery; to look: kTolerateCorruptedTailRecords */
+    rocksdb_options_set_wal_recovery_mode(ix->opts, conf->read_only && !conf->torn_wal ? 0 : 2);
     rocksdb_options_set_db_write_buffer_size(ix->opts, cache / 2);
     rocksdb_options_set_max_total_wal_size(ix->opts, cache);
     rocksdb_options_set_max_open_files(ix->opts, 256);
@@ -185,7 +186,14 @@ enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct 
     }
     for (int i = 0; i < CF_N; i++)
         opts[i] = ix->opts;
-    ix->db = rocksdb_open_column_families(ix->opts, conf->dir, CF_N, CF_NAMES, opts, ix->cf, &e);
+    if (conf->read_only) {
+        rocksdb_options_set_create_if_missing(ix->opts, 0);
+        ix->db = rocksdb_open_for_read_only_column_families(
+            ix->opts, conf->dir, CF_N, CF_NAMES, opts, ix->cf, /* error_if_wal_exists= */ 0, &e);
+    } else {
+        ix->db =
+            rocksdb_open_column_families(ix->opts, conf->dir, CF_N, CF_NAMES, opts, ix->cf, &e);
+    }
     if (e != NULL) {
         /* the only trace of a held lock is the text: "lock hold by current process", "While lock
          * file" */
@@ -201,6 +209,8 @@ enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct 
             rc = err_set(reterr, RC_PRECOND, "index '%s' has another format", conf->dir);
         }
         rocksdb_free(v);
+    } else if (rc == RC_NOTFOUND && conf->read_only) {
+        rc = err_set(reterr, RC_CORRUPT, "index '%s' has no format", conf->dir);
     } else if (rc == RC_NOTFOUND) {
         char f = (char)FORMAT;
 
@@ -373,6 +383,85 @@ enum rc index_chunk_find(struct index *ix, const struct id128 *body, uint32_t in
     }
     if (rc == RC_OK) rc = iter_rc(it, reterr);
     rocksdb_iter_destroy(it);
+    return rc;
+}
+
+/* An iterator that reads each block from the disk and leaves the cache alone. */
+static rocksdb_iterator_t *fresh_iterator(struct index *ix, int cf)
+{
+    rocksdb_readoptions_t *ro = rocksdb_readoptions_create();
+    rocksdb_iterator_t *it;
+
+    rocksdb_readoptions_set_verify_checksums(ro, 1);
+    rocksdb_readoptions_set_fill_cache(ro, 0);
+    it = rocksdb_create_iterator_cf(ix->db, ro, ix->cf[cf]);
+    rocksdb_readoptions_destroy(ro); /* the iterator has a copy */
+    rocksdb_iter_seek_to_first(it);
+    return it;
+}
+
+enum rc index_chunks_each(struct index *ix, enum rc (*fn)(void *ctx, const struct index_chunk *c),
+                          void *ctx, struct err *reterr)
+{
+    rocksdb_iterator_t *it = fresh_iterator(ix, CF_LOC);
+    enum rc rc = RC_OK;
+
+    for (; rc == RC_OK && rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
+        size_t kn = 0, vn = 0;
+        const uint8_t *k = (const uint8_t *)rocksdb_iter_key(it, &kn);
+        const uint8_t *v = (const uint8_t *)rocksdb_iter_value(it, &vn);
+        struct index_chunk c;
+
+        rc = kn == CHUNK_KEY ? chunk_decode(k, v, vn, &c, reterr)
+                             : err_set(reterr, RC_CORRUPT, "index: chunk key");
+        if (rc == RC_OK) rc = fn(ctx, &c);
+    }
+    if (rc == RC_OK) rc = iter_rc(it, reterr);
+    rocksdb_iter_destroy(it);
+    return rc;
+}
+
+enum rc index_logs_each(struct index *ix,
+                        enum rc (*fn)(void *ctx, const struct index_group *g,
+                                      const struct index_log_row *row),
+                        void *ctx, struct err *reterr)
+{
+    rocksdb_iterator_t *it = fresh_iterator(ix, CF_LOG);
+    enum rc rc = RC_OK;
+
+    for (; rc == RC_OK && rocksdb_iter_valid(it); rocksdb_iter_next(it)) {
+        size_t kn = 0, vn = 0;
+        const uint8_t *k = (const uint8_t *)rocksdb_iter_key(it, &kn);
+        const uint8_t *v = (const uint8_t *)rocksdb_iter_value(it, &vn);
+        struct index_log_row row;
+        struct index_group g;
+
+        rc = kn == LOG_KEY ? log_decode(k, v, vn, &row, reterr)
+                           : err_set(reterr, RC_CORRUPT, "index: log key");
+        if (rc != RC_OK) break;
+        g = (struct index_group){.pool = be_get32(k), .prefix = be_get64(k + 4), .bits = k[12]};
+        rc = fn(ctx, &g, &row);
+    }
+    if (rc == RC_OK) rc = iter_rc(it, reterr);
+    rocksdb_iter_destroy(it);
+    return rc;
+}
+
+enum rc index_rest_check(struct index *ix, uint64_t *ret_n, struct err *reterr)
+{
+    enum rc rc = RC_OK;
+
+    *ret_n = 0;
+    for (int cf = 0; cf < CF_N && rc == RC_OK; cf++) {
+        rocksdb_iterator_t *it;
+
+        if (cf == CF_LOC || cf == CF_LOG) continue; /* their readers look into each row */
+        it = fresh_iterator(ix, cf);
+        for (; rocksdb_iter_valid(it); rocksdb_iter_next(it))
+            ++*ret_n;
+        rc = iter_rc(it, reterr);
+        rocksdb_iter_destroy(it);
+    }
     return rc;
 }
 

@@ -47,6 +47,10 @@ struct index_conf {
     const char *dir;
     size_t cache_bytes; /* block cache and memtables together; 0 = 64 MiB */
     bool rebuild;       /* an index that does not open is an error; true: begin an empty one */
+    /* For a look at what nobody serves: nothing is written (but RocksDB's own LOG), none is made
+     * when there is none, and a WAL that stops before its end is RC_CORRUPT. */
+    bool read_only;
+    bool torn_wal; /* read_only: such a WAL is read as far as it is good */
 };
 /* Creates it when there is none. RC_CORRUPT, RC_IO, RC_PRECOND (another format),
  * RC_BUSY (open elsewhere). */
@@ -78,6 +82,17 @@ MUST_CHECK enum rc index_chunk_get(struct index *ix, const struct index_chunk_id
 MUST_CHECK enum rc index_chunk_find(struct index *ix, const struct id128 *body, uint32_t index,
                                     struct index_chunk *ret, uint32_t max, uint32_t *ret_n,
                                     struct err *reterr);
+/* Each row of chunks and of logs, in key order; another rc than RC_OK of fn ends it. Reads every
+ * block of theirs anew. RC_CORRUPT: a block or a row is bad. */
+MUST_CHECK enum rc index_chunks_each(struct index *ix,
+                                     enum rc (*fn)(void *ctx, const struct index_chunk *c),
+                                     void *ctx, struct err *reterr);
+MUST_CHECK enum rc index_logs_each(struct index *ix,
+                                   enum rc (*fn)(void *ctx, const struct index_group *g,
+                                                 const struct index_log_row *row),
+                                   void *ctx, struct err *reterr);
+/* All rows of the other families (states, promises) are read; *ret_n of them. */
+MUST_CHECK enum rc index_rest_check(struct index *ix, uint64_t *ret_n, struct err *reterr);
 /* Forget it; its bytes become dead. OK when absent. */
 MUST_CHECK enum rc index_chunk_drop(struct index *ix, const struct index_chunk_id *id,
                                     struct err *reterr);

@@ -31,6 +31,7 @@ static enum rc dir_open(struct disk *d, struct err *reterr)
         return err_set(reterr, rc_from_errno(errno), "folder '%s': %s", d->conf.dir,
                        strerror(errno));
     }
+    if (d->conf.read_only) return RC_OK; /* opening a file tells whether there is O_DIRECT */
     /* tmpfs takes O_DIRECT since Linux 6.6 and still forgets everything */
     if (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC) {
         return err_set(reterr, RC_PRECOND,
@@ -485,7 +486,8 @@ enum rc disk_file_open(struct disk *d, const char *name, struct disk_file **ret_
         }
         *ret_bytes = disk_mem_file_bytes(f->mem);
     } else {
-        f->fd = openat(d->dir_fd, name, O_RDWR | O_DIRECT | O_CLOEXEC);
+        f->fd =
+            openat(d->dir_fd, name, (d->conf.read_only ? O_RDONLY : O_RDWR) | O_DIRECT | O_CLOEXEC);
         if (f->fd < 0 || fstat(f->fd, &st) != 0) {
             enum rc rc =
                 err_set(reterr, rc_from_errno(errno), "file '%s': %s", name, strerror(errno));

@@ -35,6 +35,7 @@ struct disk_conf {
     enum disk_engine engine; /* AUTO: io_uring, else threads */
     size_t arena_bytes;      /* 0 = DISK_ARENA_DEFAULT */
     struct disk_mem *mem;    /* DISK_MEMORY */
+    bool read_only;          /* nothing is made, written or removed; not for DISK_MEMORY */
 };
 struct disk_req;
 typedef void (*disk_cb)(struct disk_req *req, enum rc rc);

@@ -15,8 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW_BYTES (SEGLOG_ENTRY_BYTES_MAX + RECORD_HEADER_BYTES_MAX)
-#define READ_BYTES   (256u << 10)
+#define READ_BYTES (256u << 10)
 
 static const uint8_t HEADER_MAGIC[8] = {'M', 'I', 'K', 'U', 'R', 'A', 'S', 0x1a};
 static const uint8_t SEAL_MAGIC[8] = {'M', 'I', 'K', 'U', 'R', 'A', 'E', 0x1a};
@@ -70,16 +69,8 @@ static const char *page_fault(const struct seglog *log, const uint8_t *magic, co
 }
 
 /* ---- reading along a segment ---- */
-struct window {
-    struct segment *seg;
-    uint8_t *p;
-    uint64_t at;
-    size_t n;
-};
-
-/* n <= WINDOW_BYTES; the bytes are there until the next call. */
-static enum rc window_get(struct window *w, uint64_t at, size_t n, const uint8_t **ret,
-                          struct err *reterr)
+enum rc segment_window(struct window *w, uint64_t at, size_t n, const uint8_t **ret,
+                       struct err *reterr)
 {
     if (at < w->at || at + n > w->at + w->n) {
         uint64_t left = w->seg->bytes - at;
@@ -89,6 +80,10 @@ static enum rc window_get(struct window *w, uint64_t at, size_t n, const uint8_t
         CHECK(n <= want && want <= WINDOW_BYTES);
         w->n = 0;
         rc = disk_read_now(w->seg->file, at, w->p, want, reterr);
+        if (rc == RC_IO && want > n) { /* what is read ahead may lie on a bad sector */
+            want = n;
+            rc = disk_read_now(w->seg->file, at, w->p, want, reterr);
+        }
         if (rc != RC_OK) return rc;
         w->at = at;
         w->n = want;
@@ -97,15 +92,8 @@ static enum rc window_get(struct window *w, uint64_t at, size_t n, const uint8_t
     return RC_OK;
 }
 
-struct found {
-    struct record_header h;
-    uint64_t at, end;
-    uint32_t header_bytes;
-};
-
-/* Is there a record of this segment at `at`? RC_CORRUPT: no. RC_IO. */
-static enum rc record_at(struct window *w, uint64_t at, struct record_block *blocks,
-                         struct found *ret, struct err *reterr)
+enum rc segment_record(struct window *w, uint64_t at, struct record_block *blocks,
+                       struct found *ret, struct err *reterr)
 {
     const struct segment *s = w->seg;
     const uint8_t *p;
@@ -113,10 +101,10 @@ static enum rc record_at(struct window *w, uint64_t at, struct record_block *blo
     enum rc rc;
 
     if (at + RECORD_ALIGN_BYTES > s->bytes) return RC_CORRUPT;
-    rc = window_get(w, at, RECORD_ALIGN_BYTES, &p, reterr);
+    rc = segment_window(w, at, RECORD_ALIGN_BYTES, &p, reterr);
     if (rc != RC_OK) return rc;
     if (record_peek(p, &n) != RC_OK || n > s->bytes - at) return RC_CORRUPT;
-    rc = window_get(w, at, n, &p, reterr);
+    rc = segment_window(w, at, n, &p, reterr);
     if (rc != RC_OK) return rc;
     if (record_decode(p, n, &ret->h, blocks, NULL) != RC_OK) return RC_CORRUPT;
     ret->at = at;
@@ -136,7 +124,7 @@ static enum rc payload_check(struct window *w, const struct found *f,
         uint32_t at = i * RECORD_BLOCK_BYTES;
         size_t n = ROUND_UP(MIN(RECORD_BLOCK_BYTES, f->h.plain_bytes - at), DISK_ALIGN_BYTES);
         const uint8_t *p;
-        enum rc rc = window_get(w, f->at + f->header_bytes + at, n, &p, reterr);
+        enum rc rc = segment_window(w, f->at + f->header_bytes + at, n, &p, reterr);
 
         if (rc == RC_OK) rc = record_block_check(f->h.plain_bytes, i, p, blocks[i].crc32c);
         if (rc != RC_OK) return rc;
@@ -144,13 +132,11 @@ static enum rc payload_check(struct window *w, const struct found *f,
     return RC_OK;
 }
 
-/* The next record behind `at` whose flushed_upto is above `floor` (0: any) and sequence >= seq;
- * RC_NOTFOUND: none before until. */
-static enum rc resync(struct window *w, uint64_t at, uint64_t until, uint64_t floor, uint64_t seq,
-                      struct record_block *blocks, struct found *ret, struct err *reterr)
+enum rc segment_resync(struct window *w, uint64_t at, uint64_t until, uint64_t floor, uint64_t seq,
+                       struct record_block *blocks, struct found *ret, struct err *reterr)
 {
     for (at += RECORD_ALIGN_BYTES; at < until; at += RECORD_ALIGN_BYTES) {
-        enum rc rc = record_at(w, at, blocks, ret, reterr);
+        enum rc rc = segment_record(w, at, blocks, ret, reterr);
 
         if (rc == RC_OK && ret->h.flushed_upto > floor && ret->h.sequence >= seq) return RC_OK;
         if (rc != RC_OK && rc != RC_CORRUPT) return rc;
@@ -176,7 +162,7 @@ static enum rc ask_first(struct seglog *log, struct window *w, struct record_blo
                          struct seg_position before, struct err *reterr)
 {
     struct found f;
-    enum rc rc = record_at(w, SEGLOG_DATA_AT, blocks, &f, reterr);
+    enum rc rc = segment_record(w, SEGLOG_DATA_AT, blocks, &f, reterr);
 
     if (rc != RC_OK) return rc == RC_CORRUPT ? RC_OK : rc;
     w->seg->prior = (struct seg_position){f.h.prior_segment_id, f.h.prior_end};
@@ -184,9 +170,8 @@ static enum rc ask_first(struct seglog *log, struct window *w, struct record_blo
     return RC_OK;
 }
 
-/* before: the end of the segment before it. */
-static enum rc find_end(struct seglog *log, struct window *w, struct record_block *blocks,
-                        struct seg_position before, struct err *reterr)
+enum rc segment_find_end(struct seglog *log, struct window *w, struct record_block *blocks,
+                         struct seg_position before, struct err *reterr)
 {
     struct segment *s = w->seg;
     uint64_t at = SEGLOG_DATA_AT, seq = 1, flushed = SEGLOG_DATA_AT;
@@ -194,10 +179,10 @@ static enum rc find_end(struct seglog *log, struct window *w, struct record_bloc
     enum rc rc;
 
     for (;;) {
-        rc = record_at(w, at, blocks, &f, reterr);
+        rc = segment_record(w, at, blocks, &f, reterr);
         if (rc == RC_OK && f.h.sequence != seq) rc = RC_CORRUPT;
         if (rc == RC_CORRUPT) {
-            rc = resync(w, at, s->bytes, at, seq, blocks, &f, reterr);
+            rc = segment_resync(w, at, s->bytes, at, seq, blocks, &f, reterr);
             if (rc == RC_NOTFOUND) break;
             if (rc == RC_OK) log->stats.damage_n++;
         }
@@ -211,7 +196,7 @@ static enum rc find_end(struct seglog *log, struct window *w, struct record_bloc
     s->sequence = seq;
     /* of what lies behind flushed, the whole part; walks headers again only from there */
     for (at = MIN(flushed, s->end); at < s->end; at = f.end) {
-        rc = record_at(w, at, blocks, &f, reterr);
+        rc = segment_record(w, at, blocks, &f, reterr);
         if (rc == RC_OK) rc = payload_check(w, &f, blocks, reterr);
         if (rc == RC_OK) continue;
         if (rc != RC_CORRUPT) return rc;
@@ -247,7 +232,7 @@ static enum rc settle(struct seglog *log, struct segment *s, struct err *reterr)
 }
 
 /* ---- opening ---- */
-static enum rc add_file(void *ctx, const char *name)
+enum rc segment_add_file(void *ctx, const char *name)
 {
     struct seglog *log = ctx;
     struct segment *s;
@@ -279,7 +264,7 @@ static enum rc drop_tmp(void *ctx, const char *name)
     return RC_OK;
 }
 
-static enum rc load(struct seglog *log, struct segment *s, struct err *reterr)
+enum rc segment_load(struct seglog *log, struct segment *s, struct err *reterr)
 {
     uint8_t *page = log->create_page;
     char name[DISK_NAME_BYTES];
@@ -290,6 +275,7 @@ static enum rc load(struct seglog *log, struct segment *s, struct err *reterr)
     segment_name(s->id, name);
     rc = disk_file_open(log->disk, name, &s->file, &bytes, reterr);
     if (rc != RC_OK) return rc;
+    s->bytes = bytes;
     if (bytes < SEGLOG_DATA_AT) {
         return err_set(reterr, RC_CORRUPT, "segment '%s' has only %" PRIu64 " bytes", name, bytes);
     }
@@ -301,7 +287,6 @@ static enum rc load(struct seglog *log, struct segment *s, struct err *reterr)
         return err_set(reterr, RC_CORRUPT, "header of segment '%s': %s", name, bad);
     }
     s->generation = le_get64(page + 40);
-    s->bytes = bytes;
     rc = disk_read_now(s->file, DISK_ALIGN_BYTES, page, DISK_ALIGN_BYTES, reterr);
     if (rc != RC_OK) return rc;
     if (page_fault(log, SEAL_MAGIC, page) == NULL && le_get64(page + 32) == s->id &&
@@ -385,18 +370,18 @@ enum rc seglog_open(const struct seglog_conf *conf, struct seglog **ret_log, str
         goto fail;
     }
     rc = disk_list(log->disk, drop_tmp, log, reterr);
-    if (rc == RC_OK) rc = disk_list(log->disk, add_file, log, reterr);
+    if (rc == RC_OK) rc = disk_list(log->disk, segment_add_file, log, reterr);
     if (rc != RC_OK) goto fail;
     LIST_FOREACH(it, &log->segments)
     {
         struct segment *s = CONTAINER_OF(it, struct segment, link);
         uint64_t damage = log->stats.damage_n;
 
-        rc = load(log, s, reterr);
+        rc = segment_load(log, s, reterr);
         w.seg = s;
         w.n = 0;
         if (rc == RC_OK && !s->sealed) {
-            rc = find_end(log, &w, blocks, before, reterr);
+            rc = segment_find_end(log, &w, blocks, before, reterr);
         } else if (rc == RC_OK && searched) {
             rc = ask_first(log, &w, blocks, before, reterr);
         }
@@ -430,10 +415,10 @@ static enum rc replay_segment(struct seglog *log, struct window *w, uint64_t at,
         const uint8_t *payload = NULL;
         struct seg_location loc;
 
-        rc = record_at(w, at, blocks, &f, reterr);
+        rc = segment_record(w, at, blocks, &f, reterr);
         if (rc == RC_OK && seq != 0 && f.h.sequence != seq) rc = RC_CORRUPT;
         if (rc == RC_CORRUPT) {
-            rc = resync(w, at, end, 0, seq, blocks, &f, reterr);
+            rc = segment_resync(w, at, end, 0, seq, blocks, &f, reterr);
             log->stats.damage_n++;
             if (r->damage != NULL) r->damage(r->ctx, w->seg->id, at, rc == RC_OK ? f.at : end);
             if (rc == RC_NOTFOUND) return RC_OK;
@@ -455,8 +440,8 @@ static enum rc replay_segment(struct seglog *log, struct window *w, uint64_t at,
                 continue;
             }
             if (rc == RC_OK) {
-                rc = window_get(w, f.at + f.header_bytes, record_payload_bytes(f.h.plain_bytes),
-                                &payload, reterr);
+                rc = segment_window(w, f.at + f.header_bytes, record_payload_bytes(f.h.plain_bytes),
+                                    &payload, reterr);
             }
             if (rc != RC_OK) return rc;
         }

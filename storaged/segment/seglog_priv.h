@@ -1,4 +1,5 @@
-/* storaged/segment/seglog_priv.h - shared by seglog.c (running), seglog_open.c (start-up). */
+/* storaged/segment/seglog_priv.h - shared by seglog.c (running), seglog_open.c (start-up),
+ * seglog_scan.c (offline). */
 #pragma once
 #include "storaged/segment/seglog.h"
 
@@ -40,3 +41,36 @@ void segment_name(uint64_t id, char name[DISK_NAME_BYTES]);
 void segment_header_encode(const struct seglog *log, const struct segment *s, uint8_t *page);
 void segment_seal_encode(const struct seglog *log, const struct segment *s, uint8_t *page);
 struct segment *segment_find(struct seglog *log, uint64_t id);
+
+/* ---- reading along a segment: seglog_open.c ---- */
+#define WINDOW_BYTES (SEGLOG_ENTRY_BYTES_MAX + RECORD_HEADER_BYTES_MAX)
+struct window {
+    struct segment *seg;
+    uint8_t *p; /* WINDOW_BYTES, aligned */
+    uint64_t at;
+    size_t n;
+};
+struct found {
+    struct record_header h;
+    uint64_t at, end;
+    uint32_t header_bytes;
+};
+/* n <= WINDOW_BYTES; the bytes are there until the next call. */
+MUST_CHECK enum rc segment_window(struct window *w, uint64_t at, size_t n, const uint8_t **ret,
+                                  struct err *reterr);
+/* Is there a record of this segment at `at`? RC_CORRUPT: no. RC_IO. */
+MUST_CHECK enum rc segment_record(struct window *w, uint64_t at, struct record_block *blocks,
+                                  struct found *ret, struct err *reterr);
+/* The next record behind `at` whose flushed_upto is above `floor` (0: any) and sequence >= seq;
+ * RC_NOTFOUND: none before until. */
+MUST_CHECK enum rc segment_resync(struct window *w, uint64_t at, uint64_t until, uint64_t floor,
+                                  uint64_t seq, struct record_block *blocks, struct found *ret,
+                                  struct err *reterr);
+/* Of a segment without a seal; before: the end of the segment before it. Writes nothing. */
+MUST_CHECK enum rc segment_find_end(struct seglog *log, struct window *w,
+                                    struct record_block *blocks, struct seg_position before,
+                                    struct err *reterr);
+/* Adds the file to log->segments if it is a segment. RC_NOMEM. */
+enum rc segment_add_file(void *log, const char *name);
+/* Opens its file, reads header and seal. RC_CORRUPT: the header, bytes of the file are set. */
+MUST_CHECK enum rc segment_load(struct seglog *log, struct segment *s, struct err *reterr);

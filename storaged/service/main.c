@@ -1,7 +1,9 @@
 /* storaged/service/main.c - the program `storaged`: settings, signals, exit codes (0 stopped, 1
- * could not start, 2 bad settings). */
+ * could not start, 2 bad settings); or one of storaged/tools, when its name is the first argument.
+ */
 #include "common/base/log.h"
 #include "storaged/service/service.h"
+#include "storaged/tools/tools.h"
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,8 +56,10 @@ int main(int argc, char **argv)
     enum log_level level;
     uv_signal_t term, intr;
     uv_loop_t loop;
+    int code;
     enum rc rc;
 
+    if (argc > 1 && tool_run(argc - 1, argv + 1, &code)) return code;
     /* RocksDB and digests wait on these, not on the loop */
     (void)setenv("UV_THREADPOOL_SIZE", "8", /* overwrite= */ 0);
     (void)signal(SIGPIPE, SIG_IGN);

@@ -473,8 +473,8 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
     if (rc == RC_OK) rc = index_open(&ic, &s->index, reterr);
     if (rc == RC_CORRUPT && s->log != NULL && reterr != NULL) {
         (void)err_prefix(reterr,
-                         "remove '%s/index' and it is rebuilt from the log, its replicas "
-                         "rejoin as damaged",
+                         "'storaged rebuild-index --dir %s' makes it again from the log, its "
+                         "replicas rejoin as damaged",
                          s->dir);
     }
     if (rc == RC_OK) rc = replay(s, reterr);

@@ -157,6 +157,42 @@ out:
     return rc;
 }
 
+enum rc store_dir_lock(const char *dir, int *ret_lock_fd, struct id128 *ret_disk_id,
+                       struct err *reterr)
+{
+    int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), lock_fd;
+    enum rc rc;
+
+    if (dir_fd < 0) return sys_err(reterr, dir, "open");
+    lock_fd = openat(dir_fd, "LOCK", O_RDONLY | O_CLOEXEC);
+    if (lock_fd < 0) {
+        rc = errno == ENOENT ? err_set(reterr, RC_NOTFOUND,
+                                       "'%s' is no disk of a storaged: it has no LOCK; give the "
+                                       "folder that --disks names",
+                                       dir)
+                             : sys_err(reterr, dir, "LOCK");
+        (void)close(dir_fd);
+        return rc;
+    }
+    if (flock(lock_fd, LOCK_EX | LOCK_NB) != 0) {
+        rc = errno == EWOULDBLOCK
+                 ? err_set(reterr, RC_BUSY,
+                           "disk '%s' is served by a running storaged: stop that first", dir)
+                 : sys_err(reterr, dir, "flock");
+    } else if (faccessat(dir_fd, "disk.id", F_OK, 0) != 0) {
+        rc = err_set(reterr, RC_CORRUPT, "disk '%s' has no disk.id", dir);
+    } else {
+        rc = id_load(dir_fd, dir, ret_disk_id, reterr);
+    }
+    (void)close(dir_fd); /* nothing was written through it */
+    if (rc == RC_OK || rc == RC_CORRUPT) {
+        *ret_lock_fd = lock_fd;
+    } else {
+        (void)close(lock_fd);
+    }
+    return rc;
+}
+
 /* ---- damage ---- */
 enum rc store_dir_damage_note(const char *dir, const char *line, struct err *reterr)
 {
@@ -209,6 +245,28 @@ enum rc store_dir_damaged(const char *dir, bool *ret_damaged, struct err *reterr
         *ret_damaged = false;
     } else {
         rc = sys_err(reterr, dir, "damaged");
+    }
+    (void)close(dir_fd);
+    return rc;
+}
+
+enum rc store_dir_index_away(const char *dir, struct err *reterr)
+{
+    int dir_fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    enum rc rc;
+
+    if (dir_fd < 0) return sys_err(reterr, dir, "open");
+    if (faccessat(dir_fd, "index", F_OK, 0) != 0) {
+        rc = errno == ENOENT ? RC_OK : sys_err(reterr, dir, "index");
+    } else if (faccessat(dir_fd, "index.old", F_OK, 0) == 0) {
+        rc = err_set(reterr, RC_EXISTS,
+                     "'%s/index.old' of an earlier run is there: remove it, or keep it elsewhere",
+                     dir);
+    } else {
+        rc = store_dir_damage_note(dir, "the index was moved away and made again\n", reterr);
+        if (rc == RC_OK && renameat(dir_fd, "index", dir_fd, "index.old") != 0)
+            rc = sys_err(reterr, dir, "index");
+        if (rc == RC_OK) rc = sync_dir(dir_fd, dir, reterr);
     }
     (void)close(dir_fd);
     return rc;

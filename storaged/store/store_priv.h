@@ -2,6 +2,7 @@
 #pragma once
 #include "common/base/id128.h"
 #include "common/base/rc.h"
+#include "storaged/store/store_dir.h"
 
 /* Makes DIR if missing, takes its LOCK, reads DIR/disk.id or makes it, makes DIR/segments.
  * *ret_lock_fd: close it to let go. RC_BUSY: another process has it. RC_PRECOND: another format, or
@@ -11,4 +12,3 @@ MUST_CHECK enum rc store_dir_open(const char *dir, int *ret_lock_fd, struct id12
 /* DIR/damaged: one line for each time that something promised was found missing. Durable. */
 MUST_CHECK enum rc store_dir_damage_note(const char *dir, const char *line, struct err *reterr);
 MUST_CHECK enum rc store_dir_damage_clear(const char *dir, struct err *reterr);
-MUST_CHECK enum rc store_dir_damaged(const char *dir, bool *ret_damaged, struct err *reterr);
