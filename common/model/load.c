@@ -204,14 +204,27 @@ static enum rc name_add(struct load *l, const char *text, bool init, bool input,
     return RC_OK;
 }
 
+/* Without those at the end that are left out. */
+static size_t out_count(const Onnx__NodeProto *nd)
+{
+    size_t n = nd->n_output;
+
+    while (n > 0 && nd->output[n - 1][0] == '\0')
+        n--;
+    return n;
+}
+
 /* Every place that makes a value, sorted by name; the same name twice only for
  * an input with its initial value. Value indices follow the sorted names. */
 static enum rc names_build(struct load *l)
 {
     Onnx__GraphProto *g = l->g;
-    size_t n = g->n_input + g->n_initializer + g->n_node;
+    size_t n = g->n_input + g->n_initializer;
     uint32_t k = 0;
     enum rc rc;
+
+    for (size_t i = 0; i < g->n_node; i++)
+        n += g->node[i]->n_output;
 
     if (g->n_node > l->limits->nodes_max || n > l->limits->values_max)
         return err_set(l->reterr, RC_RANGE, "%zu nodes and %zu values; at most %u and %u",
@@ -229,15 +242,15 @@ static enum rc names_build(struct load *l)
     }
     for (uint32_t i = 0; i < g->n_node; i++) {
         const Onnx__NodeProto *nd = g->node[i];
-        size_t out_n = nd->n_output;
+        size_t out_n = out_count(nd);
 
-        while (out_n > 1 && nd->output[out_n - 1][0] == '\0')
-            out_n--;
-        if (out_n != 1)
-            return err_set(l->reterr, RC_INVAL, "node '%.100s' (%.60s): %zu outputs are not served",
-                           nd->name ? nd->name : "", nd->op_type ? nd->op_type : "?", out_n);
-        rc = name_add(l, nd->output[0], /* init= */ false, /* input= */ false, i);
-        if (rc != RC_OK) return rc;
+        if (out_n == 0)
+            return err_set(l->reterr, RC_INVAL, "node '%.100s' (%.60s) has no output",
+                           nd->name ? nd->name : "", nd->op_type ? nd->op_type : "?");
+        for (size_t o = 0; o < out_n; o++) {
+            rc = name_add(l, nd->output[o], /* init= */ false, /* input= */ false, i);
+            if (rc != RC_OK) return rc;
+        }
     }
     qsort(l->names, l->name_n, sizeof(*l->names), name_cmp);
     for (uint32_t i = 0; i < l->name_n; i++) {
@@ -257,7 +270,9 @@ static enum rc names_build(struct load *l)
     l->shape = model_alloc(l->p, (k + 1) * sizeof(*l->shape));
     l->p->dtype = model_alloc(l->p, (k + 1) * sizeof(*l->p->dtype));
     l->made_at = model_alloc(l->p, (k + 1) * sizeof(*l->made_at));
-    return l->value == NULL || l->shape == NULL || l->p->dtype == NULL || l->made_at == NULL
+    l->p->host = model_alloc(l->p, (k + 1) * sizeof(struct model_host *));
+    return l->p->host == NULL || l->value == NULL || l->shape == NULL || l->p->dtype == NULL ||
+                   l->made_at == NULL
                ? nomem(l)
                : RC_OK;
 }
@@ -464,7 +479,8 @@ static enum rc node_load(struct load *l, uint32_t idx)
     const Onnx__NodeProto *p = l->g->node[idx];
     struct model_node *n = &l->node[idx];
     struct model_attr *attr;
-    uint32_t *out = model_alloc(l->p, sizeof(*out));
+    size_t out_n = out_count(p);
+    uint32_t *out = model_alloc(l->p, out_n * sizeof(*out));
     char *name;
     enum rc rc;
 
@@ -483,9 +499,13 @@ static enum rc node_load(struct load *l, uint32_t idx)
     if (n->op == MODEL_OP_N)
         return err_set(l->reterr, RC_INVAL, "node '%.100s': operator '%.60s' is not served",
                        n->name, name);
-    out[0] = name_find(l, p->output[0]);
+    if (out_n > MAX(model_op_rules[n->op].out_max, 1))
+        return err_set(l->reterr, RC_INVAL, "node '%.100s' (%s): %zu outputs are not served",
+                       n->name, model_op_name(n->op), out_n);
+    for (size_t i = 0; i < out_n; i++)
+        out[i] = name_find(l, p->output[i]);
     n->out = out;
-    n->out_n = 1;
+    n->out_n = (uint32_t)out_n;
     rc = node_inputs(l, p, idx, n);
     if (rc != RC_OK) return rc;
     if (p->n_attribute > MODEL_ATTRS_MAX)
@@ -509,15 +529,24 @@ static enum rc node_load(struct load *l, uint32_t idx)
 
 static enum rc nodes_load(struct load *l)
 {
-    struct model_shapes c = {.m = l->m, .shape = l->shape, .dtype = l->p->dtype, .bound = false};
-    enum rc rc;
+    struct model_shapes c = {
+        .m = l->m, .shape = l->shape, .host = l->p->host, .dtype = l->p->dtype, .bound = false};
+    enum rc rc = RC_OK;
 
+    for (uint32_t i = 0; rc == RC_OK && i < l->m->value_n; i++)
+        if (l->value[i].konst != NULL) rc = model_host_const(&c, i, l->value[i].konst, l->reterr);
+    if (rc != RC_OK) return rc;
     l->node = model_alloc(l->p, (l->g->n_node + 1) * sizeof(*l->node));
     if (l->node == NULL) return nomem(l);
     l->m->value = l->value;
     l->m->node = l->node;
     for (uint32_t i = 0; i < l->g->n_node; i++) {
         rc = node_load(l, i);
+        if (rc == RC_OK && l->value[l->node[i].out[0]].konst != NULL) {
+            uint32_t v = l->node[i].out[0]; /* Constant, or Identity of one */
+
+            rc = model_host_const(&c, v, l->value[v].konst, l->reterr);
+        }
         if (rc == RC_OK) rc = model_node_shape(&c, &l->node[i], l->reterr);
         if (rc != RC_OK) return rc;
         l->m->node_n = i + 1;

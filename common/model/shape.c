@@ -1,4 +1,5 @@
-/* common/model/shape.c - shape rules of the other operators, and model_bind().
+/* common/model/shape.c - shape rules of the operators that compute (shape_window.c: windows;
+ * shape_move.c: those that only move elements).
  *
  * A rule sees dims that may be MODEL_DIM_ANY (while loading) or are all known
  * (model_bind). It refuses what cannot fit under any binding and leaves the
@@ -57,8 +58,7 @@ enum rc model_shape_give(struct model_shapes *c, const struct model_node *n,
     return RC_OK;
 }
 
-/* "axis" for rank dims; end: rank itself is allowed too. */
-static enum rc axis_get(int64_t axis, uint8_t rank, bool end, uint8_t *ret, struct err *reterr)
+enum rc model_axis(int64_t axis, uint8_t rank, bool end, uint8_t *ret, struct err *reterr)
 {
     if (axis < -(int64_t)rank || axis > (int64_t)rank - (end ? 0 : 1))
         return err_set(reterr, RC_INVAL, "axis %lld of rank %u", (long long)axis, rank);
@@ -108,7 +108,7 @@ enum rc shape_cast(struct model_shapes *c, const struct model_node *n, struct er
     return model_shape_give(c, n, &c->shape[n->in[0]], (enum model_dtype)to);
 }
 
-static enum rc broadcast(struct model_shape *y, const struct model_shape *b, struct err *reterr)
+enum rc model_broadcast(struct model_shape *y, const struct model_shape *b, struct err *reterr)
 {
     struct model_shape r = {.rank = MAX(y->rank, b->rank)};
 
@@ -134,14 +134,75 @@ static enum rc broadcast(struct model_shape *y, const struct model_shape *b, str
     return RC_OK;
 }
 
+/* float32; or integers that follow from shapes, which host.c then works out. */
 enum rc shape_broadcast(struct model_shapes *c, const struct model_node *n, struct err *reterr)
 {
     struct model_shape y = c->shape[n->in[0]];
+    enum model_dtype t = c->dtype[n->in[0]];
+    bool ints = t == MODEL_I64 || t == MODEL_I32;
+    enum rc rc = RC_OK;
+
+    for (uint32_t i = 0; ints && i < n->in_n; i++)
+        ints = c->dtype[n->in[i]] == t && c->host[n->in[i]] != NULL;
+    if (!ints || n->op == MODEL_OP_Pow) {
+        t = MODEL_F32;
+        rc = need_f32(c, n, reterr);
+    }
+    for (uint32_t i = 1; rc == RC_OK && i < n->in_n; i++)
+        rc = model_broadcast(&y, &c->shape[n->in[i]], reterr);
+    return rc != RC_OK ? rc : model_shape_give(c, n, &y, t);
+}
+
+/* Scale and shift of n values each, at inputs 1 and, when present, 2. */
+static enum rc need_params(const struct model_shapes *c, const struct model_node *n, int64_t width,
+                           struct err *reterr)
+{
+    for (uint32_t i = 1; i < n->in_n; i++) {
+        const struct model_shape *s = n->in[i] == MODEL_NONE ? NULL : &c->shape[n->in[i]];
+
+        if (s != NULL && (s->rank != 1 || (width >= 0 && s->dim[0] != width)))
+            return err_set(reterr, RC_INVAL, "input %u does not fit the channels", i);
+    }
+    return RC_OK;
+}
+
+enum rc shape_instancenorm(struct model_shapes *c, const struct model_node *n, struct err *reterr)
+{
+    const struct model_shape *x = &c->shape[n->in[0]];
     enum rc rc = need_f32(c, n, reterr);
 
-    for (uint32_t i = 1; rc == RC_OK && i < n->in_n; i++)
-        rc = broadcast(&y, &c->shape[n->in[i]], reterr);
-    return rc != RC_OK ? rc : model_shape_give(c, n, &y, MODEL_F32);
+    if (rc != RC_OK) return rc;
+    if (x->rank < 3) return err_set(reterr, RC_INVAL, "rank %u; at least 3 is needed", x->rank);
+    if (c->shape[n->in[1]].rank == 1 && c->shape[n->in[2]].rank == 1 &&
+        c->shape[n->in[1]].dim[0] != c->shape[n->in[2]].dim[0])
+        return err_set(reterr, RC_INVAL, "scale and shift differ in length");
+    rc = need_params(c, n, x->dim[1], reterr);
+    return rc != RC_OK ? rc : model_shape_give(c, n, x, MODEL_F32);
+}
+
+/* Over the last dims from `axis` on; scale and shift have the shape of those dims (exporters write
+ * one dim). */
+enum rc shape_layernorm(struct model_shapes *c, const struct model_node *n, struct err *reterr)
+{
+    const struct model_shape *x = &c->shape[n->in[0]];
+    uint8_t axis = 0;
+    enum rc rc = need_f32(c, n, reterr);
+
+    if (rc == RC_OK)
+        rc = model_axis(model_attr_i(n, "axis", -1), x->rank, /* end= */ false, &axis, reterr);
+    if (rc != RC_OK) return rc;
+    if (model_attr_i(n, "stash_type", 1) != 1)
+        return err_set(reterr, RC_INVAL, "'stash_type' is not float32");
+    for (uint32_t i = 1; i < n->in_n; i++) {
+        const struct model_shape *s = n->in[i] == MODEL_NONE ? NULL : &c->shape[n->in[i]];
+
+        if (s == NULL) continue;
+        for (uint8_t k = axis; k < x->rank; k++)
+            if (s->rank != x->rank - axis || (x->dim[k] >= 0 && x->dim[k] != s->dim[k - axis]))
+                return err_set(reterr, RC_INVAL, "input %u is not of the shape that is normalised",
+                               i);
+    }
+    return model_shape_give(c, n, x, MODEL_F32);
 }
 
 enum rc shape_batchnorm(struct model_shapes *c, const struct model_node *n, struct err *reterr)
@@ -171,7 +232,7 @@ enum rc shape_concat(struct model_shapes *c, const struct model_node *n, struct 
     enum rc rc;
 
     if (model_attr_get(n, "axis") == NULL) return err_set(reterr, RC_INVAL, "no 'axis'");
-    rc = axis_get(model_attr_i(n, "axis", 0), y.rank, /* end= */ false, &axis, reterr);
+    rc = model_axis(model_attr_i(n, "axis", 0), y.rank, /* end= */ false, &axis, reterr);
     if (rc != RC_OK) return rc;
     if (t == MODEL_F64) return err_set(reterr, RC_INVAL, "float64 is not served");
     for (uint32_t k = 1; k < n->in_n; k++) {
@@ -225,7 +286,7 @@ enum rc shape_flatten(struct model_shapes *c, const struct model_node *n, struct
     const struct model_shape *x = &c->shape[n->in[0]];
     struct model_shape y = {.rank = 2};
     uint8_t axis = 0;
-    enum rc rc = axis_get(model_attr_i(n, "axis", 1), x->rank, /* end= */ true, &axis, reterr);
+    enum rc rc = model_axis(model_attr_i(n, "axis", 1), x->rank, /* end= */ true, &axis, reterr);
 
     if (rc != RC_OK) return rc;
     if (!dims_product(x, 0, axis, &y.dim[0]) || !dims_product(x, axis, x->rank, &y.dim[1]))
@@ -250,7 +311,7 @@ enum rc shape_gemm(struct model_shapes *c, const struct model_node *n, struct er
     y.dim[1] = b->dim[1 - tb];
     if (n->in_n == 3 && n->in[2] != MODEL_NONE) {
         z = y;
-        rc = broadcast(&z, &c->shape[n->in[2]], reterr);
+        rc = model_broadcast(&z, &c->shape[n->in[2]], reterr);
         if (rc != RC_OK) return rc;
         for (uint8_t i = 0; i < 2; i++) /* C goes to Y's shape, never the other way */
             if (z.rank != 2 || (y.dim[i] >= 0 && z.dim[i] != y.dim[i]))
@@ -276,40 +337,41 @@ enum rc shape_matmul(struct model_shapes *c, const struct model_node *n, struct 
     q = b;
     p.rank = (uint8_t)(p.rank - 2);
     q.rank = (uint8_t)(q.rank - 2);
-    rc = broadcast(&p, &q, reterr);
+    rc = model_broadcast(&p, &q, reterr);
     if (rc != RC_OK) return rc;
     if (!a1) p.dim[p.rank++] = a.dim[a.rank - 2];
     if (!b1) p.dim[p.rank++] = b.dim[b.rank - 1];
     return model_shape_give(c, n, &p, MODEL_F32);
 }
 
-enum rc model_axes(const struct model *m, const struct model_node *n, uint8_t rank,
+enum rc model_axes(const struct model_shapes *c, const struct model_node *n, uint8_t rank,
                    uint8_t ret_axis[MODEL_RANK_MAX], uint8_t *ret_n, struct err *reterr)
 {
     const struct model_attr *a = model_attr_get(n, "axes");
     const int64_t *axes = a == NULL ? NULL : a->is;
-    uint64_t count = a == NULL ? 0 : a->n;
-    uint32_t seen = 0;
+    uint32_t seen = 0, count = a == NULL ? 0 : a->n;
     uint8_t k = 0;
-    bool as_input = m->opset >= 13 && (n->op == MODEL_OP_Squeeze || n->op == MODEL_OP_Unsqueeze ||
-                                       n->op == MODEL_OP_ReduceSum);
+    bool as_input =
+        c->m->opset >= 13 &&
+        (n->op == MODEL_OP_Squeeze || n->op == MODEL_OP_Unsqueeze || n->op == MODEL_OP_ReduceSum);
 
     if (as_input && a != NULL)
         return err_set(reterr, RC_INVAL, "since opset 13 'axes' is an input");
     if (!as_input && n->in_n > 1)
         return err_set(reterr, RC_INVAL, "before opset 13 'axes' is an attribute");
     if (as_input && n->in_n == 2 && n->in[1] != MODEL_NONE) {
-        const struct model_tensor *t = m->value[n->in[1]].konst;
+        const struct model_host *h = NULL;
+        enum rc rc = model_ints(c, n, 1, &h, &count, reterr);
 
-        if (t == NULL || t->dtype != MODEL_I64 || t->shape.rank != 1)
-            return err_set(reterr, RC_INVAL, "axes must be a constant list of int64");
-        axes = t->data;
-        count = t->bytes / 8;
+        if (rc != RC_OK) return rc;
+        if (h->unknown != 0)
+            return err_set(reterr, RC_INVAL, "the axes depend on the input's size");
+        axes = h->v;
     }
-    if (count > rank) return err_set(reterr, RC_INVAL, "%llu axes", (unsigned long long)count);
-    for (uint64_t i = 0; i < count; i++) {
+    if (count > rank) return err_set(reterr, RC_INVAL, "%u axes", count);
+    for (uint32_t i = 0; i < count; i++) {
         uint8_t x = 0;
-        enum rc rc = axis_get(axes[i], rank, /* end= */ false, &x, reterr);
+        enum rc rc = model_axis(axes[i], rank, /* end= */ false, &x, reterr);
 
         if (rc != RC_OK) return rc;
         if ((seen >> x & 1) != 0) return err_set(reterr, RC_INVAL, "axis %u twice", x);
@@ -330,7 +392,7 @@ enum rc shape_reduce(struct model_shapes *c, const struct model_node *n, struct 
     enum rc rc;
 
     if (c->dtype[n->in[0]] != MODEL_F32) return err_set(reterr, RC_INVAL, "only float32 is served");
-    rc = model_axes(c->m, n, x->rank, axis, &axis_n, reterr);
+    rc = model_axes(c, n, x->rank, axis, &axis_n, reterr);
     if (rc != RC_OK) return rc;
     if (model_attr_i(n, "noop_with_empty_axes", 0) != 0)
         return err_set(reterr, RC_INVAL, "'noop_with_empty_axes' is not served");
@@ -350,23 +412,29 @@ enum rc shape_reduce(struct model_shapes *c, const struct model_node *n, struct 
 enum rc shape_reshape(struct model_shapes *c, const struct model_node *n, struct err *reterr)
 {
     const struct model_shape *x = &c->shape[n->in[0]];
-    const struct model_tensor *t = c->m->value[n->in[1]].konst;
     bool zero = model_attr_i(n, "allowzero", 0) != 0, known = true;
     uint64_t from = 1, to = 1; /* without the dims that are copied in place */
+    const struct model_host *h = NULL;
     struct model_shape y = {0};
     int hole = -1;
+    uint32_t rank;
+    enum rc rc = model_ints(c, n, 1, &h, &rank, reterr);
 
-    if (t->dtype != MODEL_I64 || t->shape.rank != 1 || t->shape.dim[0] > MODEL_RANK_MAX)
+    if (rc != RC_OK) return rc;
+    if (rank > MODEL_RANK_MAX)
         return err_set(reterr, RC_INVAL, "the new shape must be a list of at most %d int64",
                        MODEL_RANK_MAX);
-    y.rank = (uint8_t)t->shape.dim[0];
+    y.rank = (uint8_t)rank;
     for (uint8_t i = 0; i < MAX(x->rank, y.rank); i++) {
-        int64_t d = i < y.rank ? ((const int64_t *)t->data)[i] : 1;
+        bool later = i < y.rank && (h->unknown >> i & 1) != 0;
+        int64_t d = i < y.rank && !later ? h->v[i] : 1;
         bool copied = i < y.rank && d == 0 && !zero;
+
+        if (later) known = false;
 
         if (d < -1 || d > MODEL_DIM_MAX || (copied && i >= x->rank) || (d == -1 && hole >= 0))
             return err_set(reterr, RC_INVAL, "%lld at %u of the new shape", (long long)d, i);
-        if (i < y.rank) y.dim[i] = copied ? x->dim[i] : d;
+        if (i < y.rank) y.dim[i] = copied ? x->dim[i] : later ? MODEL_DIM_ANY : d;
         if (d == -1) hole = i;
         if (i < x->rank && !copied) {
             if (x->dim[i] < 0)
@@ -394,8 +462,8 @@ enum rc shape_softmax(struct model_shapes *c, const struct model_node *n, struct
 {
     const struct model_shape *x = &c->shape[n->in[0]];
     uint8_t axis;
-    enum rc rc = axis_get(model_attr_i(n, "axis", c->m->opset >= 13 ? -1 : 1), x->rank,
-                          /* end= */ false, &axis, reterr);
+    enum rc rc = model_axis(model_attr_i(n, "axis", c->m->opset >= 13 ? -1 : 1), x->rank,
+                            /* end= */ false, &axis, reterr);
 
     return rc != RC_OK ? rc : shape_same(c, n, reterr);
 }
@@ -405,7 +473,7 @@ enum rc shape_squeeze(struct model_shapes *c, const struct model_node *n, struct
     const struct model_shape *x = &c->shape[n->in[0]];
     uint8_t axis[MODEL_RANK_MAX], axis_n, k = 0;
     struct model_shape y = {0};
-    enum rc rc = model_axes(c->m, n, x->rank, axis, &axis_n, reterr);
+    enum rc rc = model_axes(c, n, x->rank, axis, &axis_n, reterr);
 
     if (rc != RC_OK) return rc;
     for (uint8_t i = 0; i < x->rank; i++) {
@@ -428,19 +496,19 @@ enum rc shape_unsqueeze(struct model_shapes *c, const struct model_node *n, stru
 {
     const struct model_shape *x = &c->shape[n->in[0]];
     const struct model_attr *a = model_attr_get(n, "axes");
-    uint64_t count = a != NULL ? a->n
-                     : n->in_n == 2 && n->in[1] != MODEL_NONE
-                         ? c->m->value[n->in[1]].konst->bytes / 8
-                         : 0;
+    const struct model_host *h = NULL;
+    uint32_t count = a != NULL ? a->n : 0;
     uint8_t axis[MODEL_RANK_MAX], axis_n, k = 0, from = 0;
     struct model_shape y = {0};
-    enum rc rc;
+    enum rc rc = RC_OK;
 
+    if (a == NULL && n->in_n == 2 && n->in[1] != MODEL_NONE)
+        rc = model_ints(c, n, 1, &h, &count, reterr);
+    if (rc != RC_OK) return rc;
     if (count == 0 || count + x->rank > MODEL_RANK_MAX)
-        return err_set(reterr, RC_INVAL, "%llu axes on rank %u", (unsigned long long)count,
-                       x->rank);
+        return err_set(reterr, RC_INVAL, "%u axes on rank %u", count, x->rank);
     y.rank = (uint8_t)(x->rank + count);
-    rc = model_axes(c->m, n, y.rank, axis, &axis_n, reterr);
+    rc = model_axes(c, n, y.rank, axis, &axis_n, reterr);
     if (rc != RC_OK) return rc;
     if (axis_n != count) return err_set(reterr, RC_INVAL, "axes must be int64");
     for (uint8_t i = 0; i < y.rank; i++) {
@@ -452,32 +520,4 @@ enum rc shape_unsqueeze(struct model_shapes *c, const struct model_node *n, stru
         }
     }
     return model_shape_give(c, n, &y, c->dtype[n->in[0]]);
-}
-
-enum rc model_bind(const struct model *m, const struct model_shape *in,
-                   struct model_shape *ret_shape, struct err *reterr)
-{
-    struct model_shapes c = {.m = m, .shape = ret_shape, .dtype = m->priv->dtype, .bound = true};
-    uint64_t count;
-
-    for (uint32_t i = 0; i < m->value_n; i++)
-        ret_shape[i] = m->value[i].shape;
-    for (uint32_t i = 0; i < m->input_n; i++) {
-        const struct model_value *v = &m->value[m->input[i]];
-        bool fits = in[i].rank == v->shape.rank && model_shape_count(&in[i], &count);
-        char s[128], t[128];
-
-        for (uint8_t k = 0; fits && k < in[i].rank; k++)
-            fits = in[i].dim[k] >= 1 && (v->shape.dim[k] < 0 || v->shape.dim[k] == in[i].dim[k]);
-        if (!fits)
-            return err_set(reterr, RC_INVAL, "input '%.100s' is %s; the model wants %s", v->name,
-                           model_shape_text(&in[i], s), model_shape_text(&v->shape, t));
-        ret_shape[m->input[i]] = in[i];
-    }
-    for (uint32_t i = 0; i < m->node_n; i++) {
-        enum rc rc = model_node_shape(&c, &m->node[i], reterr);
-
-        if (rc != RC_OK) return rc;
-    }
-    return RC_OK;
 }

@@ -1,4 +1,4 @@
-/* common/model/shape_window.c - shapes of Conv and pooling.
+/* common/model/shape_window.c - shapes of Conv, ConvTranspose and pooling.
  *
  * Output size: floor((in + pad_begin + pad_end - (dilation * (kernel - 1) + 1))
  * / stride) + 1; with ceil_mode the ceiling, less a window that would start
@@ -111,6 +111,49 @@ enum rc model_window(const struct model_node *n, const struct model_shape *x,
     return RC_OK;
 }
 
+enum rc model_window_transposed(const struct model_node *n, const struct model_shape *x,
+                                const struct model_shape *weights, struct model_window *ret_w,
+                                struct err *reterr)
+{
+    const struct model_attr *pad = model_attr_get(n, "auto_pad");
+    struct model_window w = {0};
+    int64_t pads[6], more[3];
+    enum rc rc;
+
+    if (x->rank < 3 || x->rank > 5)
+        return err_set(reterr, RC_INVAL, "rank %u; 3 to 5 are served", x->rank);
+    if (pad != NULL && strcmp(pad->s, "NOTSET") != 0 && strcmp(pad->s, "VALID") != 0)
+        return err_set(reterr, RC_INVAL, "'auto_pad' is '%.40s'; NOTSET and VALID are served",
+                       pad->s);
+    w.dims = (uint8_t)(x->rank - 2);
+    rc = list_get(n, "kernel_shape", w.dims, 1, /* dflt= */ 0, w.kernel, reterr);
+    if (rc == RC_OK) rc = list_get(n, "strides", w.dims, 1, 1, w.stride, reterr);
+    if (rc == RC_OK) rc = list_get(n, "dilations", w.dims, 1, 1, w.dilation, reterr);
+    if (rc == RC_OK) rc = list_get(n, "pads", 2u * w.dims, 0, 0, pads, reterr);
+    if (rc == RC_OK) rc = list_get(n, "output_padding", w.dims, 0, 0, more, reterr);
+    if (rc != RC_OK) return rc;
+    for (uint8_t i = 0; i < w.dims; i++) {
+        int64_t reach;
+
+        if (w.kernel[i] != 0 && w.kernel[i] != weights->dim[2 + i])
+            return err_set(reterr, RC_INVAL, "'kernel_shape' is not the weights' shape");
+        w.kernel[i] = weights->dim[2 + i];
+        if (w.kernel[i] < 1) return err_set(reterr, RC_INVAL, "an empty kernel");
+        if (more[i] >= MAX(w.stride[i], w.dilation[i]))
+            return err_set(reterr, RC_INVAL, "'output_padding' as large as the stride");
+        w.pad_begin[i] = pads[i];
+        w.pad_end[i] = pads[w.dims + i];
+        w.out[i] = MODEL_DIM_ANY;
+        if (x->dim[2 + i] < 0) continue;
+        reach = w.dilation[i] * (w.kernel[i] - 1) + 1; /* all below 2^62: no overflow */
+        w.out[i] = w.stride[i] * (x->dim[2 + i] - 1) + more[i] + reach - pads[i] - w.pad_end[i];
+        if (w.out[i] < 1 || w.out[i] > MODEL_DIM_MAX)
+            return err_set(reterr, RC_INVAL, "an output of %lld", (long long)w.out[i]);
+    }
+    *ret_w = w;
+    return RC_OK;
+}
+
 static void window_out(struct model_shape *y, const struct model_window *w)
 {
     for (uint8_t i = 0; i < w->dims; i++)
@@ -144,6 +187,38 @@ enum rc shape_conv(struct model_shapes *c, const struct model_node *n, struct er
     rc = model_window(n, x, wt, &w, reterr);
     if (rc != RC_OK) return rc;
     y.dim[1] = wt->dim[0];
+    window_out(&y, &w);
+    return model_shape_give(c, n, &y, MODEL_F32);
+}
+
+/* Weights are [C, M / group, kernel...]. Source: ONNX ConvTranspose-11. */
+enum rc shape_conv_transpose(struct model_shapes *c, const struct model_node *n, struct err *reterr)
+{
+    const struct model_shape *x = &c->shape[n->in[0]], *wt = &c->shape[n->in[1]];
+    int64_t groups = model_attr_i(n, "group", 1);
+    struct model_shape y = *x;
+    struct model_window w;
+    enum rc rc;
+
+    if (c->dtype[n->in[0]] != MODEL_F32 || c->dtype[n->in[1]] != MODEL_F32)
+        return err_set(reterr, RC_INVAL, "only float32 is served");
+    if (wt->rank != x->rank) return err_set(reterr, RC_INVAL, "weights of rank %u", wt->rank);
+    if (groups < 1 || groups > MODEL_DIM_MAX || wt->dim[0] < 1 || wt->dim[1] < 1 ||
+        wt->dim[0] % groups != 0 || wt->dim[1] > MODEL_DIM_MAX / groups)
+        return err_set(reterr, RC_INVAL, "%lld groups of %lld inputs", (long long)groups,
+                       (long long)wt->dim[0]);
+    if (x->dim[1] >= 0 && x->dim[1] != wt->dim[0])
+        return err_set(reterr, RC_INVAL, "%lld channels; the weights want %lld",
+                       (long long)x->dim[1], (long long)wt->dim[0]);
+    y.dim[1] = wt->dim[1] * groups;
+    if (n->in_n == 3 && n->in[2] != MODEL_NONE) {
+        const struct model_shape *b = &c->shape[n->in[2]];
+
+        if (b->rank != 1 || b->dim[0] != y.dim[1] || c->dtype[n->in[2]] != MODEL_F32)
+            return err_set(reterr, RC_INVAL, "the bias does not fit the weights");
+    }
+    rc = model_window_transposed(n, x, wt, &w, reterr);
+    if (rc != RC_OK) return rc;
     window_out(&y, &w);
     return model_shape_give(c, n, &y, MODEL_F32);
 }

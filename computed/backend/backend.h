@@ -12,7 +12,7 @@
 #pragma once
 #include "common/base/rc.h"
 
-#define BE_ABI      1u /* raised with any change below; a plugin of another number is refused */
+#define BE_ABI      2u /* raised with any change below; a plugin of another number is refused */
 #define BE_SYMBOL   "mikura_backend"
 #define BE_RANK_MAX 8
 #define BE_NONE     UINT32_MAX
@@ -28,27 +28,62 @@ struct be_tensor { /* row-major, contiguous, as seen from outside; inside a plan
     const char *name;  /* for messages */
 };
 
-/* After Conv, MatMul: y = act(y + residual). lo, hi only for CLIP. */
-enum be_act { BE_ACT_NONE, BE_ACT_RELU, BE_ACT_CLIP, BE_ACT_SIGMOID };
+/* y = act(v). lo, hi are its parameters: CLIP min(max(v, lo), hi); LEAKY_RELU v < 0 ? lo * v : v;
+ * HARD_SIGMOID min(max(lo * v + hi, 0), 1); HARD_SWISH v * that with 1/6 and 1/2; SWISH v *
+ * sigmoid(v); GELU v * (1 + erf(v / sqrt 2)) / 2. */
+enum be_act {
+    BE_ACT_NONE,
+    BE_ACT_RELU,
+    BE_ACT_CLIP,
+    BE_ACT_SIGMOID,
+    BE_ACT_TANH,
+    BE_ACT_LEAKY_RELU,
+    BE_ACT_HARD_SIGMOID,
+    BE_ACT_HARD_SWISH,
+    BE_ACT_SWISH,
+    BE_ACT_GELU,
+    BE_ACT_N
+};
 
+/* Those marked A end with y = act(y), those marked R with y = act(y + residual) where there is one;
+ * a residual has y's shape. */
 enum be_op {
-    BE_CONV,    /* x, w, [bias], residual or BE_NONE in `residual` */
-    BE_POOL,    /* x */
-    BE_MATMUL,  /* a, b, [c]: y = alpha * op(a) op(b) + beta * c; batch dims and c broadcast */
-    BE_UNARY,   /* x */
-    BE_BINARY,  /* a, b: numpy broadcasting */
-    BE_AFFINE,  /* x [N, C, ...], scale [C], shift [C]: y = x * scale + shift */
-    BE_REDUCE,  /* x */
-    BE_SOFTMAX, /* x over `axis` .. `axis_end` - 1 taken as one */
-    BE_CONCAT,  /* any number of inputs, along `axis` */
-    BE_CAST,    /* to the type of the output */
-    BE_VIEW,    /* the same elements under another shape; may alias */
+    BE_CONV,    /* AR x, w [M, C / groups, kernel], [bias] */
+    BE_CONV_T,  /* A  x, w [C, M / groups, kernel], [bias]: the transposed convolution */
+    BE_POOL,    /*    x */
+    BE_MATMUL,  /* AR a, b, [c]: y = alpha * op(a) op(b) + beta * c; batch dims and c broadcast */
+    BE_UNARY,   /* A  x */
+    BE_BINARY,  /* A  a, b: numpy broadcasting */
+    BE_AFFINE,  /* A  x [N, C, ...], scale [C], shift [C]: y = x * scale + shift */
+    BE_INORM,   /* A  x [N, C, ...], scale [C], shift [C]: each [n, c] to mean 0 and variance 1 */
+    BE_LNORM,   /* A  x, scale, [shift]: over dims `axis` to the last, likewise */
+    BE_REDUCE,  /*    x */
+    BE_SOFTMAX, /*    x over `axis` .. `axis_end` - 1 taken as one */
+    BE_CONCAT,  /*    any number of inputs, along `axis` */
+    BE_CAST,    /*    to the type of the output */
+    BE_VIEW,    /*    the same elements under another shape; may alias */
+    BE_COPY,    /*    x: y[i] = x[off + sum of i * stride], in elements: Transpose, Slice, Expand */
+    BE_PAD,     /*    x */
+    BE_GATHER,  /*    x, indices (int64, a constant, all >= 0 and in range) along an axis */
+    BE_RESIZE,  /*    x, then for each spatial dim: places int64 [2, out], weights f32 [out],
+                   constants:  y = the sum over corners of x at places[0] * (1 - weight), [1] *
+                   weight
+                 */
     BE_OP_N
 };
 enum be_pool { BE_POOL_MAX, BE_POOL_AVG, BE_POOL_AVG_PADDED /* padding counts */ };
-enum be_unary { BE_RELU, BE_CLIP, BE_SIGMOID, BE_TANH, BE_SQRT, BE_ABS, BE_EXP, BE_LOG, BE_NEG };
+enum be_unary {
+    BE_ACT /* nothing but the activation */,
+    BE_SQRT,
+    BE_ABS,
+    BE_EXP,
+    BE_LOG,
+    BE_NEG,
+    BE_ERF
+};
 enum be_binary { BE_ADD, BE_SUB, BE_MUL, BE_DIV, BE_POW, BE_MIN, BE_MAX };
 enum be_reduce { BE_REDUCE_MEAN, BE_REDUCE_SUM, BE_REDUCE_MAX, BE_REDUCE_MIN };
+enum be_pad { BE_PAD_CONSTANT, BE_PAD_REFLECT, BE_PAD_EDGE };
 
 struct be_window {
     uint8_t dims; /* 1 to 3 spatial dimensions */
@@ -60,14 +95,14 @@ struct be_node {
     const char *name;   /* of the ONNX node, for messages */
     const uint32_t *in; /* tensor indices */
     uint32_t in_n, out;
-    uint32_t residual; /* CONV: tensor index or BE_NONE */
-    enum be_act act;   /* CONV, MATMUL */
-    float lo, hi;      /* BE_ACT_CLIP, BE_CLIP */
+    uint32_t residual; /* R: tensor index or BE_NONE */
+    enum be_act act;   /* A, R */
+    float lo, hi;      /* of the activation */
     union {
         struct {
             struct be_window window;
             int64_t groups;
-        } conv;
+        } conv; /* and CONV_T: the padding is cut off from the output */
         struct {
             struct be_window window;
             enum be_pool kind;
@@ -86,6 +121,20 @@ struct be_node {
             uint8_t axis, axis_end;
         } softmax;
         uint8_t concat_axis;
+        struct {
+            float eps;
+            uint8_t axis; /* LNORM */
+        } norm;
+        struct {
+            int64_t off, stride[BE_RANK_MAX]; /* per dim of y; 0: repeated, negative: backwards */
+        } copy;
+        struct {
+            enum be_pad kind;
+            int64_t begin[BE_RANK_MAX]; /* negative: that many elements are cut off */
+            float value;                /* BE_PAD_CONSTANT */
+        } pad;
+        uint8_t gather_axis;
+        bool resize_linear; /* else the weights are all 0 */
     } u;
 };
 

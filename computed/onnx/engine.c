@@ -147,17 +147,15 @@ static enum rc planned_buffers(struct session *s, struct planned *p,
 static enum rc planned_new(struct session *s, struct planned *p, const struct model_shape *in,
                            struct err *reterr)
 {
-    struct model_shape *shape = calloc(MAX(s->m->value_n, 1), sizeof(*shape));
+    struct model_shapes shapes = {0};
     struct lowered low = {0};
-    enum rc rc;
+    enum rc rc = model_bind(s->m, in, &shapes, reterr);
 
-    if (shape == NULL) return err_set(reterr, RC_NOMEM, "plan");
-    rc = model_bind(s->m, in, shape, reterr);
-    if (rc == RC_OK) rc = lower(s->m, shape, &low, reterr);
+    if (rc == RC_OK) rc = lower(&shapes, &low, reterr);
     if (rc == RC_OK) rc = s->e->ops->plan(s->e->dev, &low.g, &s->e->conf, &p->plan, reterr);
-    if (rc == RC_OK) rc = planned_buffers(s, p, shape, reterr);
+    if (rc == RC_OK) rc = planned_buffers(s, p, shapes.shape, reterr);
     lowered_free(&low);
-    free(shape);
+    model_shapes_free(&shapes);
     if (rc != RC_OK) planned_free(s, p);
     return rc;
 }

@@ -1,38 +1,10 @@
-/* computed/onnx/lower.c - see lower.h. Folding happens on the fly: nodes come
- * in order, so when a BatchNormalization or an activation arrives, the node
- * that made its input is already lowered and is changed in place (it runs
- * earlier than before, never later: order stays valid). */
-#include "computed/onnx/lower.h"
+/* computed/onnx/lower.c - see lower.h: the frame, and the operators that compute. */
+#include "computed/onnx/lower_priv.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-struct owned {
-    struct owned *next;
-    _Alignas(64) uint8_t data[];
-};
-
-struct lowered_priv {
-    struct owned *owned;
-    struct be_tensor *tensor;
-    struct be_node *node;
-    uint32_t tensor_cap, node_cap;
-};
-
-struct lower {
-    const struct model *m;
-    const struct model_shape *shape;
-    struct be_graph *g;
-    struct lowered_priv *p;
-    uint32_t *map;   /* value -> tensor, or BE_NONE */
-    uint32_t *uses;  /* per value: readers among needed nodes, plus one per graph
-                        output */
-    uint32_t *maker; /* value -> lowered node that may still take more in, or BE_NONE */
-    bool *needed;    /* per model node */
-    struct err *reterr;
-};
-
-static void *own(struct lower *l, size_t n)
+void *lower_own(struct lower *l, size_t n)
 {
     struct owned *o = NULL;
 
@@ -43,18 +15,18 @@ static void *own(struct lower *l, size_t n)
     return o->data;
 }
 
-static enum rc nomem(struct lower *l)
+enum rc lower_nomem(struct lower *l)
 {
     return err_set(l->reterr, RC_NOMEM, "lowering the model");
 }
 
-static enum rc tensor_new(struct lower *l, const struct be_tensor *t, uint32_t *ret)
+enum rc lower_tensor_new(struct lower *l, const struct be_tensor *t, uint32_t *ret)
 {
     if (l->g->tensor_n == l->p->tensor_cap) {
         uint32_t cap = MAX(64, 2 * l->p->tensor_cap);
         void *p = realloc(l->p->tensor, cap * sizeof(*t));
 
-        if (p == NULL) return nomem(l);
+        if (p == NULL) return lower_nomem(l);
         l->p->tensor = p;
         l->p->tensor_cap = cap;
     }
@@ -63,8 +35,7 @@ static enum rc tensor_new(struct lower *l, const struct be_tensor *t, uint32_t *
     return RC_OK;
 }
 
-/* The tensor of a value; made on first sight. */
-static enum rc tensor_of(struct lower *l, uint32_t v, uint32_t *ret)
+enum rc lower_tensor_of(struct lower *l, uint32_t v, uint32_t *ret)
 {
     const struct model_value *val = &l->m->value[v];
     struct be_tensor t = {.name = val->name, .rank = l->shape[v].rank};
@@ -95,54 +66,63 @@ static enum rc tensor_of(struct lower *l, uint32_t v, uint32_t *ret)
                        model_dtype_name(val->dtype));
     }
     memcpy(t.dim, l->shape[v].dim, sizeof(t.dim));
-    if (val->konst != NULL) t.konst = val->konst->data;
-    rc = tensor_new(l, &t, &l->map[v]);
+    if (val->konst != NULL) {
+        t.konst = val->konst->data;
+    } else if (l->s->host[v] != NULL) { /* follows from shapes */
+        void *p = lower_own(l, MODEL_HOST_MAX * 8);
+
+        if (p == NULL) return lower_nomem(l);
+        if (!model_shapes_known(l->s, v, p))
+            return err_set(l->reterr, RC_INTERNAL, "value '%.100s' is not known", val->name);
+        t.konst = p;
+    }
+    rc = lower_tensor_new(l, &t, &l->map[v]);
     if (rc == RC_OK) *ret = l->map[v];
     return rc;
 }
 
-/* A constant vector of our own making. */
-static enum rc vector_new(struct lower *l, int64_t n, float **ret_data, uint32_t *ret)
+enum rc lower_konst(struct lower *l, enum be_dtype t, uint8_t rank, const int64_t *dim,
+                    void *ret_data, uint32_t *ret)
 {
-    struct be_tensor t = {.dtype = BE_F32, .rank = 1, .dim = {n}, .name = "folded"};
+    struct be_tensor k = {.dtype = t, .rank = rank, .name = "made here"};
+    void *p;
 
-    *ret_data = own(l, (size_t)n * sizeof(float));
-    if (*ret_data == NULL) return nomem(l);
-    t.konst = *ret_data;
-    return tensor_new(l, &t, ret);
+    if (rank > 0) memcpy(k.dim, dim, rank * sizeof(*dim));
+    p = lower_own(l, (size_t)be_tensor_count(&k) * be_dtype_bytes(t));
+    if (p == NULL) return lower_nomem(l);
+    k.konst = p;
+    memcpy(ret_data, &p, sizeof(p));
+    return lower_tensor_new(l, &k, ret);
 }
 
-/* Appends a node over the given tensors. */
-static enum rc node_new(struct lower *l, const struct be_node *proto, const uint32_t *in,
-                        uint32_t in_n, uint32_t out, uint32_t *ret)
+enum rc lower_node(struct lower *l, const struct be_node *proto, const uint32_t *in, uint32_t in_n,
+                   uint32_t out, struct be_node **ret)
 {
-    uint32_t *list = own(l, MAX(in_n, 1) * sizeof(*in));
+    uint32_t *list = lower_own(l, MAX(in_n, 1) * sizeof(*in));
     struct be_node *n;
 
-    if (list == NULL) return nomem(l);
+    if (list == NULL) return lower_nomem(l);
     if (l->g->node_n == l->p->node_cap) {
         uint32_t cap = MAX(64, 2 * l->p->node_cap);
         void *p = realloc(l->p->node, cap * sizeof(*n));
 
-        if (p == NULL) return nomem(l);
+        if (p == NULL) return lower_nomem(l);
         l->p->node = p;
         l->p->node_cap = cap;
     }
     memcpy(list, in, in_n * sizeof(*in));
-    n = &l->p->node[l->g->node_n];
+    n = &l->p->node[l->g->node_n++];
     *n = *proto;
     n->in = list;
     n->in_n = in_n;
     n->out = out;
     n->residual = BE_NONE;
-    if (ret != NULL) *ret = l->g->node_n;
-    l->g->node_n++;
+    if (ret != NULL) *ret = n;
     return RC_OK;
 }
 
-/* The plain case: the node's present inputs in order, one output. */
-static enum rc emit(struct lower *l, const struct model_node *n, struct be_node *proto,
-                    uint32_t in_n, uint32_t *ret)
+enum rc lower_emit(struct lower *l, const struct model_node *n, struct be_node *proto,
+                   uint32_t in_n)
 {
     uint32_t in[4], out, k = 0;
     enum rc rc;
@@ -150,13 +130,13 @@ static enum rc emit(struct lower *l, const struct model_node *n, struct be_node 
     CHECK(in_n <= ARRAY_N(in));
     for (uint32_t i = 0; i < in_n; i++) {
         if (n->in[i] == MODEL_NONE) continue;
-        rc = tensor_of(l, n->in[i], &in[k++]);
+        rc = lower_tensor_of(l, n->in[i], &in[k++]);
         if (rc != RC_OK) return rc;
     }
-    rc = tensor_of(l, n->out[0], &out);
+    rc = lower_tensor_of(l, n->out[0], &out);
     if (rc != RC_OK) return rc;
     proto->name = n->name;
-    return node_new(l, proto, in, k, out, ret);
+    return lower_node(l, proto, in, k, out, NULL);
 }
 
 static void window_copy(struct be_window *d, const struct model_window *s)
@@ -173,17 +153,17 @@ static void window_copy(struct be_window *d, const struct model_window *s)
 
 static enum rc lower_conv(struct lower *l, const struct model_node *n)
 {
-    struct be_node b = {.op = BE_CONV};
+    bool back = n->op == MODEL_OP_ConvTranspose;
+    struct be_node b = {.op = back ? BE_CONV_T : BE_CONV};
+    const struct model_shape *x = &l->shape[n->in[0]], *wt = &l->shape[n->in[1]];
     struct model_window w;
-    uint32_t at;
-    enum rc rc = model_window(n, &l->shape[n->in[0]], &l->shape[n->in[1]], &w, l->reterr);
+    enum rc rc = back ? model_window_transposed(n, x, wt, &w, l->reterr)
+                      : model_window(n, x, wt, &w, l->reterr);
 
     if (rc != RC_OK) return rc;
     window_copy(&b.u.conv.window, &w);
     b.u.conv.groups = model_attr_i(n, "group", 1);
-    rc = emit(l, n, &b, n->in_n, &at);
-    if (rc == RC_OK) l->maker[n->out[0]] = at;
-    return rc;
+    return lower_emit(l, n, &b, n->in_n);
 }
 
 static enum rc lower_pool(struct lower *l, const struct model_node *n)
@@ -200,50 +180,13 @@ static enum rc lower_pool(struct lower *l, const struct model_node *n)
         b.op = BE_REDUCE;
         b.u.reduce.kind = top ? BE_REDUCE_MAX : BE_REDUCE_MEAN;
         b.u.reduce.axes = (1u << x->rank) - 4u;
-        return emit(l, n, &b, 1, NULL);
+        return lower_emit(l, n, &b, 1);
     }
     rc = model_window(n, x, NULL, &w, l->reterr);
     if (rc != RC_OK) return rc;
     window_copy(&b.u.pool.window, &w);
     b.u.pool.kind = top ? BE_POOL_MAX : padded ? BE_POOL_AVG_PADDED : BE_POOL_AVG;
-    return emit(l, n, &b, 1, NULL);
-}
-
-/* Conv weights and bias times scale, plus shift: new constants in the node's
- * place. */
-static enum rc conv_scale(struct lower *l, struct be_node *c, const float *scale,
-                          const float *shift)
-{
-    struct be_tensor w = l->p->tensor[c->in[1]];
-    uint64_t total = be_tensor_count(&w), per = total / (uint64_t)w.dim[0];
-    const float *old = w.konst, *bias = c->in_n > 2 ? l->p->tensor[c->in[2]].konst : NULL;
-    float *neww = own(l, (size_t)total * sizeof(float)), *newb;
-    uint32_t *in = own(l, 3 * sizeof(*in));
-    enum rc rc;
-
-    if (neww == NULL || in == NULL) return nomem(l);
-    in[0] = c->in[0];
-    rc = vector_new(l, w.dim[0], &newb, &in[2]);
-    if (rc != RC_OK) return rc;
-    for (uint64_t i = 0; i < total; i++)
-        neww[i] = old[i] * scale[i / per];
-    for (int64_t m = 0; m < w.dim[0]; m++)
-        newb[m] = (bias == NULL ? 0 : bias[m]) * scale[m] + shift[m];
-    w.konst = neww;
-    rc = tensor_new(l, &w, &in[1]);
-    if (rc != RC_OK) return rc;
-    c->in = in;
-    c->in_n = 3;
-    return RC_OK;
-}
-
-/* The node that made value v, when nothing else reads v and no activation is in
- * it yet. */
-static struct be_node *maker_of(struct lower *l, uint32_t v)
-{
-    struct be_node *b = l->maker[v] == BE_NONE ? NULL : &l->p->node[l->maker[v]];
-
-    return b == NULL || l->uses[v] != 1 || b->act != BE_ACT_NONE ? NULL : b;
+    return lower_emit(l, n, &b, 1);
 }
 
 /* Source: BatchNormalization-15, inference: y = (x - mean) / sqrt(var +
@@ -253,57 +196,51 @@ static enum rc lower_batchnorm(struct lower *l, const struct model_node *n)
     const float *gamma = l->m->value[n->in[1]].konst->data,
                 *beta = l->m->value[n->in[2]].konst->data;
     const float *mean = l->m->value[n->in[3]].konst->data, *var = l->m->value[n->in[4]].konst->data;
-    float eps = model_attr_f(n, "epsilon", 1e-5f), *scale, *shift;
+    double eps = (double)model_attr_f(n, "epsilon", 1e-5f);
     int64_t c = l->shape[n->in[1]].dim[0];
-    uint32_t x, in[3], out, made = l->maker[n->in[0]];
-    struct be_node b = {.op = BE_AFFINE, .name = n->name}, *conv = maker_of(l, n->in[0]);
-    enum rc rc = vector_new(l, c, &scale, &in[1]);
+    struct be_node b = {.op = BE_AFFINE, .name = n->name};
+    float *scale, *shift;
+    uint32_t in[3], out;
+    enum rc rc = lower_konst(l, BE_F32, 1, &c, &scale, &in[1]);
 
-    if (rc == RC_OK) rc = vector_new(l, c, &shift, &in[2]);
-    if (rc == RC_OK) rc = tensor_of(l, n->in[0], &x);
-    if (rc == RC_OK) rc = tensor_of(l, n->out[0], &out);
+    if (rc == RC_OK) rc = lower_konst(l, BE_F32, 1, &c, &shift, &in[2]);
+    if (rc == RC_OK) rc = lower_tensor_of(l, n->in[0], &in[0]);
+    if (rc == RC_OK) rc = lower_tensor_of(l, n->out[0], &out);
     if (rc != RC_OK) return rc;
     for (int64_t i = 0; i < c; i++) {
-        scale[i] = gamma[i] / sqrtf(var[i] + eps);
-        shift[i] = beta[i] - mean[i] * scale[i];
+        double k = (double)gamma[i] / sqrt((double)var[i] + eps);
+
+        scale[i] = (float)k;
+        shift[i] = (float)((double)beta[i] - (double)mean[i] * k);
     }
-    if (conv != NULL && conv->op == BE_CONV) {
-        rc = conv_scale(l, conv, scale, shift);
-        if (rc != RC_OK) return rc;
-        conv->out = out;
-        l->maker[n->out[0]] = made;
-        return RC_OK;
-    }
-    in[0] = x;
-    return node_new(l, &b, in, 3, out, NULL);
+    return lower_node(l, &b, in, 3, out, NULL);
 }
 
-static enum rc lower_act(struct lower *l, const struct model_node *n, enum be_act act,
-                         enum be_unary unary)
+static enum rc lower_act(struct lower *l, const struct model_node *n, enum be_act act)
 {
-    struct be_node b = {.op = BE_UNARY, .lo = -INFINITY, .hi = INFINITY}, *made;
+    struct be_node b = {.op = BE_UNARY, .act = act, .lo = -INFINITY, .hi = INFINITY};
 
-    b.u.unary = unary;
+    b.u.unary = BE_ACT;
+    if (act == BE_ACT_LEAKY_RELU) b.lo = model_attr_f(n, "alpha", 0.01f);
+    if (act == BE_ACT_HARD_SIGMOID) {
+        b.lo = model_attr_f(n, "alpha", 0.2f);
+        b.hi = model_attr_f(n, "beta", 0.5f);
+    }
     if (n->op == MODEL_OP_Clip) {
         if (n->in_n > 1 && n->in[1] != MODEL_NONE)
             memcpy(&b.lo, l->m->value[n->in[1]].konst->data, sizeof(float));
         if (n->in_n > 2 && n->in[2] != MODEL_NONE)
             memcpy(&b.hi, l->m->value[n->in[2]].konst->data, sizeof(float));
     }
-    made = maker_of(l, n->in[0]);
-    if (act != BE_ACT_NONE && made != NULL) {
-        uint32_t out;
-        enum rc rc = tensor_of(l, n->out[0], &out);
+    return lower_emit(l, n, &b, 1);
+}
 
-        if (rc != RC_OK) return rc;
-        made = &l->p->node[l->maker[n->in[0]]];
-        made->act = act;
-        made->lo = b.lo;
-        made->hi = b.hi;
-        made->out = out;
-        return RC_OK;
-    }
-    return emit(l, n, &b, 1, NULL);
+static enum rc lower_unary(struct lower *l, const struct model_node *n, enum be_unary op)
+{
+    struct be_node b = {.op = BE_UNARY};
+
+    b.u.unary = op;
+    return lower_emit(l, n, &b, 1);
 }
 
 /* Max and Min take any number of inputs: a chain of pairs. */
@@ -311,19 +248,19 @@ static enum rc lower_binary(struct lower *l, const struct model_node *n, enum be
 {
     struct be_node b = {.op = BE_BINARY, .name = n->name};
     uint32_t in[2], out, y;
-    enum rc rc = tensor_of(l, n->in[0], &in[0]);
+    enum rc rc = lower_tensor_of(l, n->in[0], &in[0]);
 
-    if (rc == RC_OK) rc = tensor_of(l, n->out[0], &y);
+    if (rc == RC_OK) rc = lower_tensor_of(l, n->out[0], &y);
     if (rc != RC_OK) return rc;
     b.u.binary = op;
     if (n->in_n == 1) {
         b.op = BE_VIEW;
-        return node_new(l, &b, in, 1, y, NULL);
+        return lower_node(l, &b, in, 1, y, NULL);
     }
     for (uint32_t i = 1; i < n->in_n; i++) {
         struct be_tensor t = l->p->tensor[in[0]];
 
-        rc = tensor_of(l, n->in[i], &in[1]);
+        rc = lower_tensor_of(l, n->in[i], &in[1]);
         if (rc != RC_OK) return rc;
         out = y;
         if (i + 1 < n->in_n) { /* the shape of the pair: broadcast, which model_bind
@@ -338,10 +275,10 @@ static enum rc lower_binary(struct lower *l, const struct model_node *n, enum be
 
                 r.dim[rank - 1 - k] = p == 1 ? q : p;
             }
-            rc = tensor_new(l, &r, &out);
+            rc = lower_tensor_new(l, &r, &out);
             if (rc != RC_OK) return rc;
         }
-        rc = node_new(l, &b, in, 2, out, NULL);
+        rc = lower_node(l, &b, in, 2, out, NULL);
         if (rc != RC_OK) return rc;
         in[0] = out;
     }
@@ -364,7 +301,7 @@ static enum rc lower_matmul(struct lower *l, const struct model_node *n)
     for (uint32_t i = 0; i < 2; i++) {
         struct be_tensor t;
 
-        rc = tensor_of(l, n->in[i], &in[i]);
+        rc = lower_tensor_of(l, n->in[i], &in[i]);
         if (rc != RC_OK) return rc;
         t = l->p->tensor[in[i]];
         if (t.rank != 1) continue;
@@ -373,21 +310,17 @@ static enum rc lower_matmul(struct lower *l, const struct model_node *n)
         t.dim[1] = i == 0 ? t.dim[0] : 1;
         if (i == 0) t.dim[0] = 1;
         at = in[i];
-        rc = tensor_new(l, &t, &in[i]); /* a constant is a constant under any shape */
-        if (rc == RC_OK && t.konst == NULL) rc = node_new(l, &view, &at, 1, in[i], NULL);
+        rc = lower_tensor_new(l, &t, &in[i]); /* a constant is a constant under any shape */
+        if (rc == RC_OK && t.konst == NULL) rc = lower_node(l, &view, &at, 1, in[i], NULL);
         if (rc != RC_OK) return rc;
     }
     if (gemm && n->in_n == 3 && n->in[2] != MODEL_NONE) {
-        rc = tensor_of(l, n->in[2], &in[in_n++]);
+        rc = lower_tensor_of(l, n->in[2], &in[in_n++]);
         if (rc != RC_OK) return rc;
     }
-    rc = tensor_of(l, n->out[0], &out);
+    rc = lower_tensor_of(l, n->out[0], &out);
     if (rc != RC_OK) return rc;
-    if (!flat) {
-        rc = node_new(l, &b, in, in_n, out, &at);
-        if (rc == RC_OK) l->maker[n->out[0]] = at;
-        return rc;
-    }
+    if (!flat) return lower_node(l, &b, in, in_n, out, NULL);
     {
         const struct be_tensor *ta = &l->p->tensor[in[0]], *tb = &l->p->tensor[in[1]];
         const struct be_tensor *big = ta->rank > tb->rank ? ta : tb;
@@ -396,10 +329,10 @@ static enum rc lower_matmul(struct lower *l, const struct model_node *n)
         memcpy(t.dim, big->dim, sizeof(t.dim)); /* the other has two dims: no batch to broadcast */
         t.dim[t.rank - 2] = ta->dim[ta->rank - 2];
         t.dim[t.rank - 1] = tb->dim[tb->rank - 1];
-        rc = tensor_new(l, &t, &at);
+        rc = lower_tensor_new(l, &t, &at);
     }
-    if (rc == RC_OK) rc = node_new(l, &b, in, in_n, at, NULL);
-    if (rc == RC_OK) rc = node_new(l, &view, &at, 1, out, NULL);
+    if (rc == RC_OK) rc = lower_node(l, &b, in, in_n, at, NULL);
+    if (rc == RC_OK) rc = lower_node(l, &view, &at, 1, out, NULL);
     return rc;
 }
 
@@ -407,14 +340,14 @@ static enum rc lower_reduce(struct lower *l, const struct model_node *n, enum be
 {
     uint8_t rank = l->shape[n->in[0]].rank, axis[MODEL_RANK_MAX], axis_n;
     struct be_node b = {.op = BE_REDUCE};
-    enum rc rc = model_axes(l->m, n, rank, axis, &axis_n, l->reterr);
+    enum rc rc = model_axes(l->s, n, rank, axis, &axis_n, l->reterr);
 
     if (rc != RC_OK) return rc;
     b.u.reduce.kind = kind;
     b.u.reduce.axes = axis_n == 0 ? (1u << rank) - 1 : 0;
     for (uint8_t i = 0; i < axis_n; i++)
         b.u.reduce.axes |= 1u << axis[i];
-    return emit(l, n, &b, 1, NULL);
+    return lower_emit(l, n, &b, 1);
 }
 
 static enum rc lower_softmax(struct lower *l, const struct model_node *n)
@@ -428,22 +361,22 @@ static enum rc lower_softmax(struct lower *l, const struct model_node *n)
     /* up to opset 12 everything from the axis on is one row; since 13 the axis
      * alone */
     b.u.softmax.axis_end = old ? rank : (uint8_t)(b.u.softmax.axis + 1);
-    return emit(l, n, &b, 1, NULL);
+    return lower_emit(l, n, &b, 1);
 }
 
 static enum rc lower_concat(struct lower *l, const struct model_node *n)
 {
     int64_t axis = model_attr_i(n, "axis", 0);
     struct be_node b = {.op = BE_CONCAT, .name = n->name};
-    uint32_t *in = own(l, n->in_n * sizeof(*in)), out;
-    enum rc rc = in == NULL ? nomem(l) : RC_OK;
+    uint32_t *in = lower_own(l, n->in_n * sizeof(*in)), out;
+    enum rc rc = in == NULL ? lower_nomem(l) : RC_OK;
 
     for (uint32_t i = 0; rc == RC_OK && i < n->in_n; i++)
-        rc = tensor_of(l, n->in[i], &in[i]);
-    if (rc == RC_OK) rc = tensor_of(l, n->out[0], &out);
+        rc = lower_tensor_of(l, n->in[i], &in[i]);
+    if (rc == RC_OK) rc = lower_tensor_of(l, n->out[0], &out);
     if (rc != RC_OK) return rc;
     b.u.concat_axis = (uint8_t)(axis < 0 ? axis + l->shape[n->in[0]].rank : axis);
-    return node_new(l, &b, in, n->in_n, out, NULL);
+    return lower_node(l, &b, in, n->in_n, out, NULL);
 }
 
 static enum rc lower_one(struct lower *l, const struct model_node *n)
@@ -451,13 +384,11 @@ static enum rc lower_one(struct lower *l, const struct model_node *n)
     struct be_node view = {.op = BE_VIEW}, cast = {.op = BE_CAST};
 
     switch (n->op) {
-    case MODEL_OP_Constant:
-        return RC_OK; /* its value is a constant tensor where it is read */
     case MODEL_OP_Identity:
     case MODEL_OP_Dropout: /* inference: the input itself */
-        if (l->m->value[n->out[0]].konst != NULL) return RC_OK;
-        return tensor_of(l, n->in[0], &l->map[n->out[0]]);
+        return lower_tensor_of(l, n->in[0], &l->map[n->out[0]]);
     case MODEL_OP_Conv:
+    case MODEL_OP_ConvTranspose:
         return lower_conv(l, n);
     case MODEL_OP_MaxPool:
     case MODEL_OP_AveragePool:
@@ -466,24 +397,35 @@ static enum rc lower_one(struct lower *l, const struct model_node *n)
         return lower_pool(l, n);
     case MODEL_OP_BatchNormalization:
         return lower_batchnorm(l, n);
+    case MODEL_OP_InstanceNormalization:
+    case MODEL_OP_LayerNormalization:
+        return lower_norm(l, n);
     case MODEL_OP_Relu:
-        return lower_act(l, n, BE_ACT_RELU, BE_RELU);
+        return lower_act(l, n, BE_ACT_RELU);
     case MODEL_OP_Clip:
-        return lower_act(l, n, BE_ACT_CLIP, BE_CLIP);
+        return lower_act(l, n, BE_ACT_CLIP);
     case MODEL_OP_Sigmoid:
-        return lower_act(l, n, BE_ACT_SIGMOID, BE_SIGMOID);
+        return lower_act(l, n, BE_ACT_SIGMOID);
     case MODEL_OP_Tanh:
-        return lower_act(l, n, BE_ACT_NONE, BE_TANH);
+        return lower_act(l, n, BE_ACT_TANH);
+    case MODEL_OP_LeakyRelu:
+        return lower_act(l, n, BE_ACT_LEAKY_RELU);
+    case MODEL_OP_HardSigmoid:
+        return lower_act(l, n, BE_ACT_HARD_SIGMOID);
+    case MODEL_OP_HardSwish:
+        return lower_act(l, n, BE_ACT_HARD_SWISH);
     case MODEL_OP_Sqrt:
-        return lower_act(l, n, BE_ACT_NONE, BE_SQRT);
+        return lower_unary(l, n, BE_SQRT);
     case MODEL_OP_Abs:
-        return lower_act(l, n, BE_ACT_NONE, BE_ABS);
+        return lower_unary(l, n, BE_ABS);
     case MODEL_OP_Exp:
-        return lower_act(l, n, BE_ACT_NONE, BE_EXP);
+        return lower_unary(l, n, BE_EXP);
     case MODEL_OP_Log:
-        return lower_act(l, n, BE_ACT_NONE, BE_LOG);
+        return lower_unary(l, n, BE_LOG);
     case MODEL_OP_Neg:
-        return lower_act(l, n, BE_ACT_NONE, BE_NEG);
+        return lower_unary(l, n, BE_NEG);
+    case MODEL_OP_Erf:
+        return lower_unary(l, n, BE_ERF);
     case MODEL_OP_Add:
         return lower_binary(l, n, BE_ADD);
     case MODEL_OP_Sub:
@@ -498,9 +440,6 @@ static enum rc lower_one(struct lower *l, const struct model_node *n)
         return lower_binary(l, n, BE_MIN);
     case MODEL_OP_Max:
         return lower_binary(l, n, BE_MAX);
-    case MODEL_OP_Gemm:
-    case MODEL_OP_MatMul:
-        return lower_matmul(l, n);
     case MODEL_OP_ReduceMean:
         return lower_reduce(l, n, BE_REDUCE_MEAN);
     case MODEL_OP_ReduceSum:
@@ -509,47 +448,77 @@ static enum rc lower_one(struct lower *l, const struct model_node *n)
         return lower_reduce(l, n, BE_REDUCE_MAX);
     case MODEL_OP_ReduceMin:
         return lower_reduce(l, n, BE_REDUCE_MIN);
+    case MODEL_OP_Gemm:
+    case MODEL_OP_MatMul:
+        return lower_matmul(l, n);
     case MODEL_OP_Softmax:
         return lower_softmax(l, n);
     case MODEL_OP_Concat:
         return lower_concat(l, n);
     case MODEL_OP_Cast:
-        return emit(l, n, &cast, 1, NULL);
+        return lower_emit(l, n, &cast, 1);
     case MODEL_OP_Flatten:
     case MODEL_OP_Reshape:
     case MODEL_OP_Squeeze:
     case MODEL_OP_Unsqueeze:
-        return emit(l, n, &view, 1, NULL);
+        return lower_emit(l, n, &view, 1);
+    case MODEL_OP_Transpose:
+    case MODEL_OP_Slice:
+    case MODEL_OP_Split:
+    case MODEL_OP_Expand:
+        return lower_copy(l, n);
+    case MODEL_OP_Pad:
+        return lower_pad(l, n);
+    case MODEL_OP_Gather:
+        return lower_gather(l, n);
+    case MODEL_OP_Resize:
+        return lower_resize(l, n);
+    case MODEL_OP_ConstantOfShape:
+        return lower_fill(l, n);
+    case MODEL_OP_Constant: /* constants, or known from shapes: lower() passes over these */
+    case MODEL_OP_Equal:
+    case MODEL_OP_Shape:
+    case MODEL_OP_Where:
     case MODEL_OP_N:
         break;
     }
     return err_set(l->reterr, RC_INTERNAL, "node '%.100s': no lowering", n->name);
 }
 
-/* Which nodes an output needs, and who reads what: one walk from the end, since
- * nodes are in order. */
-static void find_needed(struct lower *l)
+/* Values that a constant or the shapes give are no node's work. */
+static bool known(const struct lower *l, uint32_t v)
 {
+    return l->m->value[v].konst != NULL || l->s->host[v] != NULL;
+}
+
+/* Which nodes an output needs: one walk from the end, since nodes are in order. */
+static enum rc find_needed(struct lower *l)
+{
+    bool *used = calloc(l->m->value_n, sizeof(*used));
+
+    if (used == NULL) return lower_nomem(l);
     for (uint32_t i = 0; i < l->m->output_n; i++)
-        l->uses[l->m->output[i]]++;
+        used[l->m->output[i]] = true;
     for (uint32_t i = l->m->node_n; i-- > 0;) {
         const struct model_node *n = &l->m->node[i];
 
-        if (l->uses[n->out[0]] == 0) continue;
-        l->needed[i] = true;
-        for (uint32_t k = 0; k < n->in_n; k++)
-            if (n->in[k] != MODEL_NONE) l->uses[n->in[k]]++;
+        for (uint32_t k = 0; k < n->out_n; k++)
+            l->needed[i] = l->needed[i] || (used[n->out[k]] && !known(l, n->out[k]));
+        for (uint32_t k = 0; l->needed[i] && k < n->in_n; k++)
+            if (n->in[k] != MODEL_NONE) used[n->in[k]] = true;
     }
+    free(used);
+    return RC_OK;
 }
 
 static enum rc io_lower(struct lower *l, const uint32_t *value, uint32_t n, const uint32_t **ret,
                         uint32_t *ret_n)
 {
-    uint32_t *list = own(l, MAX(n, 1) * sizeof(*list));
+    uint32_t *list = lower_own(l, MAX(n, 1) * sizeof(*list));
 
-    if (list == NULL) return nomem(l);
+    if (list == NULL) return lower_nomem(l);
     for (uint32_t i = 0; i < n; i++) {
-        enum rc rc = tensor_of(l, value[i], &list[i]);
+        enum rc rc = lower_tensor_of(l, value[i], &list[i]);
 
         if (rc != RC_OK) return rc;
     }
@@ -558,28 +527,28 @@ static enum rc io_lower(struct lower *l, const uint32_t *value, uint32_t n, cons
     return RC_OK;
 }
 
-enum rc lower(const struct model *m, const struct model_shape *shape, struct lowered *ret,
-              struct err *reterr)
+enum rc lower(const struct model_shapes *shapes, struct lowered *ret, struct err *reterr)
 {
+    const struct model *m = shapes->m;
     struct lowered r = {.priv = calloc(1, sizeof(*r.priv))};
-    struct lower l = {.m = m, .shape = shape, .g = &r.g, .p = r.priv, .reterr = reterr};
+    struct lower l = {
+        .m = m, .s = shapes, .shape = shapes->shape, .g = &r.g, .p = r.priv, .reterr = reterr};
     enum rc rc = RC_OK;
 
     l.map = malloc(m->value_n * sizeof(*l.map));
-    l.maker = malloc(m->value_n * sizeof(*l.maker));
-    l.uses = calloc(m->value_n, sizeof(*l.uses));
     l.needed = calloc(MAX(m->node_n, 1), sizeof(*l.needed));
-    if (r.priv == NULL || l.map == NULL || l.maker == NULL || l.uses == NULL || l.needed == NULL) {
-        rc = err_set(reterr, RC_NOMEM, "lowering the model");
+    if (r.priv == NULL || l.map == NULL || l.needed == NULL) {
+        rc = lower_nomem(&l);
         goto out;
     }
     for (uint32_t i = 0; i < m->value_n; i++)
-        l.map[i] = l.maker[i] = BE_NONE;
-    find_needed(&l);
-    rc = io_lower(&l, m->input, m->input_n, &r.g.input, &r.g.input_n);
+        l.map[i] = BE_NONE;
+    rc = find_needed(&l);
+    if (rc == RC_OK) rc = io_lower(&l, m->input, m->input_n, &r.g.input, &r.g.input_n);
     for (uint32_t i = 0; rc == RC_OK && i < m->node_n; i++)
         if (l.needed[i]) rc = lower_one(&l, &m->node[i]);
     if (rc == RC_OK) rc = io_lower(&l, m->output, m->output_n, &r.g.output, &r.g.output_n);
+    if (rc == RC_OK) rc = fuse(&l);
     if (rc != RC_OK) goto out;
     r.g.tensor = r.priv->tensor;
     r.g.node = r.priv->node;
@@ -587,8 +556,6 @@ enum rc lower(const struct model *m, const struct model_shape *shape, struct low
     r.priv = NULL;
 out:
     free(l.map);
-    free(l.maker);
-    free(l.uses);
     free(l.needed);
     lowered_free(&r);
     return rc;

@@ -98,6 +98,40 @@ static dnnl_status_t arg_add(struct maker *m, int what, const dnnl_memory_desc_t
     return dnnl_success;
 }
 
+/* y = act(x) as eltwise operations. */
+static dnnl_status_t act_append(dnnl_post_ops_t po, const struct be_node *n)
+{
+    dnnl_status_t st;
+
+    switch (n->act) {
+    case BE_ACT_RELU:
+        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_relu, 0, 0);
+    case BE_ACT_LEAKY_RELU:
+        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_relu, n->lo, 0);
+    case BE_ACT_CLIP:
+        if (!(n->lo <= n->hi)) return dnnl_unimplemented;
+        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_clip, n->lo, n->hi);
+    case BE_ACT_SIGMOID:
+        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_logistic, 0, 0);
+    case BE_ACT_TANH:
+        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_tanh, 0, 0);
+    case BE_ACT_HARD_SIGMOID:
+        st = dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_linear, n->lo, n->hi);
+        if (st != dnnl_success) return st;
+        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_clip, 0, 1);
+    case BE_ACT_HARD_SWISH:
+        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_hardswish, 0, 0);
+    case BE_ACT_SWISH:
+        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_swish, 1, 0);
+    case BE_ACT_GELU:
+        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_gelu_erf, 0, 0);
+    case BE_ACT_NONE:
+    case BE_ACT_N:
+        break;
+    }
+    return dnnl_unimplemented;
+}
+
 /* The node's activation, after a residual if there is one. */
 static dnnl_status_t post_ops(struct maker *m)
 {
@@ -106,14 +140,8 @@ static dnnl_status_t post_ops(struct maker *m)
     dnnl_status_t st = dnnl_primitive_attr_create(&m->attr);
 
     if (st == dnnl_success) st = dnnl_post_ops_create(&po);
-    if (st == dnnl_success && n->op == BE_CONV && n->residual != BE_NONE)
-        st = dnnl_post_ops_append_sum(po, 1.0f);
-    if (st == dnnl_success && n->act == BE_ACT_RELU)
-        st = dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_relu, 0, 0);
-    if (st == dnnl_success && n->act == BE_ACT_CLIP)
-        st = dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_clip, n->lo, n->hi);
-    if (st == dnnl_success && n->act == BE_ACT_SIGMOID)
-        st = dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_logistic, 0, 0);
+    if (st == dnnl_success && n->residual != BE_NONE) st = dnnl_post_ops_append_sum(po, 1.0f);
+    if (st == dnnl_success && n->act != BE_ACT_NONE) st = act_append(po, n);
     if (st == dnnl_success) st = dnnl_primitive_attr_set_post_ops(m->attr, po);
     if (po != NULL) (void)dnnl_post_ops_destroy(po); /* copied into attr */
     return st;
@@ -189,6 +217,14 @@ static bool win_make(const struct be_window *w, const struct be_tensor *tx,
     return true;
 }
 
+static void residual_copy(struct maker *m, const struct be_tensor *ty)
+{
+    if (m->n->residual == BE_NONE) return;
+    m->x->copy_from = m->n->residual;
+    m->x->copy_to = m->n->out;
+    m->x->copy_bytes = (size_t)be_tensor_count(ty) * sizeof(float);
+}
+
 static dnnl_status_t make_conv(struct maker *m)
 {
     const struct be_node *n = m->n;
@@ -203,7 +239,6 @@ static dnnl_status_t make_conv(struct maker *m)
     dnnl_status_t st;
 
     if (!win_make(&n->u.conv.window, tx, ty, &w)) return dnnl_unimplemented;
-    if (n->act == BE_ACT_CLIP && !(n->lo <= n->hi)) return dnnl_unimplemented;
     if (n->u.conv.groups > 1) { /* [M, C/g, ...] as [g, M/g, C/g, ...]: the same bytes */
         wd[wr++] = n->u.conv.groups;
         wd[wr++] = tw->dim[0] / n->u.conv.groups;
@@ -233,11 +268,7 @@ static dnnl_status_t make_conv(struct maker *m)
                   : arg_add(m, DNNL_ARG_WEIGHTS, &wei, n->in[1], NULL);
     if (st == dnnl_success && bias) st = arg_add(m, DNNL_ARG_BIAS, &bia, n->in[2], NULL);
     if (st == dnnl_success) st = arg_add(m, DNNL_ARG_DST, &dst, n->out, NULL);
-    if (n->residual != BE_NONE) {
-        m->x->copy_from = n->residual;
-        m->x->copy_to = n->out;
-        m->x->copy_bytes = (size_t)be_tensor_count(ty) * sizeof(float);
-    }
+    residual_copy(m, ty);
     return st;
 }
 
@@ -282,7 +313,6 @@ static dnnl_status_t make_matmul(struct maker *m)
 
     if (ta->rank != 2 || tb->rank != 2 || ty->rank != 2) return dnnl_unimplemented;
     if (n->u.matmul.alpha < 1 || n->u.matmul.alpha > 1) return dnnl_unimplemented;
-    if (n->act == BE_ACT_CLIP && !(n->lo <= n->hi)) return dnnl_unimplemented;
     if (tc != NULL) {
         if (n->u.matmul.beta < 1 || n->u.matmul.beta > 1 ||
             be_tensor_count(tc) != (uint64_t)ty->dim[1] || tc->dim[tc->rank - 1] != ty->dim[1])
@@ -310,6 +340,7 @@ static dnnl_status_t make_matmul(struct maker *m)
     if (st == dnnl_success) st = arg_add(m, DNNL_ARG_WEIGHTS, &wei, n->in[1], NULL);
     if (st == dnnl_success && tc != NULL) st = arg_add(m, DNNL_ARG_BIAS, &bia, n->in[2], NULL);
     if (st == dnnl_success) st = arg_add(m, DNNL_ARG_DST, &dst, n->out, NULL);
+    residual_copy(m, ty);
     return st;
 }
 
@@ -323,27 +354,38 @@ static dnnl_status_t make_unary(struct maker *m)
     dnnl_memory_desc_t md;
     dnnl_status_t st;
 
-    switch (n->u.unary) {
-    case BE_RELU:
+    if (n->u.unary != BE_ACT) return dnnl_unimplemented; /* libm's edges (log of 0) are kept */
+    switch (n->act) {
+    case BE_ACT_RELU:
         alg = dnnl_eltwise_relu;
         break;
-    case BE_ABS:
-        alg = dnnl_eltwise_abs;
+    case BE_ACT_LEAKY_RELU:
+        alg = dnnl_eltwise_relu;
+        alpha = n->lo;
         break;
-    case BE_SIGMOID:
+    case BE_ACT_SIGMOID:
         alg = dnnl_eltwise_logistic;
         break;
-    case BE_TANH:
+    case BE_ACT_TANH:
         alg = dnnl_eltwise_tanh;
         break;
-    case BE_CLIP:
+    case BE_ACT_HARD_SWISH:
+        alg = dnnl_eltwise_hardswish;
+        break;
+    case BE_ACT_SWISH:
+        alg = dnnl_eltwise_swish;
+        alpha = 1;
+        break;
+    case BE_ACT_GELU:
+        alg = dnnl_eltwise_gelu_erf;
+        break;
+    case BE_ACT_CLIP:
         if (!(n->lo <= n->hi)) return dnnl_unimplemented;
         alg = dnnl_eltwise_clip;
         alpha = n->lo;
         beta = n->hi;
         break;
-    default: /* libm's edges (log of 0, sqrt of a negative) are kept; they are seldom in a network
-              */
+    default:
         return dnnl_unimplemented;
     }
     st = plain(&md, &count, 1);
@@ -380,7 +422,7 @@ static dnnl_status_t make_binary(struct maker *m)
     default: /* Pow; Min and Max, whose NaN oneDNN treats otherwise */
         return dnnl_unimplemented;
     }
-    if (ty->rank == 0) return dnnl_unimplemented;
+    if (ty->rank == 0 || n->act != BE_ACT_NONE) return dnnl_unimplemented;
     for (int k = 0; st == dnnl_success && k < 2; k++) {
         const struct be_tensor *t = &m->g->tensor[n->in[k]];
         int64_t d[BE_RANK_MAX];

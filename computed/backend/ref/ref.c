@@ -1,8 +1,9 @@
 /* computed/backend/ref/ref.c - elementwise operators, reductions, Softmax,
  * Concat, Cast, and which nodes are served.
  *
- * Source: ONNX Relu-14, Clip-13, Sigmoid-13, Pow-15, ReduceMean-13, Softmax-13
- * (and 11), Concat-13, Cast-13, BatchNormalization-15 as y = x * scale + shift.
+ * Source: ONNX Relu-14, Clip-13, Sigmoid-13, LeakyRelu-6, HardSigmoid-6, HardSwish-14, Erf-13,
+ * Pow-15, ReduceMean-13, Softmax-13 (and 11), Concat-13, Cast-13, BatchNormalization-15 as y = x *
+ * scale + shift.
  */
 #include "computed/backend/ref/ref.h"
 #include "computed/backend/ref/ref_priv.h"
@@ -11,6 +12,8 @@
 
 float ref_act(enum be_act act, float lo, float hi, float v)
 {
+    double d = (double)v;
+
     switch (act) {
     case BE_ACT_NONE:
         return v;
@@ -20,7 +23,25 @@ float ref_act(enum be_act act, float lo, float hi, float v)
         v = v < lo ? lo : v;
         return v > hi ? hi : v;
     case BE_ACT_SIGMOID:
-        return (float)(1.0 / (1.0 + exp(-(double)v)));
+        return (float)(1.0 / (1.0 + exp(-d)));
+    case BE_ACT_TANH:
+        return tanhf(v);
+    case BE_ACT_LEAKY_RELU:
+        return v < 0 ? lo * v : v;
+    case BE_ACT_HARD_SIGMOID:
+        d = (double)lo * d + (double)hi;
+        return (float)(d < 0 ? 0 : d > 1 ? 1 : d);
+    case BE_ACT_HARD_SWISH: {
+        double h = d / 6 + 0.5;
+
+        return (float)(d * (h < 0 ? 0 : h > 1 ? 1 : h));
+    }
+    case BE_ACT_SWISH:
+        return (float)(d / (1.0 + exp(-d)));
+    case BE_ACT_GELU:
+        return (float)(d * 0.5 * (1.0 + erf(d * 0.70710678118654752440)));
+    case BE_ACT_N:
+        break;
     }
     CHECK(false); /* no such activation */
     return v;
@@ -49,14 +70,8 @@ void ref_next(const struct be_tensor *t, int64_t idx[BE_RANK_MAX])
 static float unary(const struct be_node *n, float v)
 {
     switch (n->u.unary) {
-    case BE_RELU:
-        return ref_act(BE_ACT_RELU, 0, 0, v);
-    case BE_CLIP:
-        return ref_act(BE_ACT_CLIP, n->lo, n->hi, v);
-    case BE_SIGMOID:
-        return ref_act(BE_ACT_SIGMOID, 0, 0, v);
-    case BE_TANH:
-        return tanhf(v);
+    case BE_ACT:
+        return v;
     case BE_SQRT:
         return sqrtf(v);
     case BE_ABS:
@@ -67,6 +82,8 @@ static float unary(const struct be_node *n, float v)
         return logf(v);
     case BE_NEG:
         return -v;
+    case BE_ERF:
+        return erff(v);
     }
     CHECK(false); /* no such operator */
     return v;
@@ -111,7 +128,7 @@ static void run_binary(const struct be_graph *g, const struct be_node *n, void *
             oa += idx[d] * sa[d];
             ob += idx[d] * sb[d];
         }
-        y[e] = binary(n->u.binary, a[oa], b[ob]);
+        y[e] = ref_act(n->act, n->lo, n->hi, binary(n->u.binary, a[oa], b[ob]));
         ref_next(ty, idx);
     }
 }
@@ -128,7 +145,7 @@ static void run_affine(const struct be_graph *g, const struct be_node *n, void *
     for (uint64_t e = 0; e < total; e++) {
         uint64_t c = e / inner % channels;
 
-        y[e] = x[e] * scale[c] + shift[c];
+        y[e] = ref_act(n->act, n->lo, n->hi, x[e] * scale[c] + shift[c]);
     }
 }
 
@@ -295,11 +312,18 @@ static void run_cast(const struct be_graph *g, const struct be_node *n, void *co
 
 enum rc ref_check(const struct be_graph *g, const struct be_node *n, struct err *reterr)
 {
-    bool any_type = n->op == BE_CAST || n->op == BE_VIEW || n->op == BE_CONCAT;
+    bool any_type = n->op == BE_CAST || n->op == BE_VIEW || n->op == BE_CONCAT ||
+                    n->op == BE_COPY || n->op == BE_GATHER || n->op == BE_RESIZE;
 
     for (uint32_t i = 0; i <= n->in_n; i++) {
         enum be_dtype t = g->tensor[i < n->in_n ? n->in[i] : n->out].dtype;
 
+        if (n->op == BE_RESIZE && (i == 0 || i == n->in_n)) { /* its tables are checked by nobody */
+            if (t != BE_F32)
+                return err_set(reterr, RC_UNIMPL, "node '%.100s': only float32 is resized",
+                               n->name);
+            continue;
+        }
         if (any_type ? t == BE_F16 || t == BE_BF16 : t != BE_F32)
             return err_set(reterr, RC_UNIMPL, "node '%.100s': element type %d is not served by ref",
                            n->name, (int)t);
@@ -316,6 +340,9 @@ void ref_run(const struct be_graph *g, const struct be_node *n, void *const *dat
     case BE_CONV:
         ref_conv(g, n, data);
         return;
+    case BE_CONV_T:
+        ref_conv_t(g, n, data);
+        return;
     case BE_POOL:
         ref_pool(g, n, data);
         return;
@@ -324,13 +351,30 @@ void ref_run(const struct be_graph *g, const struct be_node *n, void *const *dat
         return;
     case BE_UNARY:
         for (uint64_t e = 0; e < total; e++)
-            ((float *)data[n->out])[e] = unary(n, ((const float *)data[n->in[0]])[e]);
+            ((float *)data[n->out])[e] =
+                ref_act(n->act, n->lo, n->hi, unary(n, ((const float *)data[n->in[0]])[e]));
         return;
     case BE_BINARY:
         run_binary(g, n, data);
         return;
     case BE_AFFINE:
         run_affine(g, n, data);
+        return;
+    case BE_INORM:
+    case BE_LNORM:
+        ref_norm(g, n, data);
+        return;
+    case BE_COPY:
+        ref_copy(g, n, data);
+        return;
+    case BE_PAD:
+        ref_pad(g, n, data);
+        return;
+    case BE_GATHER:
+        ref_gather(g, n, data);
+        return;
+    case BE_RESIZE:
+        ref_resize(g, n, data);
         return;
     case BE_REDUCE:
         run_reduce(g, n, data);

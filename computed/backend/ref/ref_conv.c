@@ -1,6 +1,6 @@
-/* computed/backend/ref/ref_conv.c - Conv, pooling, MatMul.
+/* computed/backend/ref/ref_conv.c - Conv, ConvTranspose, pooling, MatMul.
  *
- * Source: ONNX Conv-11, MaxPool-12, AveragePool-11, GlobalAveragePool-1,
+ * Source: ONNX Conv-11, ConvTranspose-11, MaxPool-12, AveragePool-11, GlobalAveragePool-1,
  * MatMul-13, Gemm-13. All spatial operators run on three dimensions; missing
  * ones have size and kernel 1. */
 #include "computed/backend/ref/ref_priv.h"
@@ -96,6 +96,54 @@ void ref_conv(const struct be_graph *g, const struct be_node *n, void *const *da
     }
 }
 
+/* y[n,m,p] = act(bias[m] + sum over c in the group of m, o, k with o*stride-pad+k*dil = p:
+ * x[n,c,o] * w[c,m in its group,k]): Conv's rule with the parts of x and y exchanged. */
+void ref_conv_t(const struct be_graph *g, const struct be_node *n, void *const *data)
+{
+    const struct be_tensor *tx = &g->tensor[n->in[0]], *ty = &g->tensor[n->out];
+    const float *x = data[n->in[0]], *w = data[n->in[1]];
+    const float *bias = n->in_n > 2 ? data[n->in[2]] : NULL;
+    int64_t c_n = tx->dim[1], m_n = ty->dim[1], groups = n->u.conv.groups;
+    int64_t cg = c_n / groups, mg = m_n / groups;
+    float *y = data[n->out];
+    int64_t x_n, k_n;
+    struct space s;
+
+    space_init(&s, &n->u.conv.window, tx, ty);
+    x_n = volume(s.in);
+    k_n = volume(s.kernel);
+    for (int64_t b = 0; b < tx->dim[0]; b++) {
+        for (int64_t m = 0; m < m_n; m++) {
+            FOR3(p, s.out)
+            {
+                double sum = bias == NULL ? 0 : (double)bias[m];
+                int64_t k_at = 0;
+
+                FOR3(k, s.kernel)
+                {
+                    int64_t at = 0;
+                    bool hit = true;
+
+                    for (int i = 0; i < 3; i++) { /* the o that reaches p by k, if there is one */
+                        int64_t o = p[i] + s.pad[i] - k[i] * s.dil[i];
+
+                        hit = hit && o >= 0 && o % s.stride[i] == 0 && o / s.stride[i] < s.in[i];
+                        at = at * s.in[i] + o / s.stride[i];
+                    }
+                    for (int64_t c = 0; hit && c < cg; c++) {
+                        int64_t ch = m / mg * cg + c;
+
+                        sum += (double)x[(b * c_n + ch) * x_n + at] *
+                               (double)w[(ch * mg + m % mg) * k_n + k_at];
+                    }
+                    k_at++;
+                }
+                *y++ = ref_act(n->act, n->lo, n->hi, (float)sum);
+            }
+        }
+    }
+}
+
 /* The maximum over a window's places in the input; the mean over them, or, with
  * BE_POOL_AVG_PADDED, the sum over them divided by the kernel's size. */
 void ref_pool(const struct be_graph *g, const struct be_node *n, void *const *data)
@@ -128,13 +176,14 @@ void ref_pool(const struct be_graph *g, const struct be_node *n, void *const *da
 }
 
 /* y[..., i, j] = act(alpha * sum over k of a[..., i, k] * b[..., k, j] + beta *
- * c[..., i, j]) */
+ * c[..., i, j] + residual[..., i, j]) */
 void ref_matmul(const struct be_graph *g, const struct be_node *n, void *const *data)
 {
     const struct be_tensor *ta = &g->tensor[n->in[0]], *tb = &g->tensor[n->in[1]];
     const struct be_tensor *ty = &g->tensor[n->out];
     const float *a = data[n->in[0]], *b = data[n->in[1]];
     const float *c = n->in_n > 2 ? data[n->in[2]] : NULL;
+    const float *res = n->residual == BE_NONE ? NULL : data[n->residual];
     bool xa = n->u.matmul.trans_a, xb = n->u.matmul.trans_b;
     int64_t rows = ty->dim[ty->rank - 2], cols = ty->dim[ty->rank - 1];
     int64_t inner = ta->dim[ta->rank - (xa ? 2 : 1)];
@@ -161,6 +210,7 @@ void ref_matmul(const struct be_graph *g, const struct be_node *n, void *const *
                    (double)b[ob + (xb ? j * inner + k : k * cols + j)];
         sum *= (double)n->u.matmul.alpha;
         if (c != NULL) sum += (double)n->u.matmul.beta * (double)c[oc];
+        if (res != NULL) sum += (double)res[e];
         y[e] = ref_act(n->act, n->lo, n->hi, (float)sum);
         ref_next(ty, idx);
     }

@@ -151,6 +151,11 @@ void build_node(struct build *b, const char *op, const char *inputs, const char 
     text(&b->node, 4, op);
 }
 
+void build_output_more(struct build *b, const char *name)
+{
+    text(&b->node, 2, name);
+}
+
 void build_attr_i(struct build *b, const char *name, int64_t v)
 {
     struct buf a = fresh();

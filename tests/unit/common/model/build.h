@@ -14,6 +14,7 @@ void build_init_i(struct build *b, const char *name, const int64_t *v, size_t n)
 /* inputs: comma-separated names, "" in between = left out */
 void build_node(struct build *b, const char *op, const char *inputs, const char *output);
 /* of the last node */
+void build_output_more(struct build *b, const char *name);
 void build_attr_i(struct build *b, const char *name, int64_t v);
 void build_attr_f(struct build *b, const char *name, float v);
 void build_attr_s(struct build *b, const char *name, const char *v);

@@ -48,7 +48,8 @@ static void refused(struct build *b, const char *words)
 static void test_shapes(void **state)
 {
     struct build *b = small();
-    struct model_shape in = {4, {2, 3, 33, 20}}, *all;
+    struct model_shape in = {4, {2, 3, 33, 20}};
+    struct model_shapes all;
     struct model *m;
     struct err e;
     char text[128];
@@ -70,20 +71,19 @@ static void test_shapes(void **state)
     assert_string_equal(model_prop_get(m, "classes"), "a,b");
     assert_null(model_prop_get(m, "none"));
 
-    all = calloc(m->value_n, sizeof(*all));
-    assert_int_equal(model_bind(m, &in, all, &e), RC_OK);
-    assert_string_equal(model_shape_text(&all[m->output[1]], text), "[2, 5, 16, 9]");
-    assert_string_equal(model_shape_text(&all[m->output[0]], text), "[2, 5]");
+    assert_int_equal(model_bind(m, &in, &all, &e), RC_OK);
+    assert_string_equal(model_shape_text(&all.shape[m->output[1]], text), "[2, 5, 16, 9]");
+    assert_string_equal(model_shape_text(&all.shape[m->output[0]], text), "[2, 5]");
+    model_shapes_free(&all);
     in.dim[2] = 2; /* smaller than the kernel */
-    assert_int_equal(model_bind(m, &in, all, &e), RC_INVAL);
+    assert_int_equal(model_bind(m, &in, &all, &e), RC_INVAL);
     assert_non_null(strstr(e.msg, "'y' (Conv)"));
     in.dim[2] = 33;
     in.dim[1] = 4;
-    assert_int_equal(model_bind(m, &in, all, &e), RC_INVAL);
+    assert_int_equal(model_bind(m, &in, &all, &e), RC_INVAL);
     in.dim[1] = 3;
     in.dim[0] = in.dim[2] = in.dim[3] = INT32_MAX; /* a huge shape */
-    assert_int_equal(model_bind(m, &in, all, &e), RC_INVAL);
-    free(all);
+    assert_int_equal(model_bind(m, &in, &all, &e), RC_INVAL);
     model_free(m);
 }
 
@@ -165,6 +165,85 @@ static void test_refused(void **state)
     build_input(b, "s", MODEL_I64, DIMS(2));
     build_node(b, "Reshape", "y,s", "z");
     refused(b, "input 1 ('s') must be a constant");
+
+    b = small();
+    build_node(b, "Where", "y,y,y", "z");
+    refused(b, "input 0 ('y') must be a constant or follow from shapes");
+
+    b = small();
+    build_init_i(b, "k", INTS(0, 5));
+    build_node(b, "Gather", "w,k", "z");
+    refused(b, "index 5 into 5");
+
+    b = small();
+    build_init_i(b, "k", INTS(0));
+    build_node(b, "Slice", "w,k,k,k,k", "z");
+    refused(b, "a step of 0");
+
+    b = small();
+    build_node(b, "Split", "w", "z");
+    build_output_more(b, "z2");
+    refused(b, "'z' (Split): 5 does not divide by 2");
+
+    b = small();
+    build_node(b, "Relu", "w", "z");
+    build_output_more(b, "z2");
+    refused(b, "'z' (Relu): 2 outputs are not served");
+
+    b = small();
+    build_init_f(b, "sc", DIMS(4), f, 4);
+    build_node(b, "Resize", "y,,sc", "z");
+    refused(b, "a scale of 0");
+
+    b = small();
+    build_node(b, "HardSwish", "y", "z");
+    refused(b, "operator 'HardSwish' is of opset 14, not 13");
+
+    b = small();
+    build_node(b, "Shape", "y", "s");
+    build_init_i(b, "none", INTS(0));
+    build_node(b, "Div", "none,none", "z");
+    refused(b, "division by zero");
+}
+
+/* Reshape to [batch, channels * 2, -1], worked out from Shape; unknown until x is. */
+static void test_from_shapes(void **state)
+{
+    struct build *b = small();
+    struct model_shape in = {4, {2, 3, 33, 20}};
+    struct model_shapes all;
+    struct model *m;
+    struct err e;
+    char text[128];
+    uint8_t bytes[MODEL_HOST_MAX * 8];
+    int64_t v[3];
+
+    (void)state;
+    build_init_i(b, "zero", INTS(0));
+    build_init_i(b, "one", INTS(1));
+    build_init_i(b, "two", INTS(2));
+    build_init_i(b, "rest", INTS(-1));
+    build_node(b, "Shape", "y", "s");
+    build_node(b, "Gather", "s,zero", "n");
+    build_node(b, "Slice", "s,one,two", "c");
+    build_node(b, "Mul", "c,two", "c2");
+    build_node(b, "Concat", "n,c2,rest", "t");
+    build_attr_i(b, "axis", 0);
+    build_node(b, "Reshape", "y,t", "r");
+    build_output(b, "r");
+    assert_int_equal(load(b, &m, &e), RC_OK);
+    build_free(b);
+    assert_string_equal(model_shape_text(&m->value[m->output[0]].shape, text), "[?, 10, ?]");
+    assert_int_equal(model_bind(m, &in, &all, &e), RC_OK);
+    assert_string_equal(model_shape_text(&all.shape[m->output[0]], text), "[2, 10, 72]");
+    for (uint32_t i = 0; i < m->value_n; i++) {
+        if (strcmp(m->value[i].name, "t") != 0) continue;
+        assert_true(model_shapes_known(&all, i, bytes));
+        memcpy(v, bytes, sizeof(v));
+        assert_true(v[0] == 2 && v[1] == 10 && v[2] == -1);
+    }
+    model_shapes_free(&all);
+    model_free(m);
 }
 
 /* Any cut of a good file is refused or is a model, never a crash; and so is any changed byte. */
@@ -261,7 +340,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_shapes),          cmocka_unit_test(test_refused),
         cmocka_unit_test(test_damaged),         cmocka_unit_test(test_budget),
-        cmocka_unit_test(test_reshape_squeeze),
+        cmocka_unit_test(test_reshape_squeeze), cmocka_unit_test(test_from_shapes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

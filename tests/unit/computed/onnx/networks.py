@@ -1,12 +1,10 @@
 #!/usr/bin/python3
 """Whole networks against numbers made here with numpy, by other code than the engine's.
 
-networks.py ONNX_RUN BACKEND...
+networks.py BUILD BACKEND...
 """
 import os
-import subprocess
 import sys
-import tempfile
 
 try:
     import numpy as np
@@ -16,7 +14,10 @@ except ImportError as e:
     print(f"skipped: {e}")
     sys.exit(77)
 
-RUN, BACKENDS = sys.argv[1], sys.argv[2:]
+sys.path.insert(0, os.path.join(os.environ["MIKURA_SOURCE"], "tests/conformance"))
+from runner import Refused, Runner
+
+BUILD, BACKENDS = sys.argv[1], sys.argv[2:]
 rng = np.random.default_rng(1)
 F = np.float32
 
@@ -150,27 +151,25 @@ def quality():
 
 
 bad = 0
-with tempfile.TemporaryDirectory() as tmp:
-    path = os.path.join(tmp, "m.onnx")
-    for name, (data, want), shape, scale in (
-            ("classifier opset 11", classifier(11), (2, 3, 33, 20), 1), ("classifier opset 17", classifier(17), (1, 3, 31, 31), 1),
-            ("arithmetic", arithmetic(), (2, 3, 9, 12), 2), ("quality", quality(), (2, 3, 70, 45), 0)):
-        with open(path, "wb") as f:
-            f.write(data)
-        x = rng.normal(size=shape).astype(F) * F(scale) if scale else rng.random(shape, dtype=F)
-        expected = [w.ravel() for w in want(x)]
-        for backend in BACKENDS:
-            p = subprocess.run([RUN, backend, path, *map(str, shape)], input=x.tobytes(), capture_output=True)
-            if p.returncode != 0:
-                print(f"{name} on {backend}: {p.stderr.decode()}")
-                bad += 1
-                continue
-            got = np.frombuffer(p.stdout, F)
-            w = np.concatenate(expected)
-            err = np.abs(got - w) / np.maximum(np.abs(w), 1) if got.size == w.size else np.array([np.inf])
-            worst = int(np.nanargmax(err)) if not np.isnan(err).any() else -1
-            ok = worst >= 0 and err[worst] <= 1e-4
-            bad += not ok
-            print(f"{name} on {backend}: {got.size} values of {w.size}, worst error {err[worst]:.2g} at {worst}"
-                  + ("" if ok else "  WRONG"))
+runners = {b: Runner(BUILD, b) for b in BACKENDS}
+for name, (data, want), shape, scale in (
+        ("classifier opset 11", classifier(11), (2, 3, 33, 20), 1), ("classifier opset 17", classifier(17), (1, 3, 31, 31), 1),
+        ("arithmetic", arithmetic(), (2, 3, 9, 12), 2), ("quality", quality(), (2, 3, 70, 45), 0)):
+    x = rng.normal(size=shape).astype(F) * F(scale) if scale else rng.random(shape, dtype=F)
+    w = np.concatenate([v.ravel() for v in want(x)])
+    for backend, r in runners.items():
+        try:
+            r.load(data)
+            got = np.concatenate([v.ravel() for v in r.run([x])])
+        except Refused as e:
+            print(f"{name} on {backend}: {e}")
+            bad += 1
+            continue
+        err = np.abs(got - w) / np.maximum(np.abs(w), 1) if got.size == w.size else np.array([np.inf])
+        worst = int(np.nanargmax(err)) if not np.isnan(err).any() else -1
+        ok = worst >= 0 and err[worst] <= 1e-4
+        bad += not ok
+        print(f"{name} on {backend}: {got.size} values of {w.size}, worst error {err[worst]:.2g} at {worst}"
+              + ("" if ok else "  WRONG"))
+bad += sum(r.close() != 0 for r in runners.values())
 sys.exit(1 if bad else 0)
