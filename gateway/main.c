@@ -22,6 +22,7 @@
 #define GRACE_MS         5000u
 #define START_WAIT_MS    60000u /* for the first whole view of etcd */
 #define RETRY_MS         1000u
+#define SIGNING_RETRY_MS 20u
 #define UPLOAD_BYTES_MAX (192u << 20) /* chunks of all uploads under way */
 
 struct settings {
@@ -72,6 +73,7 @@ struct daemon {
     struct fiber_group background;
     struct fiber_event ready, stop, closed, retry;
     bool started, stopping;
+    bool ready_to_sign; /* the signing key is read, and storage nodes can know its public half */
     char advertise[128];
 };
 
@@ -285,6 +287,8 @@ static void open_cluster(struct daemon *d)
 }
 
 /* ---- plain HTTP ---- */
+/* 200: what a client may ask is done, commits too. grpc.health.v1 says SERVING from the start:
+ * an operator asks for the status just when storage is away. */
 static void on_healthz(struct http_request *r, struct slice body)
 {
     const struct daemon *d = http_request_service(r);
@@ -295,6 +299,8 @@ static void on_healthz(struct http_request *r, struct slice body)
         http_reply(r, 503, "text/plain", gw_text("stopping\n"));
     } else if (!fresh) {
         http_reply(r, 503, "text/plain", gw_text("etcd is not reachable\n"));
+    } else if (!d->ready_to_sign) {
+        http_reply(r, 503, "text/plain", gw_text("waits for storage: no signing key yet\n"));
     } else {
         http_reply(r, 200, "text/plain", gw_text("ok\n"));
     }
@@ -361,7 +367,7 @@ static void signing_run(void *arg)
     struct slice there;
     enum rc rc;
 
-    while (!d->stopping) {
+    for (uint32_t tries = 0; !d->stopping; tries++) {
         rc = gw->receipt_ready ? RC_OK : gw_signing_open(gw, &err);
         if (rc == RC_OK) {
             arena_init(&a);
@@ -373,10 +379,12 @@ static void signing_run(void *arg)
         }
         if (rc == RC_OK) {
             log_info("signing_key", "id=%s", id);
+            d->ready_to_sign = true;
             return;
         }
         log_info("signing_waits", "rc=%s why=%s", rc_name(rc), err.msg);
-        (void)!fiber_event_wait_ms(&d->retry, RETRY_MS);
+        /* a new cluster makes its first group in a few tens of ms; an outage lasts for seconds */
+        (void)!fiber_event_wait_ms(&d->retry, MIN(SIGNING_RETRY_MS << MIN(tries, 6u), RETRY_MS));
     }
 }
 
