@@ -23,13 +23,15 @@
 #define START_WAIT_MS    60000u /* for the first whole view of etcd */
 #define RETRY_MS         1000u
 #define SIGNING_RETRY_MS 20u
+#define KEEPALIVE_MS_MIN 100u
+#define KEEPALIVE_MS_MAX 3600000u
 #define UPLOAD_BYTES_MAX (192u << 20) /* chunks of all uploads under way */
 
 struct settings {
     const char *name, *listen, *advertise, *ca, *cert, *key, *etcd, *cluster, *zone, *rack, *host;
     const char *log_level, *master_key, *inspect, *data;
     bool master_key_create;
-    uint64_t prefix_bits, copies, min_in_sync, disk_patience;
+    uint64_t prefix_bits, copies, min_in_sync, disk_patience, keepalive;
 };
 #define AT(field) offsetof(struct settings, field)
 static const struct conf_opt OPTS[] = {
@@ -54,12 +56,15 @@ static const struct conf_opt OPTS[] = {
     {"min_in_sync", CONF_U64, AT(min_in_sync), "2", "1..8", "copies a write needs at least"},
     {"disk_patience", CONF_MS, AT(disk_patience), "10m", "TIME",
      "a disk away for longer is given up and copied elsewhere"},
+    {"keepalive", CONF_MS, AT(keepalive), "30s", "TIME",
+     "between pings to an idle client, dropped when silent for two; stock ones may need 5 s"},
     {"inspect", CONF_STR, AT(inspect), "", "FILE", "mikura-inspect; default: beside this program"},
     {"data", CONF_STR, AT(data), "", "DIR",
      "taken from every daemon's file; a gateway keeps nothing"},
     {0},
 };
 
+#define SERVICES_N 6u
 struct daemon {
     struct settings set;
     uv_loop_t loop;
@@ -67,7 +72,7 @@ struct daemon {
     struct fibers *fs;
     struct gw gw;
     struct manager *manager;
-    struct fcalls *calls[6];
+    struct fcalls *calls[SERVICES_N];
     uint32_t calls_n;
     struct http_route routes[3];
     struct fiber_group background;
@@ -306,11 +311,24 @@ static void on_healthz(struct http_request *r, struct slice body)
     }
 }
 
+/* By service, in the order of open_server's SERVICES; gauges are set when they are asked for. */
+#define CALLS_GAUGE(service)                                                                       \
+    METRIC_GAUGE_INIT("mikura_calls_inflight", "service=\"" service "\"", "calls being handled")
+static struct metric calls_inflight[SERVICES_N] = {CALLS_GAUGE("catalog"), CALLS_GAUGE("objects"),
+                                                   CALLS_GAUGE("models"),  CALLS_GAUGE("jobs"),
+                                                   CALLS_GAUGE("admin"),   CALLS_GAUGE("work")};
+static struct metric upload_memory =
+    METRIC_GAUGE_INIT("mikura_upload_memory_bytes", NULL, "chunks of uploads under way");
+
 static void on_metrics(struct http_request *r, struct slice body)
 {
+    const struct daemon *d = http_request_service(r);
     struct buf b;
 
     (void)body;
+    for (uint32_t i = 0; i < d->calls_n; i++)
+        metric_set(&calls_inflight[i], fcalls_running(d->calls[i]));
+    metric_set(&upload_memory, (int64_t)(UPLOAD_BYTES_MAX - d->gw.upload_bytes.free));
     buf_init(&b, 4u << 20);
     metrics_print(&b);
     if (buf_rc(&b) == RC_OK) {
@@ -333,6 +351,7 @@ static void open_server(struct daemon *d)
                                    .tls = d->gw.tls,
                                    .gate = gw_gate,
                                    .gate_data = &d->gw,
+                                   .idle_ping_ms = (uint32_t)d->set.keepalive,
                                    .descriptors = fds.p,
                                    .descriptors_n = fds.n};
     struct err err = {0};
@@ -568,6 +587,9 @@ static enum rc settings_check(struct daemon *d, struct err *reterr)
                        (unsigned long long)s->copies, (unsigned long long)s->min_in_sync,
                        PLACEMENT_COPIES_MAX);
     }
+    if (s->keepalive < KEEPALIVE_MS_MIN || s->keepalive > KEEPALIVE_MS_MAX)
+        return err_set(reterr, RC_INVAL, "keepalive: from %u ms to %u s", KEEPALIVE_MS_MIN,
+                       KEEPALIVE_MS_MAX / 1000);
     if (strlen(s->name) > 63 || strlen(s->cluster) > 63)
         return err_set(reterr, RC_INVAL, "name and cluster: at most 63 bytes");
     (void)snprintf(d->advertise, sizeof d->advertise, "%s",

@@ -211,6 +211,7 @@ enum rc mikura_unary(struct mikura_client *c, const char *path, const ProtobufCM
                      const ProtobufCMessageDescriptor *answer_desc, void *ret_answer,
                      struct err *reterr)
 {
+    struct err e = {0}, told = {0}; /* told: why an earlier try was refused */
     struct attempt a;
     enum rc rc;
 
@@ -222,8 +223,16 @@ enum rc mikura_unary(struct mikura_client *c, const char *path, const ProtobufCM
         rc = attempt_pick(&a, &g, reterr);
         if (rc != RC_OK) return rc;
         conf.timeout_ms = attempt_left_ms(&a);
-        rc = funary(g->ch, &conf, request, answer_desc, NULL, ret_answer, NULL, reterr);
+        rc = funary(g->ch, &conf, request, answer_desc, NULL, ret_answer, NULL, &e);
+        if (rc == RC_UNAVAIL) told = e;
     } while (rc != RC_OK && attempt_again(&a, rc));
+    /* the last try has little time left: that it ran out says less than what the others were told
+     */
+    if (rc == RC_DEADLINE && told.rc != RC_OK) {
+        rc = RC_UNAVAIL;
+        e = told;
+    }
+    if (rc != RC_OK && reterr != NULL) *reterr = e;
     return rc;
 }
 

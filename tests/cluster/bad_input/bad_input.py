@@ -71,20 +71,10 @@ class State:
         return dict(names=self.reader.names('bad'), cases=c.cases, objects=c.objects, stored=c.bytes_stored,
                     ls=cluster.mikura('researcher/reader', 'ls', '-r', 'bad').stdout)
 
-    def queues(self):
-        """What waits or is held in memory, over all storage nodes and the gateway."""
-        got = {}
-        for n in cluster.names():
-            if not n.startswith('etcd'):
-                for k, v in cluster.gauges(n).items():
-                    if any(w in k for w in ('waiting', 'queue', 'inflight', 'memory_bytes', 'scans')):
-                        got[n + ' ' + k] = v
-        return got
-
     def same(self, what, before):
         after = self.take()
         failed.check(after == before, '%s left something behind:\n  %s\n  %s' % (what, before, after))
-        empty = lambda: not any(self.queues().values())
+        empty = lambda: not any(cluster.queues().values())
         until('%s: empty queues' % what, 60, empty)
 
 
@@ -428,7 +418,7 @@ def main():
             if name not in ('files', 'etcd_away', 'full_disk'):  # those write and delete
                 state.same(name, before)
             else:
-                until('%s: empty queues' % name, 60, lambda: not any(state.queues().values()))
+                until('%s: empty queues' % name, 60, lambda: not any(cluster.queues().values()))
                 before = state.take()
         except Refused as e:
             failed.check(False, '%s ended: %s' % (name, e))

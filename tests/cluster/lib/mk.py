@@ -231,7 +231,7 @@ class Cluster:
         """Makes it in deploy/pki's way; who as in Api."""
         pki = pki or self.pki
         part = who.split('/')
-        more = list(more) + (['--address', '127.0.0.1'] if part[0] == 'node' else [])
+        more = list(more) + (['--address', '127.0.0.1'] if part[0] == 'node' and '--address' not in more else [])
         run(os.path.join(SOURCE, 'deploy/pki'), part[0], pki, *part[1:], *more)
 
     def api(self, who, at='gateway-1'):
@@ -264,6 +264,25 @@ class Cluster:
             elif part and not line.startswith('#') and kind.get(part[0].split('{')[0]) == 'gauge':
                 got[part[0]] = float(part[1])
         return got
+
+    def queues(self):
+        """What waits, runs or is held in memory, over all daemons; a worker's open Pull is not counted."""
+        got = {}
+        for n in self.names():
+            if n.startswith('etcd') or not self.alive(n):
+                continue
+            mine = {'%s %s' % (n, k): v for k, v in self.gauges(n).items()
+                    if any(w in k for w in ('waiting', 'queue', 'inflight', 'memory_bytes', 'scans')) and 'work"' not in k}
+            check(mine or n.startswith('computed'), '%s shows no queue in /metrics' % n)
+            got.update(mine)
+        return got
+
+    def alive(self, name):
+        try:
+            os.kill(self.pid(name), 0)
+            return True
+        except (OSError, ValueError):
+            return False
 
     def log(self, name):
         with open(os.path.join(self.dir, 'logs', name + '.log'), errors='replace') as f:

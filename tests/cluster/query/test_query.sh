@@ -20,7 +20,7 @@ found() { "$mikura" query "$1" --as researcher/rin --json | grep -c '"path"' || 
 # a child that dies while idle is replaced
 pid=$(cut -d' ' -f1 "$work/c/run/gateway-1.pid")
 pkill -9 -P "$pid" mikura-inspect || fail "no mikura-inspect runs"
-cp "$(find "$work/s/endoscopy" -name '*.jpg' | head -1)" "$work/a.jpg"
+cp "$(find "$work/s/endoscopy" -name '*.jpg' -print -quit)" "$work/a.jpg"
 "$mikura" put "$work/a.jpg" --collection radiology --case again --as society/jrs/a1 >/dev/null
 expect 0 'image.width' "$mikura" stat radiology/again/a.jpg --as researcher/rin
 # what claims to be an image and is none is stored all the same

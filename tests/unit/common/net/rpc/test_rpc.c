@@ -352,12 +352,15 @@ static void run_until(const bool *flag)
         assert_true(uv_run(&loop, UV_RUN_ONCE) != 0 || *flag);
 }
 
+static uint32_t idle_ping_ms; /* 0 = the default */
+
 static void server_start(uint16_t port)
 {
     struct rpc_server_conf conf = {.loop = &loop,
                                    .host = "127.0.0.1",
                                    .port = port,
                                    .gate = gate,
+                                   .idle_ping_ms = idle_ping_ms,
                                    .tls = with_tls ? tls_server : NULL};
     struct err e;
 
@@ -1046,6 +1049,52 @@ static void test_http1_life(void **state)
     assert_true(r.reason > 0); /* it was served before */
 }
 
+/* Speaks HTTP/2 once, then never again: no answer to a ping. */
+static void *raw_silent(void *data)
+{
+    static const char hello[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0";
+    struct curl *c = data;
+    struct sockaddr_in sa = {.sin_family = AF_INET,
+                             .sin_port = htons(c->port),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    char got[256];
+
+    /* the last zero of a SETTINGS frame's header is the string's own */
+    if (connect(fd, (struct sockaddr *)&sa, sizeof(sa)) == 0 &&
+        send(fd, hello, sizeof(hello), MSG_NOSIGNAL) == (ssize_t)sizeof(hello)) {
+        while (recv(fd, got, sizeof(got), 0) > 0) {
+        }
+    }
+    (void)close(fd);
+    c->done = true;
+    return NULL;
+}
+
+/* A peer that answers no ping is dropped, else this hangs; one that is only idle is not. */
+static void test_keepalive(void **state)
+{
+    struct curl c = {.port = 0};
+    struct one o;
+    pthread_t t;
+
+    (void)state;
+    assert_int_equal(teardown(state), 0);
+    idle_ping_ms = 30;
+    assert_int_equal(setup_plain(state), 0);
+    idle_ping_ms = 0;
+    one_run(&o, "/t.T/Echo", 1, 0);
+    assert_int_equal(o.rc, RC_OK);
+    c.port = rpc_server_port(server);
+    assert_int_equal(pthread_create(&t, NULL, raw_silent, &c), 0);
+    while (!c.done)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    assert_int_equal(pthread_join(t, NULL), 0);
+    assert_true(rpc_channel_connected(ch)); /* idle as long, and it answered */
+    one_run(&o, "/t.T/Echo", 1, 0);
+    assert_int_equal(o.rc, RC_OK);
+}
+
 /* ---- kernel TLS: never for a connection that leaves TLS ---- */
 
 struct dialled {
@@ -1125,6 +1174,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_alerts, setup_tls, teardown),
         cmocka_unit_test_setup_teardown(test_http1, setup_plain, teardown),
         cmocka_unit_test_setup_teardown(test_http1_life, setup_tls, teardown),
+        cmocka_unit_test_setup_teardown(test_keepalive, setup_plain, teardown),
         cmocka_unit_test_setup_teardown(test_ktls, setup_tls, teardown),
         cmocka_unit_test(test_identity_parse),
     };
