@@ -63,9 +63,8 @@ static bool vr_is_long(const char vr[3])
     return vr[0] != '\0' && strstr(longs, vr) != NULL;
 }
 
-/* One element's header. Items and delimiters have no VR in any syntax. */
-static enum rc read_header(struct dcm *d, uint64_t *at, bool explicit_vr, struct dcm_elem *ret_e,
-                           struct err *reterr)
+enum rc dcm_header(struct dcm *d, uint64_t *at, bool explicit_vr, struct dcm_elem *ret_e,
+                   struct err *reterr)
 {
     struct dcm_elem e = {0};
     uint8_t b[12];
@@ -134,7 +133,7 @@ static enum rc walk(struct dcm *d, uint64_t at, struct err *reterr)
             return err_set(reterr, RC_BUSY, "DICOM: more than %d elements", DCM_STEPS_MAX);
         }
         if (depth == 0 && d->src.size - at < 8) return RC_OK; /* padding */
-        rc = read_header(d, &at, d->explicit_vr && un_depth == 0, &e, reterr);
+        rc = dcm_header(d, &at, d->explicit_vr && un_depth == 0, &e, reterr);
         if (rc != RC_OK) return rc;
         group = e.tag >> 16;
         if (group == 0xfffe) {
@@ -183,7 +182,7 @@ static enum rc walk_meta(struct dcm *d, uint64_t *at, struct err *reterr)
 
         rc = dcm_bytes(d, *at, b, 4, reterr);
         if (rc != RC_OK || le_get16(b) != 0x0002) return rc;
-        rc = read_header(d, &next, true, &e, reterr);
+        rc = dcm_header(d, &next, true, &e, reterr);
         if (rc == RC_OK) rc = skip_value(d, &e, &next, reterr);
         if (rc != RC_OK) return rc;
         keep(d, &e);
@@ -263,8 +262,8 @@ static void guess_syntax(struct dcm *d, uint64_t at)
     if (d->big_endian) memcpy(d->syntax, "1.2.840.10008.1.2.2", 20);
 }
 
-enum rc dcm_parse(struct dcm *d, const struct image_source *src, uint64_t memory_bytes_max,
-                  struct err *reterr)
+enum rc dcm_open(struct dcm *d, const struct image_source *src, uint64_t memory_bytes_max,
+                 uint64_t *ret_at, struct err *reterr)
 {
     uint8_t b[132];
     uint64_t at = 0;
@@ -291,7 +290,17 @@ enum rc dcm_parse(struct dcm *d, const struct image_source *src, uint64_t memory
         /* what was kept of the meta header points into the file: the syntax was read already */
         d->elem_n = 0;
     }
-    return walk(d, at, reterr);
+    *ret_at = at;
+    return RC_OK;
+}
+
+enum rc dcm_parse(struct dcm *d, const struct image_source *src, uint64_t memory_bytes_max,
+                  struct err *reterr)
+{
+    uint64_t at;
+    enum rc rc = dcm_open(d, src, memory_bytes_max, &at, reterr);
+
+    return rc == RC_OK ? walk(d, at, reterr) : rc;
 }
 
 void dcm_deinit(struct dcm *d)

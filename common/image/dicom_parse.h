@@ -37,6 +37,15 @@ enum rc dcm_parse(struct dcm *d, const struct image_source *src, uint64_t memory
                   struct err *reterr);
 void dcm_deinit(struct dcm *d);
 
+/* For walks of one's own: the meta header and the syntax only; ret_at is where the data set begins
+ * in d->src. dcm_deinit after either outcome. */
+enum rc dcm_open(struct dcm *d, const struct image_source *src, uint64_t memory_bytes_max,
+                 uint64_t *ret_at, struct err *reterr);
+/* One element's header at *at, which moves to its value. Items and delimiters have no VR in any
+ * syntax. */
+enum rc dcm_header(struct dcm *d, uint64_t *at, bool explicit_vr, struct dcm_elem *ret_e,
+                   struct err *reterr);
+
 /* Small reads through the cache. */
 enum rc dcm_bytes(struct dcm *d, uint64_t off, void *buf, size_t n, struct err *reterr);
 
