@@ -63,11 +63,18 @@ MUST_CHECK enum rc index_sync(struct index *ix, struct err *reterr);
 /* ---- rows of the segment log; written by storaged/store ---- */
 struct index_rows; /* one atomic batch */
 MUST_CHECK enum rc index_rows_new(struct index *ix, struct index_rows **ret_rows);
-void index_rows_chunk(struct index_rows *r, const struct index_chunk *c);
+/* from (NULL: whatever was there): the record is a copy, the row is replaced only if it points to
+ * the copy's source. RC_IO, RC_CORRUPT. */
+MUST_CHECK enum rc index_rows_chunk(struct index_rows *r, const struct index_chunk *c,
+                                    const struct record_source *from, struct err *reterr);
 /* Replaces the row of that index unless that has a higher epoch. RC_IO, RC_CORRUPT. */
 MUST_CHECK enum rc index_rows_log(struct index_rows *r, const struct index_group *g,
-                                  const struct index_log_row *row, struct err *reterr);
-/* Every record below upto has its row in this or an earlier batch. Frees r. */
+                                  const struct index_log_row *row, const struct record_source *from,
+                                  struct err *reterr);
+/* That segment is finished: so it is known at the next start, without being opened. */
+void index_rows_segment(struct index_rows *r, const struct seglog_segment *s);
+/* Every record below upto has its row in this or an earlier batch. Frees r. From new to commit or
+ * free nobody else changes a place: one thread, no other call that does. */
 MUST_CHECK enum rc index_rows_commit(struct index_rows *r, struct seg_position upto,
                                      struct err *reterr);
 void index_rows_free(struct index_rows *r); /* instead of commit */
@@ -93,9 +100,9 @@ MUST_CHECK enum rc index_logs_each(struct index *ix,
                                    void *ctx, struct err *reterr);
 /* All rows of the other families (states, promises) are read; *ret_n of them. */
 MUST_CHECK enum rc index_rest_check(struct index *ix, uint64_t *ret_n, struct err *reterr);
-/* Forget it; its bytes become dead. OK when absent. */
+/* Forget it (only, if not NULL: only if it lies there); its bytes become dead. OK when absent. */
 MUST_CHECK enum rc index_chunk_drop(struct index *ix, const struct index_chunk_id *id,
-                                    struct err *reterr);
+                                    const struct seg_location *only, struct err *reterr);
 
 /* ---- a group's log ---- */
 /* Rows of index first.., contiguous, up to max. ret_n = 0: none at first. */
@@ -108,6 +115,64 @@ MUST_CHECK enum rc index_log_bounds(struct index *ix, const struct index_group *
 /* Drop rows with index < first (from the front), or >= first (from the back). */
 MUST_CHECK enum rc index_log_trim(struct index *ix, const struct index_group *g, uint64_t first,
                                   bool from_back, struct err *reterr);
+
+/* ---- live bytes of each segment: headers and payloads that a row points to ---- */
+struct index_space {
+    struct seglog_segment seg; /* bytes 0: not finished when the rows were written */
+    uint64_t live_bytes;
+};
+/* By id. free(*ret). RC_NOMEM. */
+MUST_CHECK enum rc index_space_list(struct index *ix, struct index_space **ret, uint32_t *ret_n,
+                                    struct err *reterr);
+uint64_t index_space_live(struct index *ix, uint64_t segment_id);
+/* The segment is gone. */
+MUST_CHECK enum rc index_space_forget(struct index *ix, uint64_t segment_id, struct err *reterr);
+/* Every row that points into the log, and every quarantined one: reads the whole families. */
+struct index_ref {
+    bool chunk_row, quarantined;
+    struct seg_location loc;
+    struct index_chunk chunk; /* chunk_row */
+    struct index_group group; /* else */
+    struct index_log_row log;
+};
+MUST_CHECK enum rc index_refs(struct index *ix,
+                              enum rc (*fn)(void *ctx, const struct index_ref *ref), void *ctx,
+                              struct err *reterr);
+struct index_stats {
+    uint64_t live_bytes, quarantined_n;
+    uint64_t syncs_n; /* index_sync since open */
+};
+void index_stats(struct index *ix, struct index_stats *ret); /* any thread, never waits */
+
+/* ---- quarantine: records found bad. Their row is gone, so nobody is served; the note and the
+ * bytes stay until a good copy was written. ---- */
+struct index_bad {
+    struct index_chunk chunk; /* loc: where the bad record lies */
+    uint8_t reason;           /* the caller's */
+    uint64_t found_unix_ms;
+};
+/* RC_NOTFOUND: its row does not point to loc (any more): nothing was done. Durable on return. */
+MUST_CHECK enum rc index_bad_add(struct index *ix, const struct index_chunk_id *id,
+                                 const struct seg_location *loc, uint8_t reason, uint64_t unix_ms,
+                                 struct err *reterr);
+/* Behind `from` (NULL: from the first). */
+MUST_CHECK enum rc index_bad_list(struct index *ix, const struct index_chunk_id *from,
+                                  struct index_bad *ret, uint32_t max, uint32_t *ret_n,
+                                  struct err *reterr);
+/* A good copy is there, or none is wanted any more. OK when absent. */
+MUST_CHECK enum rc index_bad_clear(struct index *ix, const struct index_chunk_id *id,
+                                   struct err *reterr);
+
+/* ---- small notes (at most 63 bytes of name) ---- */
+MUST_CHECK enum rc index_note_put(struct index *ix, const char *name, struct slice value,
+                                  struct err *reterr);
+/* RC_NOTFOUND, RC_RANGE (cap). */
+MUST_CHECK enum rc index_note_get(struct index *ix, const char *name, uint8_t *p, size_t cap,
+                                  size_t *ret_n, struct err *reterr);
+
+/* Forget that row, if it still is this one: its bytes are lost. It leaves a hole. */
+MUST_CHECK enum rc index_log_drop(struct index *ix, const struct index_group *g,
+                                  const struct index_log_row *row, struct err *reterr);
 
 /* ---- protocol state: an opaque blob per group (REPLICA_DURABLE_BYTES), 1..4096 bytes ---- */
 /* Durable on return (and so is all before it). */
@@ -130,6 +195,11 @@ void index_batch_free(struct index_batch *b); /* throws away what is not committ
 const struct apply_map *index_batch_map(struct index_batch *b);
 /* Erase the group's whole state within the batch, before a snapshot is put. RC_IO. */
 MUST_CHECK enum rc index_batch_clear(struct index_batch *b, struct err *reterr);
+/* With the batch: forget every sealing of that chunk but keep_seal (NULL: all); their bytes become
+ * dead. RC_IO, RC_CORRUPT. */
+MUST_CHECK enum rc index_batch_chunk_drop(struct index_batch *b, const struct id128 *body,
+                                          uint32_t index, const struct id128 *keep_seal,
+                                          struct err *reterr);
 /* State and position in one write; the batch is empty again and can be used on. RC_IO. */
 MUST_CHECK enum rc index_batch_commit(struct index_batch *b, struct index_applied applied,
                                       struct err *reterr);

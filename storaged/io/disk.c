@@ -166,9 +166,16 @@ void disk_fail(struct disk *d, const char *why)
 
 static const char *op_name(const struct disk_req *req)
 {
-    static const char *const names[] = {"read", "write", "flush", "creation", "defer"};
+    static const char *const names[] = {"read", "write",   "flush", "creation",
+                                        "open", "removal", "defer"};
 
     return names[req->priv.op];
+}
+
+/* Reading and opening change nothing: they may fail, and are tried on a failed disk. */
+static bool takes_out(const struct disk_req *req)
+{
+    return req->priv.op != DISK_OP_READ && req->priv.op != DISK_OP_OPEN;
 }
 
 static void finish(struct disk_req *req, enum rc rc)
@@ -188,9 +195,11 @@ static void finish_errno(struct disk_req *req, int e)
         return;
     }
     if (req->priv.op == DISK_OP_CREATE && (e == ENOSPC || e == EDQUOT)) rc = RC_FULL;
+    if (req->priv.op == DISK_OP_OPEN) rc = rc_from_errno(e);
+    if (e == EMFILE || e == ENFILE) rc = RC_NOMEM; /* the process's fault, not the disk's */
     (void)err_set(&req->err, rc, "%s of '%s' at %llu, %zu bytes: %s", op_name(req), name,
                   (unsigned long long)req->priv.at, req->priv.n, strerror(e));
-    if (req->priv.op != DISK_OP_READ && rc != RC_FULL) disk_fail(d, req->err.msg);
+    if (takes_out(req) && rc != RC_FULL && rc != RC_NOMEM) disk_fail(d, req->err.msg);
     finish(req, rc);
 }
 
@@ -258,7 +267,7 @@ static void on_kick(uv_idle_t *h)
         list_remove(&req->priv.link);
         if (d->closing) {
             finish(req, err_set(&req->err, RC_CANCELED, "the disk was closed"));
-        } else if (d->failed.rc != RC_OK && req->priv.op != DISK_OP_READ) {
+        } else if (d->failed.rc != RC_OK && takes_out(req)) {
             req->err = d->failed;
             finish(req, RC_IO);
         } else if (req->priv.injected != 0) {
@@ -280,7 +289,7 @@ static void on_kick(uv_idle_t *h)
 static enum rc take(struct disk *d, struct disk_req *req, disk_cb cb)
 {
     CHECK(!d->closing);
-    if (d->failed.rc != RC_OK && req->priv.op != DISK_OP_READ) {
+    if (d->failed.rc != RC_OK && takes_out(req)) {
         req->err = d->failed;
         return RC_IO;
     }
@@ -334,17 +343,38 @@ enum rc disk_sync(struct disk_file *f, struct disk_req *req, disk_cb cb)
     return take(f->disk, req, cb);
 }
 
-enum rc disk_create(struct disk *d, struct disk_req *req, const char *name, uint64_t bytes,
-                    const void *page, struct disk_file **ret_file, disk_cb cb)
+static void named(struct disk_req *req, const char *name)
 {
     int n = snprintf(req->priv.name, sizeof(req->priv.name), "%s", name);
 
     CHECK(n > 0 && (size_t)n + 4 < sizeof(req->priv.name)); /* ".tmp" */
-    req->priv.op = DISK_OP_CREATE;
     req->priv.file = NULL;
+    req->priv.at = req->priv.n = 0;
+}
+
+enum rc disk_open_file(struct disk *d, struct disk_req *req, const char *name,
+                       struct disk_file **ret_file, disk_cb cb)
+{
+    named(req, name);
+    req->priv.op = DISK_OP_OPEN;
+    req->priv.ret_file = ret_file;
+    return take(d, req, cb);
+}
+
+enum rc disk_remove(struct disk *d, struct disk_req *req, const char *name, disk_cb cb)
+{
+    named(req, name);
+    req->priv.op = DISK_OP_REMOVE;
+    return take(d, req, cb);
+}
+
+enum rc disk_create(struct disk *d, struct disk_req *req, const char *name, uint64_t bytes,
+                    const void *page, struct disk_file **ret_file, disk_cb cb)
+{
+    named(req, name);
+    req->priv.op = DISK_OP_CREATE;
     req->priv.buf = (void *)(uintptr_t)page; /* only read from */
     req->priv.n = DISK_ALIGN_BYTES;
-    req->priv.at = 0;
     req->priv.file_bytes = bytes;
     req->priv.ret_file = ret_file;
     return take(d, req, cb);
@@ -499,6 +529,22 @@ enum rc disk_file_open(struct disk *d, const char *name, struct disk_file **ret_
     }
     list_push_back(&d->files, &f->link);
     *ret_file = f;
+    return RC_OK;
+}
+
+enum rc disk_file_bytes(struct disk *d, const char *name, uint64_t *ret_bytes)
+{
+    struct mem_file *m;
+    struct stat st;
+
+    if (d->conf.engine == DISK_MEMORY) {
+        m = disk_mem_file(d->conf.mem, name);
+        if (m == NULL) return RC_NOTFOUND;
+        *ret_bytes = disk_mem_file_bytes(m);
+        return RC_OK;
+    }
+    if (fstatat(d->dir_fd, name, &st, 0) != 0) return rc_from_errno(errno);
+    *ret_bytes = (uint64_t)st.st_size;
     return RC_OK;
 }
 

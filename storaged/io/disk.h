@@ -47,7 +47,15 @@ struct disk_req {
         struct disk_file *file;
         struct disk *disk;
         disk_cb cb;
-        enum { DISK_OP_READ, DISK_OP_WRITE, DISK_OP_SYNC, DISK_OP_CREATE, DISK_OP_DEFER } op;
+        enum {
+            DISK_OP_READ,
+            DISK_OP_WRITE,
+            DISK_OP_SYNC,
+            DISK_OP_CREATE,
+            DISK_OP_OPEN,
+            DISK_OP_REMOVE,
+            DISK_OP_DEFER
+        } op;
         uint8_t *buf;
         size_t n, done;
         uint64_t at;
@@ -87,6 +95,8 @@ MUST_CHECK enum rc disk_list(struct disk *d, enum rc (*fn)(void *ctx, const char
                              struct err *reterr);
 MUST_CHECK enum rc disk_file_open(struct disk *d, const char *name, struct disk_file **ret_file,
                                   uint64_t *ret_bytes, struct err *reterr);
+/* RC_NOTFOUND, RC_IO. */
+MUST_CHECK enum rc disk_file_bytes(struct disk *d, const char *name, uint64_t *ret_bytes);
 void disk_file_close(struct disk_file *f); /* no request may be under way */
 MUST_CHECK enum rc disk_read_now(struct disk_file *f, uint64_t at, void *p, size_t n,
                                  struct err *reterr);
@@ -110,6 +120,12 @@ MUST_CHECK enum rc disk_sync(struct disk_file *f, struct disk_req *req, disk_cb 
 MUST_CHECK enum rc disk_create(struct disk *d, struct disk_req *req, const char *name,
                                uint64_t bytes, const void *page, struct disk_file **ret_file,
                                disk_cb cb);
+/* A file that exists. Completes RC_OK, RC_NOTFOUND, RC_NOMEM (descriptors too), RC_IO: the disk is
+ * not marked failed. */
+MUST_CHECK enum rc disk_open_file(struct disk *d, struct disk_req *req, const char *name,
+                                  struct disk_file **ret_file, disk_cb cb);
+/* Durable when told; OK when there is none. Nobody has it open. */
+MUST_CHECK enum rc disk_remove(struct disk *d, struct disk_req *req, const char *name, disk_cb cb);
 
 /* cb from the loop, soon, with RC_OK; whatever the disk's state. Not after disk_close. */
 void disk_defer(struct disk *d, struct disk_req *req, disk_cb cb);

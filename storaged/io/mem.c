@@ -320,6 +320,9 @@ static bool start(struct disk *d, struct disk_req *req)
 
 static int execute(struct disk *d, struct disk_req_priv *p)
 {
+    uint64_t bytes;
+    enum rc rc;
+
     switch (p->op) {
     case DISK_OP_READ:
         return disk_mem_read(p->file->mem, p->at, p->buf, p->n);
@@ -329,6 +332,12 @@ static int execute(struct disk *d, struct disk_req_priv *p)
         return sync_file(p->file->mem);
     case DISK_OP_CREATE:
         return create_file(d, p);
+    case DISK_OP_OPEN:
+        rc = disk_file_open(d, p->name, p->ret_file, &bytes, NULL);
+        return rc == RC_OK ? 0 : rc == RC_NOTFOUND ? -ENOENT : -ENOMEM;
+    case DISK_OP_REMOVE:
+        (void)disk_mem_remove(d->conf.mem, p->name); /* absent is fine */
+        return 0;
     case DISK_OP_DEFER: /* never reaches an engine */
         break;
     }

@@ -80,7 +80,9 @@ static bool start(struct disk *d, struct disk_req *req)
     bool fixed;
     struct io_uring_sqe *sqe;
 
-    if (p->op == DISK_OP_CREATE) return disk_slot_start(d, req);
+    if (p->op == DISK_OP_CREATE || p->op == DISK_OP_OPEN || p->op == DISK_OP_REMOVE) {
+        return disk_slot_start(d, req);
+    }
     if (d->running_n > DISK_RING_DEPTH) return false; /* this one is counted already */
     sqe = io_uring_get_sqe(&d->ring);
     if (sqe == NULL) return false;

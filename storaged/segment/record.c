@@ -33,6 +33,7 @@ static const char *fault(const struct record_header *h)
     if (h->sequence == 0) return "sequence";
     if (h->pool == 0 || h->pool > UINT16_MAX) return "pool";
     if (h->flushed_upto % RECORD_ALIGN_BYTES != 0) return "flushed_upto";
+    if (h->moved_from.offset % RECORD_ALIGN_BYTES != 0) return "source";
     return NULL;
 }
 
@@ -56,7 +57,7 @@ enum rc record_encode(const struct record_header *h, const struct record_block *
     n = record_header_bytes(h->plain_bytes);
     memset(out, 0, n);
     memcpy(out, MAGIC, sizeof(MAGIC));
-    le_put32(out + 8, RECORD_FORMAT);
+    le_put32(out + 8, h->moved_from.segment_id == 0 ? RECORD_FORMAT : RECORD_FORMAT_MOVED);
     le_put32(out + 12, n);
     le_put32(out + 16, (uint32_t)h->type);
     le_put32(out + 20, h->cipher_suite);
@@ -79,6 +80,11 @@ enum rc record_encode(const struct record_header *h, const struct record_block *
     memcpy(out + 160, h->plain_digest, 32);
     le_put64(out + 192, h->prior_segment_id);
     le_put64(out + 200, h->prior_end);
+    if (h->moved_from.segment_id != 0) {
+        le_put64(out + 208, h->moved_from.segment_id);
+        le_put64(out + 216, h->moved_from.generation);
+        le_put64(out + 224, h->moved_from.offset);
+    }
     for (uint32_t i = 0; i < record_blocks(h->plain_bytes); i++) {
         le_put32(out + FIXED_BYTES + i * BLOCK_BYTES, blocks[i].crc32c);
         memcpy(out + FIXED_BYTES + i * BLOCK_BYTES + 4, blocks[i].tag, RECORD_TAG_BYTES);
@@ -89,9 +95,10 @@ enum rc record_encode(const struct record_header *h, const struct record_block *
 
 enum rc record_peek(const uint8_t p[RECORD_ALIGN_BYTES], uint32_t *ret_header_bytes)
 {
-    uint32_t n = le_get32(p + 12);
+    uint32_t n = le_get32(p + 12), format = le_get32(p + 8);
 
-    if (memcmp(p, MAGIC, sizeof(MAGIC)) != 0 || le_get32(p + 8) != RECORD_FORMAT || n == 0 ||
+    if (memcmp(p, MAGIC, sizeof(MAGIC)) != 0 ||
+        (format != RECORD_FORMAT && format != RECORD_FORMAT_MOVED) || n == 0 ||
         n % RECORD_ALIGN_BYTES != 0 || n > RECORD_HEADER_BYTES_MAX) {
         return RC_CORRUPT;
     }
@@ -135,7 +142,13 @@ enum rc record_decode(const uint8_t *p, size_t n, struct record_header *ret_head
     memcpy(h.body.b, p + 96, 16);
     memcpy(h.seal_id.b, p + 112, 16);
     memcpy(h.plain_digest, p + 160, 32);
+    if (le_get32(p + 8) == RECORD_FORMAT_MOVED) {
+        h.moved_from =
+            (struct record_source){le_get64(p + 208), le_get64(p + 216), le_get64(p + 224)};
+    }
     bad = fault(&h);
+    if (bad == NULL && le_get32(p + 8) == RECORD_FORMAT_MOVED && h.moved_from.segment_id == 0)
+        bad = "source";
     if (bad == NULL && le_get32(p + 132) != RECORD_BLOCK_BYTES) bad = "block size";
     if (bad == NULL && record_header_bytes(h.plain_bytes) != header_n) bad = "header length";
     if (bad != NULL) return err_set(reterr, RC_CORRUPT, "record header: %s out of range", bad);

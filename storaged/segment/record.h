@@ -5,6 +5,7 @@
 #include "common/base/rc.h"
 
 #define RECORD_FORMAT            1u
+#define RECORD_FORMAT_MOVED      2u /* the same, and where reclaim took it from */
 #define RECORD_ALIGN_BYTES       4096u
 #define RECORD_BLOCK_BYTES       65536u
 #define RECORD_TAG_BYTES         16u
@@ -13,6 +14,11 @@
 #define RECORD_HEADER_BYTES_MAX  24576u /* 256 + 1024 * 20, rounded up to 4 KiB */
 
 enum record_type { RECORD_CHUNK = 1, RECORD_LOG_ENTRY = 2 };
+
+/* A copy made by reclaim stands for the record only while the index points at its source. */
+struct record_source {
+    uint64_t segment_id, generation, offset; /* zero segment_id: not a copy */
+};
 
 struct record_header {
     enum record_type type;
@@ -29,6 +35,7 @@ struct record_header {
     uint8_t plain_digest[32]; /* sealed (keyed) digest of the plaintext; zero for log entries */
     /* the segment before this one and where its records end; zero: the first of its process */
     uint64_t prior_segment_id, prior_end;
+    struct record_source moved_from;
 };
 struct record_block {
     uint32_t crc32c; /* of the ciphertext block */

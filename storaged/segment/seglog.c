@@ -1,4 +1,4 @@
-/* storaged/segment/seglog.c - appending and reading.
+/* storaged/segment/seglog.c - appending, and the log's end.
  *
  * An append waits until a segment has room (waiting), is written at its place (placed), and is told
  * durable when a flush that began after its writes, and after all writes before it, has ended.
@@ -16,21 +16,11 @@ static uint64_t record_bytes(const struct seglog_append *a)
     return (uint64_t)a->priv.header_bytes + a->priv.payload_bytes;
 }
 
-struct segment *segment_find(struct seglog *log, uint64_t id)
-{
-    LIST_FOREACH(it, &log->segments)
-    {
-        struct segment *s = CONTAINER_OF(it, struct segment, link);
-
-        if (s->id == id) return s;
-    }
-    return NULL;
-}
-
 /* ---- ends ---- */
 static void tell(struct seglog *log, struct seglog_append *a, enum rc rc)
 {
     disk_buf_free(log->disk, a->priv.own);
+    if (a->priv.seg != NULL) segment_unuse(a->priv.seg);
     log->appends_n--;
     a->priv.cb(a, rc);
 }
@@ -38,7 +28,7 @@ static void tell(struct seglog *log, struct seglog_append *a, enum rc rc)
 static void close_check(struct seglog *log)
 {
     if (!log->closing || log->close_due || log->appends_n > 0 || log->reads_n > 0 ||
-        log->seals_n > 0 || log->flushing || log->creating) {
+        log->jobs_n > 0 || log->drops_n > 0 || log->flushing || log->creating) {
         return;
     }
     log->close_due = true; /* the deferred call may still be out: it ends in on_close */
@@ -49,13 +39,7 @@ static void close_now(struct seglog *log)
     void (*cb)(void *) = log->close_cb;
     void *data = log->close_data;
 
-    while (!list_empty(&log->segments)) {
-        struct segment *s = CONTAINER_OF(log->segments.next, struct segment, link);
-
-        list_remove(&s->link);
-        disk_file_close(s->file);
-        free(s);
-    }
+    segments_free(log);
     disk_buf_free(log->disk, log->create_page);
     free(log);
     cb(data);
@@ -123,40 +107,53 @@ void seglog_close(struct seglog *log, void (*cb)(void *data), void *data)
 }
 
 /* ---- segments ---- */
+static void seal_done(struct segment_job *j, enum rc rc)
+{
+    struct segment *s = j->seg;
+
+    s->sealing = false;
+    s->sealed = rc == RC_OK; /* a failure took the disk out already */
+    s->log->jobs_n--;
+    disk_buf_free(s->log->disk, j->page);
+    free(j);
+    segment_unuse(s);
+}
+
 static void on_sealed(struct disk_req *req, enum rc rc)
 {
-    struct segment *s = req->data;
-
-    disk_buf_free(s->log->disk, s->seal_page);
-    s->seal_page = NULL;
-    s->log->seals_n--;
-    s->sealed = rc == RC_OK; /* a failure took the disk out already */
+    seal_done(req->data, rc);
 }
 
 static void on_seal_written(struct disk_req *req, enum rc rc)
 {
-    struct segment *s = req->data;
+    struct segment_job *j = req->data;
 
-    if (rc == RC_OK) rc = disk_sync(s->file, req, on_sealed);
-    if (rc != RC_OK) on_sealed(req, rc);
+    if (rc == RC_OK) rc = disk_sync(j->seg->file, req, on_sealed);
+    if (rc != RC_OK) seal_done(j, rc);
 }
 
 /* Nobody waits for a seal: without one the next start scans. */
 static void seal(struct seglog *log, struct segment *s)
 {
+    struct segment_job *j;
+
     if (s == log->cur || s->sealed || s->sealing || s->durable != s->end) return;
-    s->seal_page = disk_buf_alloc(log->disk, DISK_ALIGN_BYTES);
-    if (s->seal_page == NULL) return;
-    s->sealing = true;
-    segment_seal_encode(log, s, s->seal_page);
-    s->seal_req.data = s;
-    if (disk_write(s->file, &s->seal_req, DISK_ALIGN_BYTES, s->seal_page, DISK_ALIGN_BYTES,
-                   on_seal_written) != RC_OK) {
-        disk_buf_free(log->disk, s->seal_page);
-        s->seal_page = NULL;
+    j = calloc(1, sizeof(*j));
+    if (j == NULL) return;
+    j->page = disk_buf_alloc(log->disk, DISK_ALIGN_BYTES);
+    if (j->page == NULL) {
+        free(j);
         return;
     }
-    log->seals_n++;
+    j->seg = s;
+    j->req.data = j;
+    segment_use_open(s);
+    s->sealing = true;
+    log->jobs_n++;
+    segment_seal_encode(log, s, j->page);
+    if (disk_write(s->file, &j->req, DISK_ALIGN_BYTES, j->page, DISK_ALIGN_BYTES,
+                   on_seal_written) != RC_OK)
+        seal_done(j, RC_IO);
 }
 
 static bool within_limit(const struct seglog *log)
@@ -172,20 +169,17 @@ static void on_created(struct disk_req *req, enum rc rc)
 
     log->creating = false;
     if (rc == RC_OK) {
-        s = calloc(1, sizeof(*s));
+        s = segment_add(log, log->id_next - 1);
         if (s == NULL) {
             disk_file_close(log->create_file); /* empty; the next start removes it */
             rc = err_set(&req->err, RC_NOMEM, "segment");
         } else {
-            *s = (struct segment){.id = log->id_next - 1,
-                                  .generation = 1,
-                                  .log = log,
-                                  .sequence = 1,
-                                  .bytes = log->conf.segment_bytes,
-                                  .end = SEGLOG_DATA_AT,
-                                  .durable = SEGLOG_DATA_AT,
-                                  .file = log->create_file};
-            list_push_back(&log->segments, &s->link);
+            s->generation = s->sequence = 1;
+            s->bytes = log->conf.segment_bytes;
+            s->end = s->durable = SEGLOG_DATA_AT;
+            s->file = log->create_file;
+            log->files_n++;
+            segment_use_open(s); /* until it is full */
             log->stats.segments_n++;
             log->stats.segment_bytes += s->bytes;
             log->next = s;
@@ -256,9 +250,11 @@ static void on_flushed(struct disk_req *req, enum rc rc)
     log->flushing = false;
     if (rc != RC_OK) {
         give_up(log, rc, &req->err);
+        segment_unuse(s);
         return;
     }
     log->stats.flushes_n++;
+    log->stats.flushed_records_max = MAX(log->stats.flushed_records_max, log->flush_n);
     list_init(&durable);
     for (; log->flush_n > 0; log->flush_n--) {
         struct seglog_append *a = CONTAINER_OF(log->placed.next, struct seglog_append, priv.link);
@@ -277,6 +273,7 @@ static void on_flushed(struct disk_req *req, enum rc rc)
         list_remove(&a->priv.link);
         tell(log, a, RC_OK);
     }
+    segment_unuse(s);
 }
 
 static void flush(struct seglog *log)
@@ -298,9 +295,11 @@ static void flush(struct seglog *log)
     log->flush_seg = s;
     log->flush_n = n;
     log->flush_req.data = log;
+    segment_use_open(s);
     rc = disk_sync(s->file, &log->flush_req, on_flushed);
     if (rc != RC_OK) {
         give_up(log, rc, &log->flush_req.err);
+        segment_unuse(s);
     } else {
         log->flushing = true;
     }
@@ -315,6 +314,7 @@ static void place(struct seglog *log, struct seglog_append *a)
     enum rc rc;
 
     p->seg = s;
+    segment_use_open(s);
     p->header.segment_id = s->id;
     p->header.segment_generation = s->generation;
     p->header.sequence = s->sequence++;
@@ -367,6 +367,7 @@ static void place_all(struct seglog *log)
             if (old != NULL) {
                 log->cur->prior = (struct seg_position){.segment_id = old->id, .offset = old->end};
                 seal(log, old);
+                segment_unuse(old);
             }
             (void)create(log); /* ahead of need; when it fails, the next roll asks again */
         }
@@ -408,13 +409,17 @@ static enum rc append(struct seglog *log, struct seglog_append *a, const struct 
     a->priv.payload_bytes = record_payload_bytes(h->plain_bytes);
     a->priv.writes_left = 0;
     a->priv.own = NULL;
+    a->priv.seg = NULL;
     if (record_bytes(a) > log->conf.segment_bytes - SEGLOG_DATA_AT) {
         return err_set(&a->err, RC_INVAL, "a record of %u bytes is larger than a segment",
                        h->plain_bytes);
     }
     if (chunk) {
+        uint64_t keep = log->conf.reserve_bytes;
+
         seglog_stats(log, &st);
-        if (st.chunk_free_bytes < record_bytes(a)) {
+        if (a->urgent) keep /= SEGLOG_RESERVE;
+        if (st.free_bytes < keep + record_bytes(a)) {
             return err_set(&a->err, RC_FULL, "the disk is nearly full: %llu bytes left",
                            (unsigned long long)st.free_bytes);
         }
@@ -492,118 +497,14 @@ enum rc seglog_append_entry(struct seglog *log, struct seglog_append *a,
     return queue(log, a);
 }
 
-/* ---- reading ---- */
-static void read_done(struct seglog_read *r)
-{
-    struct seglog_read_priv *p = &r->priv;
-    struct seglog *log = p->log;
-    const struct seg_location *l = &p->loc;
-    struct record_block *blocks = r->blocks;
-    enum rc rc = p->rc;
-
-    if (rc == RC_RANGE) rc = err_set(&r->err, RC_CORRUPT, "the segment ends before the record");
-    if (rc == RC_OK) rc = record_decode(p->page, l->header_bytes, &r->header, r->blocks, &r->err);
-    if (rc == RC_OK &&
-        (r->header.segment_id != l->segment_id || r->header.segment_generation != l->generation ||
-         r->header.plain_bytes != l->plain_bytes)) {
-        rc = err_set(&r->err, RC_CORRUPT, "another record lies there");
-    }
-    for (uint32_t i = 0; rc == RC_OK && i < p->n; i++) {
-        rc = record_block_check(l->plain_bytes, p->first + i,
-                                p->buf + (size_t)i * RECORD_BLOCK_BYTES,
-                                r->blocks[p->first + i].crc32c);
-        if (rc != RC_OK) (void)err_set(&r->err, rc, "block %u fails its CRC", p->first + i);
-    }
-    if (rc == RC_CORRUPT) {
-        (void)err_prefix(&r->err, "segment %llx at %llu", (unsigned long long)l->segment_id,
-                         (unsigned long long)l->offset);
-    }
-    disk_buf_free(log->disk, p->page);
-    log->reads_n--;
-    p->cb(r, rc); /* r may be gone now */
-    free(blocks);
-}
-
-static void on_read(struct disk_req *req, enum rc rc)
-{
-    struct seglog_read *r = req->data;
-
-    if (rc != RC_OK && r->priv.rc == RC_OK) {
-        r->priv.rc = rc;
-        r->err = req->err;
-    }
-    if (--r->priv.reads_left == 0) read_done(r);
-}
-
-enum rc seglog_read(struct seglog *log, struct seglog_read *r, const struct seg_location *loc,
-                    uint32_t first, uint32_t n, void *buf, size_t cap, seglog_read_cb cb)
-{
-    struct segment *s = segment_find(log, loc->segment_id);
-    uint32_t total = record_blocks(loc->plain_bytes), begin, end;
-    size_t bytes;
-    enum rc rc;
-
-    CHECK(!log->closing);
-    if (s == NULL || s->generation != loc->generation) {
-        return err_set(&r->err, RC_NOTFOUND, "no segment %llx here",
-                       (unsigned long long)loc->segment_id);
-    }
-    if (first >= total || n > total - first) {
-        return err_set(&r->err, RC_RANGE, "block %u + %u of %u", first, n, total);
-    }
-    if (n == 0) n = total - first;
-    begin = first * RECORD_BLOCK_BYTES;
-    end = MIN((first + n) * RECORD_BLOCK_BYTES, loc->plain_bytes);
-    bytes = ROUND_UP((size_t)(end - begin), DISK_ALIGN_BYTES);
-    /* locations come from the index: bytes from a disk */
-    if (cap < bytes || loc->offset % DISK_ALIGN_BYTES != 0 ||
-        loc->header_bytes != record_header_bytes(loc->plain_bytes) ||
-        loc->plain_bytes > RECORD_PAYLOAD_BYTES_MAX) {
-        return err_set(&r->err, RC_INVAL, "a location or buffer that can not be");
-    }
-    if (log->reads_n >= SEGLOG_READS_MAX) return err_set(&r->err, RC_BUSY, "too many reads");
-    r->priv.page = disk_buf_alloc(log->disk, loc->header_bytes);
-    if (r->priv.page == NULL) return err_set(&r->err, RC_BUSY, "the disk's buffers are all in use");
-    r->blocks = calloc(loc->header_bytes / sizeof(*r->blocks), sizeof(*r->blocks));
-    if (r->blocks == NULL) {
-        disk_buf_free(log->disk, r->priv.page);
-        return err_set(&r->err, RC_NOMEM, "read");
-    }
-    r->got_bytes = end - begin;
-    r->priv.log = log;
-    r->priv.cb = cb;
-    r->priv.loc = *loc;
-    r->priv.first = first;
-    r->priv.n = n;
-    r->priv.buf = buf;
-    r->priv.rc = RC_OK;
-    r->priv.reads_left = 1;
-    r->priv.head_req.data = r->priv.body_req.data = r;
-    rc = disk_read(s->file, &r->priv.head_req, loc->offset, r->priv.page, loc->header_bytes,
-                   on_read);
-    if (rc != RC_OK) {
-        disk_buf_free(log->disk, r->priv.page);
-        free(r->blocks);
-        return rc;
-    }
-    log->reads_n++;
-    rc = disk_read(s->file, &r->priv.body_req, loc->offset + loc->header_bytes + begin, buf, bytes,
-                   on_read);
-    if (rc == RC_OK) {
-        r->priv.reads_left++;
-    } else { /* told when the first is back */
-        r->priv.rc = rc;
-        r->err = r->priv.body_req.err;
-    }
-    return RC_OK;
-}
-
 /* ---- state ---- */
 void seglog_stats(struct seglog *log, struct seglog_stats *ret)
 {
     uint64_t total = 0, left = 0;
 
     *ret = log->stats;
+    ret->reads_n = log->reads_n;
+    ret->files_open_n = log->files_n;
     if (disk_space(log->disk, &total, &left) != RC_OK) left = 0; /* then chunks are refused */
     if (log->conf.limit_bytes != 0) {
         uint64_t limit = log->conf.limit_bytes, used = log->stats.segment_bytes;

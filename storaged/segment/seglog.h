@@ -15,12 +15,16 @@
 #include "storaged/io/disk.h"
 #include "storaged/segment/record.h"
 
-#define SEGLOG_FORMAT            1u
-#define SEGLOG_SEGMENT_DEFAULT   (256u << 20)
+#define SEGLOG_FORMAT          1u
+#define SEGLOG_SEGMENT_DEFAULT (256u << 20)
+/* Kept from new chunks: two for repair and reclaim (reclaim fills one before it gives one back, and
+ * what is half full when it begins), one for log entries alone: deletes are entries. */
+#define SEGLOG_RESERVE           3u
 #define SEGLOG_SEGMENT_BYTES_MIN (64u << 10)
 #define SEGLOG_DATA_AT           8192u /* header page, seal page, then records */
 #define SEGLOG_APPENDS_MAX       1024u /* accepted and not yet durable */
 #define SEGLOG_READS_MAX         512u
+#define SEGLOG_FILES_MAX         256u /* open at once; the rest is opened when it is read */
 #define SEGLOG_ENTRY_BYTES_MAX   (4u << 20)
 
 struct seglog;
@@ -32,15 +36,25 @@ struct seg_location {
 struct seg_position {
     uint64_t segment_id, offset;
 };
+/* A segment that takes no more records, all of them durable. */
+struct seglog_segment {
+    uint64_t id, generation, bytes; /* bytes: of the file */
+    uint64_t end;                   /* of its records */
+};
 struct seglog_conf {
     struct disk *disk;
     struct id128 disk_id;
+    /* Finished segments as an earlier process knew them, by id: not opened and not searched at the
+     * start. Borrowed until seglog_open returns. */
+    const struct seglog_segment *known;
+    uint32_t known_n;
     uint64_t segment_bytes; /* 0 = SEGLOG_SEGMENT_DEFAULT; multiple of 4 KiB */
-    uint64_t reserve_bytes; /* chunks are refused below this; 0 = 2 segments */
+    uint64_t reserve_bytes; /* chunks are refused below this; 0 = SEGLOG_RESERVE segments */
     uint64_t limit_bytes;   /* of all segments together; 0 = the file system's */
 };
 
-/* Opens, checks every segment's header, finds the ends of those that have no seal, seals them.
+/* Opens, checks the header of every segment that is not known, finds the ends of those that have no
+ * seal, seals them.
  * RC_CORRUPT: a segment's header is bad or of another disk. RC_IO, RC_NOMEM, RC_INVAL. Blocking. */
 MUST_CHECK enum rc seglog_open(const struct seglog_conf *conf, struct seglog **ret_log,
                                struct err *reterr);
@@ -61,10 +75,18 @@ struct seglog_replay {
 MUST_CHECK enum rc seglog_replay(struct seglog *log, struct seg_position from,
                                  const struct seglog_replay *r, struct err *reterr);
 
+struct segment;
+/* A request that waits for its segment's file. */
+struct seglog_wait {
+    struct list link;
+    void (*ready)(struct seglog_wait *w, enum rc rc, const struct err *e);
+};
+
 struct seglog_append;
 typedef void (*seglog_append_cb)(struct seglog_append *a, enum rc rc);
 struct seglog_append {
     void *data;
+    bool urgent;             /* a chunk that may use two thirds of the reserve: repair, reclaim */
     struct err err;          /* out */
     struct seg_location loc; /* out, when RC_OK: durable there */
     struct seg_position end; /* out: right behind the record */
@@ -105,8 +127,10 @@ struct seglog_read {
     struct record_block *blocks; /* out: of all blocks of the record; valid until cb returns */
     uint32_t got_bytes;          /* out: plain bytes valid at buf */
     struct seglog_read_priv {
-        struct list link;
+        struct seglog_wait wait;
         struct seglog *log;
+        struct segment *seg;
+        bool used; /* its file is kept open for us */
         seglog_read_cb cb;
         struct seg_location loc;
         uint32_t first, n;
@@ -118,11 +142,56 @@ struct seglog_read {
 };
 /* Blocks first .. first + n - 1 (n = 0: to the end) of the record, each checked against its CRC.
  * buf: 4 KiB aligned, cap >= the range rounded up to 4 KiB; borrowed until cb.
- * Returns RC_OK, RC_BUSY, RC_NOTFOUND (no such segment), RC_RANGE, RC_INVAL (cap).
- * Completes RC_OK, RC_CORRUPT (header or block; buf undefined), RC_IO, RC_CANCELED. */
+ * Returns RC_OK, RC_BUSY, RC_NOTFOUND (no such segment: reclaim may have moved the record, ask the
+ * index again), RC_RANGE, RC_INVAL (cap).
+ * Completes RC_OK, RC_CORRUPT (header or block; buf undefined), RC_IO, RC_CANCELED, RC_NOMEM. */
 MUST_CHECK enum rc seglog_read(struct seglog *log, struct seglog_read *r,
                                const struct seg_location *loc, uint32_t first, uint32_t n,
                                void *buf, size_t cap, seglog_read_cb cb);
+
+/* ---- whole segments: reclaim and scrub ---- */
+/* Finished segments with an id >= from, in order, up to max. Returns how many. */
+uint32_t seglog_segments(const struct seglog *log, uint64_t from, struct seglog_segment *ret,
+                         uint32_t max);
+/* Bytes of a segment as they lie there, nothing checked. at, n: multiples of 4 KiB, at + n <= the
+ * file's bytes; buf 4 KiB aligned, borrowed until cb.
+ * Returns RC_OK, RC_NOTFOUND, RC_BUSY, RC_RANGE. Completes RC_OK, RC_IO, RC_RANGE, RC_CANCELED,
+ * RC_NOMEM. */
+struct seglog_raw;
+typedef void (*seglog_raw_cb)(struct seglog_raw *r, enum rc rc);
+struct seglog_raw {
+    void *data;
+    struct err err;
+    struct seglog_raw_priv {
+        struct seglog_wait wait;
+        struct seglog *log;
+        struct segment *seg;
+        seglog_raw_cb cb;
+        uint64_t at;
+        void *buf;
+        size_t n;
+        struct disk_req req;
+    } priv;
+};
+MUST_CHECK enum rc seglog_read_raw(struct seglog *log, struct seglog_raw *r, uint64_t segment_id,
+                                   uint64_t at, void *buf, size_t n, seglog_raw_cb cb);
+/* Give a finished segment back: at once nothing new reads it (RC_NOTFOUND), its file goes when the
+ * last reader is done. Nothing may need it any more, durably.
+ * Returns RC_OK, RC_NOTFOUND, RC_PRECOND (not finished, or going already). Completes RC_OK, RC_IO,
+ * RC_CANCELED. */
+struct seglog_drop;
+typedef void (*seglog_drop_cb)(struct seglog_drop *f, enum rc rc);
+struct seglog_drop {
+    void *data;
+    struct err err;
+    struct seglog_drop_priv {
+        struct segment *seg;
+        seglog_drop_cb cb;
+        struct disk_req req;
+    } priv;
+};
+MUST_CHECK enum rc seglog_drop(struct seglog *log, struct seglog_drop *f, uint64_t segment_id,
+                               seglog_drop_cb cb);
 
 struct seglog_stats {
     uint64_t segments_n, segment_bytes; /* files there, and their sizes together */
@@ -130,6 +199,9 @@ struct seglog_stats {
     uint64_t chunk_free_bytes;          /* of that for chunks: without the reserve */
     uint64_t damage_n;                  /* bad stretches found since open */
     uint64_t flushes_n, appends_n, waiting_n;
+    uint64_t reads_n;             /* under way */
+    uint32_t files_open_n;        /* segments whose file is open */
+    uint64_t flushed_records_max; /* the largest batch that one flush covered */
 };
 void seglog_stats(struct seglog *log, struct seglog_stats *ret);
 /* The place behind the last durable record. */

@@ -209,6 +209,12 @@ enum rc segment_find_end(struct seglog *log, struct window *w, struct record_blo
     return RC_OK;
 }
 
+static void file_close(struct segment *s)
+{
+    disk_file_close(s->file);
+    s->file = NULL;
+}
+
 /* Seals it, so that no later start and no later record sees what was torn; or removes it, when
  * nothing is in it. Can be repeated. */
 static enum rc settle(struct seglog *log, struct segment *s, struct err *reterr)
@@ -218,8 +224,7 @@ static enum rc settle(struct seglog *log, struct segment *s, struct err *reterr)
 
     if (s->end == SEGLOG_DATA_AT && !s->damaged) {
         segment_name(s->id, name);
-        disk_file_close(s->file);
-        s->file = NULL;
+        file_close(s);
         return disk_remove_now(log->disk, name, reterr);
     }
     segment_seal_encode(log, s, log->create_page);
@@ -232,23 +237,50 @@ static enum rc settle(struct seglog *log, struct segment *s, struct err *reterr)
 }
 
 /* ---- opening ---- */
-enum rc segment_add_file(void *ctx, const char *name)
+struct names {
+    uint64_t *ids;
+    uint32_t n, cap;
+};
+
+static enum rc add_name(void *ctx, const char *name)
 {
-    struct seglog *log = ctx;
-    struct segment *s;
-    struct list *at;
+    struct names *l = ctx;
     size_t n = strlen(name);
     char *end;
 
     if (n != 20 || strcmp(name + 16, ".seg") != 0) return RC_OK; /* .tmp: open removes it */
-    s = calloc(1, sizeof(*s));
-    if (s == NULL) return RC_NOMEM;
-    s->id = strtoull(name, &end, 16);
-    s->log = log;
-    for (at = log->segments.prev; at != &log->segments; at = at->prev) {
-        if (CONTAINER_OF(at, struct segment, link)->id < s->id) break;
+    if (l->n == l->cap) {
+        uint32_t cap = MAX(l->cap * 2, 64u);
+        uint64_t *more = realloc(l->ids, cap * sizeof(*more));
+
+        if (more == NULL) return RC_NOMEM;
+        l->ids = more;
+        l->cap = cap;
     }
-    list_push_front(at, &s->link);
+    l->ids[l->n++] = strtoull(name, &end, 16);
+    return RC_OK;
+}
+
+static int by_number(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+enum rc segment_ids(struct seglog *log, uint64_t **ret, uint32_t *ret_n, struct err *reterr)
+{
+    struct names l = {0};
+    enum rc rc = disk_list(log->disk, add_name, &l, reterr);
+
+    if (rc == RC_NOMEM) (void)err_set(reterr, rc, "segments");
+    if (rc != RC_OK) {
+        free(l.ids);
+        return rc;
+    }
+    if (l.n > 0) qsort(l.ids, l.n, sizeof(l.ids[0]), by_number);
+    *ret = l.ids;
+    *ret_n = l.n;
     return RC_OK;
 }
 
@@ -301,21 +333,17 @@ enum rc segment_load(struct seglog *log, struct segment *s, struct err *reterr)
 /* From the last to the first: when power fails here too, none is left whose predecessor went. */
 static enum rc settle_all(struct seglog *log, struct err *reterr)
 {
-    for (struct list *it = log->segments.prev, *prev; it != &log->segments; it = prev) {
-        struct segment *s = CONTAINER_OF(it, struct segment, link);
+    for (uint32_t i = log->segs_n; i > 0; i--) {
+        struct segment *s = log->segs[i - 1];
         enum rc rc = s->sealed ? RC_OK : settle(log, s, reterr);
 
-        prev = it->prev;
         if (rc != RC_OK) return rc;
-        if (!s->sealed) {
-            list_remove(it);
-            free(s);
-        }
+        file_close(s);
+        if (!s->sealed) segment_forget(s);
     }
     log->id_next = 1;
-    LIST_FOREACH(it, &log->segments)
-    {
-        struct segment *s = CONTAINER_OF(it, struct segment, link);
+    for (uint32_t i = 0; i < log->segs_n; i++) {
+        struct segment *s = log->segs[i];
 
         log->id_next = s->id + 1;
         log->durable = (struct seg_position){.segment_id = s->id, .offset = s->end};
@@ -325,15 +353,67 @@ static enum rc settle_all(struct seglog *log, struct err *reterr)
     return RC_OK;
 }
 
+/* Finished, says the index: then its end is known, and its file is opened when it is read. */
+static bool known(struct seglog *log, struct segment *s)
+{
+    uint32_t from = 0, until = log->conf.known_n;
+    char name[DISK_NAME_BYTES];
+    uint64_t bytes = 0;
+
+    while (from < until) {
+        uint32_t mid = from + (until - from) / 2;
+        const struct seglog_segment *k = &log->conf.known[mid];
+
+        if (k->id == s->id) {
+            segment_name(s->id, name);
+            if (disk_file_bytes(log->disk, name, &bytes) != RC_OK || bytes != k->bytes) {
+                log->stats.damage_n++; /* cut, or not this one: it is searched */
+                return false;
+            }
+            s->generation = k->generation;
+            s->bytes = k->bytes;
+            s->end = s->durable = k->end;
+            s->sealed = true;
+            return true;
+        }
+        if (k->id < s->id) {
+            from = mid + 1;
+        } else {
+            until = mid;
+        }
+    }
+    return false;
+}
+
+/* Finds out where one ends. *ret_searched: by a search, it has no seal. */
+static enum rc find_out(struct seglog *log, struct segment *s, struct window *w,
+                        struct record_block *blocks, struct seg_position before, bool *ret_searched,
+                        struct err *reterr)
+{
+    enum rc rc;
+
+    if (known(log, s)) {
+        *ret_searched = false;
+        return RC_OK;
+    }
+    rc = segment_load(log, s, reterr);
+    w->seg = s;
+    w->n = 0;
+    if (rc == RC_OK && !s->sealed) {
+        rc = segment_find_end(log, w, blocks, before, reterr);
+    } else if (rc == RC_OK && *ret_searched) {
+        rc = ask_first(log, w, blocks, before, reterr);
+    }
+    *ret_searched = !s->sealed;
+    if (s->sealed) file_close(s); /* the others are sealed when all are known */
+    return rc;
+}
+
 static void open_failed(struct seglog *log)
 {
-    while (!list_empty(&log->segments)) {
-        struct segment *s = CONTAINER_OF(log->segments.next, struct segment, link);
-
-        list_remove(&s->link);
-        disk_file_close(s->file);
-        free(s);
-    }
+    for (uint32_t i = 0; i < log->segs_n; i++)
+        file_close(log->segs[i]);
+    segments_free(log);
     disk_buf_free(log->disk, log->create_page);
     free(log);
 }
@@ -345,6 +425,8 @@ enum rc seglog_open(const struct seglog_conf *conf, struct seglog **ret_log, str
     struct window w = {.p = aligned_alloc(DISK_ALIGN_BYTES, WINDOW_BYTES)};
     struct seg_position before = {0};
     bool searched = false; /* its end; not read from a seal */
+    uint64_t *ids = NULL;
+    uint32_t ids_n = 0;
     enum rc rc = RC_NOMEM;
 
     if (log == NULL || blocks == NULL || w.p == NULL) {
@@ -355,8 +437,9 @@ enum rc seglog_open(const struct seglog_conf *conf, struct seglog **ret_log, str
     log->conf = *conf;
     log->disk = conf->disk;
     if (log->conf.segment_bytes == 0) log->conf.segment_bytes = SEGLOG_SEGMENT_DEFAULT;
-    if (log->conf.reserve_bytes == 0) log->conf.reserve_bytes = 2 * log->conf.segment_bytes;
-    list_init(&log->segments);
+    if (log->conf.reserve_bytes == 0)
+        log->conf.reserve_bytes = SEGLOG_RESERVE * log->conf.segment_bytes;
+    list_init(&log->idle);
     list_init(&log->waiting);
     list_init(&log->placed);
     log->create_page = disk_buf_alloc(log->disk, DISK_ALIGN_BYTES);
@@ -370,33 +453,27 @@ enum rc seglog_open(const struct seglog_conf *conf, struct seglog **ret_log, str
         goto fail;
     }
     rc = disk_list(log->disk, drop_tmp, log, reterr);
-    if (rc == RC_OK) rc = disk_list(log->disk, segment_add_file, log, reterr);
+    if (rc == RC_OK) rc = segment_ids(log, &ids, &ids_n, reterr);
     if (rc != RC_OK) goto fail;
-    LIST_FOREACH(it, &log->segments)
-    {
-        struct segment *s = CONTAINER_OF(it, struct segment, link);
+    for (uint32_t i = 0; i < ids_n; i++) {
+        struct segment *s = segment_add(log, ids[i]);
         uint64_t damage = log->stats.damage_n;
 
-        rc = segment_load(log, s, reterr);
-        w.seg = s;
-        w.n = 0;
-        if (rc == RC_OK && !s->sealed) {
-            rc = segment_find_end(log, &w, blocks, before, reterr);
-        } else if (rc == RC_OK && searched) {
-            rc = ask_first(log, &w, blocks, before, reterr);
-        }
-        searched = !s->sealed;
+        rc = s == NULL ? err_set(reterr, RC_NOMEM, "segments")
+                       : find_out(log, s, &w, blocks, before, &searched, reterr);
         if (rc != RC_OK) goto fail;
         s->damaged = log->stats.damage_n > damage;
         before = (struct seg_position){.segment_id = s->id, .offset = s->end};
     }
     rc = settle_all(log, reterr);
     if (rc != RC_OK) goto fail;
+    log->conf.known = NULL; /* was borrowed */
     *ret_log = log;
     goto out;
 fail:
     open_failed(log);
 out:
+    free(ids);
     free(blocks);
     free(w.p);
     return rc;
@@ -459,16 +536,21 @@ enum rc seglog_replay(struct seglog *log, struct seg_position from, const struct
     enum rc rc = RC_OK;
 
     if (blocks == NULL || w.p == NULL) rc = err_set(reterr, RC_NOMEM, "replay");
-    LIST_FOREACH(it, &log->segments)
-    {
-        struct segment *s = CONTAINER_OF(it, struct segment, link);
+    for (uint32_t i = 0; i < log->segs_n && rc == RC_OK; i++) {
+        struct segment *s = log->segs[i];
+        char name[DISK_NAME_BYTES];
+        uint64_t bytes = 0;
 
-        if (rc != RC_OK || s->id < from.segment_id || !s->sealed) continue;
+        if (s->id < from.segment_id || !s->sealed) continue;
+        segment_name(s->id, name);
+        rc = disk_file_open(log->disk, name, &s->file, &bytes, reterr);
+        if (rc != RC_OK) break;
         w.seg = s;
         w.n = 0;
         rc = replay_segment(
             log, &w, s->id == from.segment_id ? MAX(from.offset, SEGLOG_DATA_AT) : SEGLOG_DATA_AT,
             blocks, r, reterr);
+        file_close(s);
     }
     free(blocks);
     free(w.p);

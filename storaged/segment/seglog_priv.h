@@ -1,28 +1,37 @@
-/* storaged/segment/seglog_priv.h - shared by seglog.c (running), seglog_open.c (start-up),
- * seglog_scan.c (offline). */
+/* storaged/segment/seglog_priv.h - shared by seglog.c (appending), seglog_read.c, seglog_files.c
+ * (segments and their open files), seglog_open.c (start-up), seglog_scan.c (offline). */
 #pragma once
 #include "storaged/segment/seglog.h"
 
 struct segment {
-    struct list link; /* seglog.segments, by id */
     uint64_t id, generation, bytes;
-    uint64_t end;      /* where the next record goes; of a sealed one: the end of its records */
+    uint64_t end;      /* where the next record goes; of a finished one: the end of its records */
     uint64_t durable;  /* all below is durable */
     uint64_t sequence; /* of the next record */
     struct seg_position prior; /* end of the segment before; zero: the first of its process */
-    bool sealed, sealing, damaged;
-    struct disk_file *file;
+    bool sealed, sealing, opening, dropping, damaged;
+    uint32_t users; /* requests on its file, or that wait for it; being appended to is one */
     struct seglog *log;
-    struct disk_req seal_req;
-    uint8_t *seal_page;
+    struct disk_file *file; /* NULL: not open */
+    struct list idle;       /* seglog.idle: open and not used, the oldest first */
+    struct list openers;    /* seglog_wait */
+    struct seglog_drop *drop;
+};
+struct segment_job { /* one request on a segment; a segment at rest costs no request's memory */
+    struct disk_req req;
+    struct segment *seg;
+    uint8_t *page;
 };
 struct seglog {
     struct seglog_conf conf;
     struct disk *disk;
-    struct list segments;
+    struct segment **segs; /* by id; ids only grow */
+    uint32_t segs_n, segs_cap;
+    struct list idle;
+    uint32_t files_n; /* open */
     struct segment *cur, *next;
     struct list waiting, placed; /* appends: not placed yet; placed, not durable */
-    uint32_t appends_n, reads_n, seals_n;
+    uint32_t appends_n, reads_n, jobs_n, drops_n;
     struct disk_req flush_req, create_req, close_req;
     bool flushing, creating, closing, close_due;
     uint32_t flush_n;
@@ -40,7 +49,20 @@ struct seglog {
 void segment_name(uint64_t id, char name[DISK_NAME_BYTES]);
 void segment_header_encode(const struct seglog *log, const struct segment *s, uint8_t *page);
 void segment_seal_encode(const struct seglog *log, const struct segment *s, uint8_t *page);
-struct segment *segment_find(struct seglog *log, uint64_t id);
+
+/* ---- seglog_files.c ---- */
+struct segment *segment_find(const struct seglog *log, uint64_t id); /* NULL also: being dropped */
+bool segment_finished(const struct segment *s);
+/* A new one, with an id above all others. NULL: out of memory. */
+struct segment *segment_add(struct seglog *log, uint64_t id);
+void segment_forget(struct segment *s); /* not used by anybody; closes its file, frees it */
+void segments_free(struct seglog *log);
+/* Keeps its file open from when w->ready is called with RC_OK (or at once, if *ret_now) until
+ * segment_unuse. Other rc than RC_OK: nothing is kept. */
+MUST_CHECK enum rc segment_use(struct segment *s, struct seglog_wait *w, bool *ret_now,
+                               struct err *reterr);
+void segment_use_open(struct segment *s); /* its file is open */
+void segment_unuse(struct segment *s);
 
 /* ---- reading along a segment: seglog_open.c ---- */
 #define WINDOW_BYTES (SEGLOG_ENTRY_BYTES_MAX + RECORD_HEADER_BYTES_MAX)
@@ -70,7 +92,8 @@ MUST_CHECK enum rc segment_resync(struct window *w, uint64_t at, uint64_t until,
 MUST_CHECK enum rc segment_find_end(struct seglog *log, struct window *w,
                                     struct record_block *blocks, struct seg_position before,
                                     struct err *reterr);
-/* Adds the file to log->segments if it is a segment. RC_NOMEM. */
-enum rc segment_add_file(void *log, const char *name);
+/* Ids of the segments' files, sorted; free(*ret). */
+MUST_CHECK enum rc segment_ids(struct seglog *log, uint64_t **ret, uint32_t *ret_n,
+                               struct err *reterr);
 /* Opens its file, reads header and seal. RC_CORRUPT: the header, bytes of the file are set. */
 MUST_CHECK enum rc segment_load(struct seglog *log, struct segment *s, struct err *reterr);

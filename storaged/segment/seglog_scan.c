@@ -138,22 +138,26 @@ enum rc seglog_scan(struct disk *disk, const struct id128 *disk_id, const struct
 {
     struct scanner x = {.conf = scan, .log = {.disk = disk, .conf = {.disk_id = *disk_id}}};
     struct seg_position before = {0}, end = {0};
+    uint64_t *ids = NULL;
+    uint32_t ids_n = 0;
     enum rc rc = RC_NOMEM;
 
-    list_init(&x.log.segments);
+    list_init(&x.log.idle);
     x.log.create_page = disk_buf_alloc(disk, DISK_ALIGN_BYTES);
     x.blocks = calloc(RECORD_BLOCKS_MAX, sizeof(*x.blocks));
     x.w.p = aligned_alloc(DISK_ALIGN_BYTES, WINDOW_BYTES);
     if (x.log.create_page == NULL || x.blocks == NULL || x.w.p == NULL) {
         (void)err_set(reterr, RC_NOMEM, "reading the log");
     } else {
-        rc = disk_list(disk, segment_add_file, &x.log, reterr);
+        rc = segment_ids(&x.log, &ids, &ids_n, reterr);
     }
-    LIST_FOREACH(it, &x.log.segments)
-    {
-        struct segment *s = CONTAINER_OF(it, struct segment, link);
+    for (uint32_t i = 0; i < ids_n && rc == RC_OK; i++) {
+        struct segment *s = segment_add(&x.log, ids[i]);
 
-        if (rc != RC_OK) break;
+        if (s == NULL) {
+            rc = err_set(reterr, RC_NOMEM, "segments");
+            break;
+        }
         rc = segment_scan(&x, s, before, scan->segment == 0 || scan->segment == s->id);
         before = (struct seg_position){.segment_id = s->id, .offset = s->end};
         if (s->end > SEGLOG_DATA_AT) end = before; /* the last was made ahead of need */
@@ -161,13 +165,8 @@ enum rc seglog_scan(struct disk *disk, const struct id128 *disk_id, const struct
         s->file = NULL;
     }
     if (rc == RC_OK) *ret_end = end;
-    while (!list_empty(&x.log.segments)) {
-        struct segment *s = CONTAINER_OF(x.log.segments.next, struct segment, link);
-
-        list_remove(&s->link);
-        disk_file_close(s->file);
-        free(s);
-    }
+    free(ids);
+    segments_free(&x.log);
     disk_buf_free(disk, x.log.create_page);
     free(x.blocks);
     free(x.w.p);

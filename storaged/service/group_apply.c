@@ -17,21 +17,17 @@ struct batch {
     struct err err;
 };
 
-/* What a tombstone leaves behind: the bytes of every sealing of that chunk. */
-static enum rc drop_bytes(struct index *ix, const struct entry *e, struct err *reterr)
+/* What an entry makes superfluous goes with the batch that applies it, so that no crash leaves
+ * bytes that nobody drops: with a tombstone every sealing of the chunk, with a chunk that came to
+ * exist every other one (they can't win any more; chunk_decided knows). */
+static enum rc drop_bytes(struct index_batch *ib, const struct entry *e,
+                          const struct apply_outcome *out, struct err *reterr)
 {
-    struct index_chunk found[8];
     struct apply_chunk c;
-    uint32_t n = 0;
-    enum rc rc;
 
-    if (!entry_chunk((struct slice){e->p, e->n}, &c)) return RC_OK;
-    do {
-        rc = index_chunk_find(ix, &c.body, c.index, found, ARRAY_N(found), &n, reterr);
-        for (uint32_t i = 0; i < n && rc == RC_OK; i++)
-            rc = index_chunk_drop(ix, &found[i].id, reterr);
-    } while (rc == RC_OK && n == ARRAY_N(found));
-    return rc == RC_NOTFOUND ? RC_OK : rc;
+    if (out->rc != RC_OK || !entry_chunk((struct slice){e->p, e->n}, &c)) return RC_OK;
+    return index_batch_chunk_drop(ib, &c.body, c.index,
+                                  e->p[1] == APPLY_CHUNK_ADD ? &out->seal_id : NULL, reterr);
 }
 
 static void batch_work(void *arg)
@@ -51,13 +47,10 @@ static void batch_work(void *arg)
 
         b->rc = apply_step(index_batch_map(ib), e->index, (struct slice){e->p, e->n}, &b->out[i],
                            &b->err);
+        if (b->rc == RC_OK) b->rc = drop_bytes(ib, e, &b->out[i], &b->err);
         at = (struct index_applied){e->epoch, e->index};
     }
     if (b->rc == RC_OK) b->rc = index_batch_commit(ib, at, &b->err);
-    for (uint32_t i = 0; i < b->n && b->rc == RC_OK; i++) {
-        if (b->e[i]->n >= 2 && b->e[i]->p[1] == APPLY_CHUNK_DROP && b->out[i].rc == RC_OK)
-            b->rc = drop_bytes(ix, b->e[i], &b->err);
-    }
     index_batch_free(ib);
 }
 

@@ -16,6 +16,8 @@
 #include <unistd.h>
 #include <uv.h>
 
+#define FACTS_MAX 16u /* segments that one batch finishes; more are found out at the next start */
+
 struct store {
     uv_loop_t *loop;
     char *dir;
@@ -24,14 +26,19 @@ struct store {
     struct disk *disk;
     struct seglog *log;
     struct index *index;
-    struct list logged;  /* appends that the log is done with */
-    struct list writing; /* the worker's, while working */
-    uint32_t appends_n;  /* accepted, callback not fired yet */
+    struct list logged;                  /* appends that the log is done with */
+    struct list writing;                 /* the worker's, while working */
+    struct seg_position upto, work_upto; /* behind the last record with a row; the worker's */
+    struct seglog_segment facts[FACTS_MAX];
+    uint32_t facts_n;
+    uint32_t appends_n; /* accepted, callback not fired yet */
     bool working;
     uv_work_t work;
     struct err work_err; /* the worker's answer; RC_OK = written */
     struct err failed;   /* the index's: nothing is appended any more */
     uint64_t replayed_n;
+    struct seglog_segment *known; /* while it opens: what the index knows of segments */
+    uint32_t known_n;
     bool damaged;
     bool closing, log_closed;
     void (*close_cb)(void *data);
@@ -42,8 +49,12 @@ struct store {
 /* Of a log entry `index` holds the group's prefix bits and the placement hash its prefix: so that
  * the record alone gives the row. */
 static enum rc row_add(struct index_rows *rows, const struct seg_location *loc,
-                       const struct record_header *h, struct err *reterr)
+                       const struct record_header *h, bool rebuilding, struct err *reterr)
 {
+    /* a rebuilt index has no row for a source that is gone: there a copy is as good as any */
+    const struct record_source *from =
+        h->moved_from.segment_id == 0 || rebuilding ? NULL : &h->moved_from;
+
     if (h->type == RECORD_CHUNK) {
         struct index_chunk c = {.id = {.body = h->body, .index = h->index, .seal_id = h->seal_id},
                                 .loc = *loc,
@@ -53,14 +64,13 @@ static enum rc row_add(struct index_rows *rows, const struct seg_location *loc,
                                 .upload_id = h->upload_id};
 
         memcpy(c.plain_digest, h->plain_digest, sizeof(c.plain_digest));
-        index_rows_chunk(rows, &c);
-        return RC_OK;
+        return index_rows_chunk(rows, &c, from, reterr);
     } else {
         struct index_group g = {
             .pool = h->pool, .bits = (uint8_t)h->index, .prefix = h->placement_hash};
         struct index_log_row row = {.epoch = h->epoch, .index = h->log_index, .loc = *loc};
 
-        return index_rows_log(rows, &g, &row, reterr);
+        return index_rows_log(rows, &g, &row, from, reterr);
     }
 }
 
@@ -79,10 +89,13 @@ static void batch_work(uv_work_t *w)
         struct store_append *a = CONTAINER_OF(it, struct store_append, priv.link);
 
         if (rc != RC_OK || a->priv.rc != RC_OK) continue;
-        rc = row_add(rows, &a->loc, &a->priv.header, &s->work_err);
+        rc = row_add(rows, &a->loc, &a->priv.header, /* rebuilding= */ false, &s->work_err);
         end = a->priv.log.end;
         n++;
     }
+    for (uint32_t i = 0; rows != NULL && i < s->facts_n; i++)
+        index_rows_segment(rows, &s->facts[i]);
+    s->work_upto = end;
     if (rc == RC_OK && n > 0) {
         rc = index_rows_commit(rows, end, &s->work_err);
     } else {
@@ -105,6 +118,7 @@ static void batch_after(uv_work_t *w, int status)
         (void)err_set(&s->failed, RC_IO, "%s", s->work_err.msg);
         disk_fail(s->disk, s->work_err.msg);
     }
+    if (s->work_err.rc == RC_OK && s->work_upto.segment_id != 0) s->upto = s->work_upto;
     list_init(&done);
     LIST_FOREACH_SAFE(it, &s->writing)
     {
@@ -128,6 +142,25 @@ static void batch_after(uv_work_t *w, int status)
     close_step(s);
 }
 
+/* The segments that this batch leaves behind: all their records have rows with it. */
+static void facts_find(struct store *s)
+{
+    uint64_t last = 0;
+    uint32_t n;
+
+    LIST_FOREACH(it, &s->writing)
+    {
+        const struct store_append *a = CONTAINER_OF(it, struct store_append, priv.link);
+
+        if (a->priv.rc == RC_OK) last = a->priv.log.end.segment_id;
+    }
+    s->facts_n = 0;
+    if (last <= s->upto.segment_id) return;
+    n = seglog_segments(s->log, s->upto.segment_id, s->facts, FACTS_MAX);
+    while (s->facts_n < n && s->facts[s->facts_n].id < last)
+        s->facts_n++;
+}
+
 static void batch_next(struct store *s)
 {
     if (s->working || list_empty(&s->logged)) return;
@@ -142,6 +175,7 @@ static void batch_next(struct store *s)
             a->err = s->failed;
         }
     }
+    facts_find(s);
     s->working = true;
     s->work.data = s;
     CHECK(uv_queue_work(s->loop, &s->work, batch_work, batch_after) == 0);
@@ -210,8 +244,28 @@ enum rc store_chunk_write(struct store *s, struct store_append *a, const struct 
                                 .config = c->config,
                                 .epoch = c->epoch};
     memcpy(h->plain_digest, c->plain_digest, sizeof(h->plain_digest));
+    a->priv.log.urgent = c->urgent;
     rc = seglog_append_chunk(s->log, &a->priv.log, h, c->blocks, c->crc_known, c->payload,
                              on_logged);
+    return append_end(s, a, rc);
+}
+
+enum rc store_move(struct store *s, struct store_append *a, const struct record_header *h,
+                   struct record_block *blocks, uint8_t *payload, store_append_cb cb)
+{
+    enum rc rc = append_begin(s, a, cb);
+
+    CHECK(h->moved_from.segment_id != 0);
+    if (rc != RC_OK) return rc;
+    a->priv.header = *h;
+    a->priv.log.urgent = true;
+    if (h->type == RECORD_CHUNK) {
+        rc = seglog_append_chunk(s->log, &a->priv.log, h, blocks, /* crc_known= */ true, payload,
+                                 on_logged);
+    } else {
+        rc = seglog_append_entry(s->log, &a->priv.log, h, (struct slice){payload, h->plain_bytes},
+                                 on_logged);
+    }
     return append_end(s, a, rc);
 }
 
@@ -310,10 +364,58 @@ void store_close(struct store *s, void (*cb)(void *data), void *data)
 }
 
 /* ---- opening ---- */
+/* What the index knows of segments is believed: it must be this disk's. */
+static enum rc index_owner(struct store *s, struct err *reterr)
+{
+    struct id128 id;
+    size_t n = 0;
+    enum rc rc = index_note_get(s->index, "disk", id.b, sizeof(id.b), &n, reterr);
+
+    if (rc == RC_NOTFOUND)
+        return index_note_put(s->index, "disk", (struct slice){s->disk_id.b, 16}, reterr);
+    if (rc == RC_OK && (n != sizeof(id.b) || !id128_eq(&id, &s->disk_id)))
+        rc = err_set(reterr, RC_CORRUPT, "'%s/index' is of another disk id", s->dir);
+    return rc;
+}
+
+static enum rc known_load(struct store *s, struct err *reterr)
+{
+    struct index_space *all = NULL;
+    uint32_t n = 0;
+    enum rc rc = index_space_list(s->index, &all, &n, reterr);
+
+    if (rc != RC_OK) return rc;
+    s->known = calloc(MAX(n, 1u), sizeof(*s->known));
+    if (s->known == NULL) rc = err_set(reterr, RC_NOMEM, "segments");
+    for (uint32_t i = 0; i < n && rc == RC_OK; i++)
+        if (all[i].seg.bytes > 0) s->known[s->known_n++] = all[i].seg;
+    free(all);
+    return rc;
+}
+
+static bool known(const struct store *s, const struct seglog_segment *f)
+{
+    uint32_t from = 0, until = s->known_n;
+
+    while (from < until) {
+        uint32_t mid = from + (until - from) / 2;
+        const struct seglog_segment *k = &s->known[mid];
+
+        if (k->id == f->id) return k->bytes == f->bytes && k->end == f->end;
+        if (k->id < f->id) {
+            from = mid + 1;
+        } else {
+            until = mid;
+        }
+    }
+    return false;
+}
+
 struct replay {
     struct store *s;
     struct index_rows *rows;
     uint32_t rows_n;
+    bool rebuilding;
     struct err *reterr;
     enum rc rc;
 };
@@ -357,7 +459,7 @@ static enum rc on_record(void *ctx, const struct seg_location *loc, const struct
         rc = index_rows_new(r->s->index, &r->rows);
         if (rc != RC_OK) return err_set(reterr, rc, "replay: %s", rc_text(rc));
     }
-    rc = row_add(r->rows, loc, h, reterr);
+    rc = row_add(r->rows, loc, h, r->rebuilding, reterr);
     if (rc != RC_OK) return rc;
     r->s->replayed_n++;
     if (++r->rows_n == STORE_ROWS_MAX) {
@@ -371,6 +473,84 @@ static enum rc on_record(void *ctx, const struct seg_location *loc, const struct
         rc = index_rows_commit(rows, end, reterr);
     }
     return rc;
+}
+
+/* After a start all segments are finished. */
+static void facts_all(struct store *s, struct index_rows *rows)
+{
+    struct seglog_segment f[64];
+    uint64_t from = 0;
+    uint32_t n;
+
+    while ((n = seglog_segments(s->log, from, f, ARRAY_N(f))) > 0) {
+        for (uint32_t i = 0; i < n; i++)
+            if (!known(s, &f[i])) index_rows_segment(rows, &f[i]);
+        from = f[n - 1].id + 1;
+    }
+}
+
+static const char REBUILD_NOTE[] = "rebuild";
+
+static enum rc rebuild_mark(struct store *s, bool on, struct err *reterr)
+{
+    const uint8_t v = on;
+
+    return index_note_put(s->index, REBUILD_NOTE, (struct slice){&v, 1}, reterr);
+}
+
+static enum rc rebuild_marked(struct store *s, bool *ret, struct err *reterr)
+{
+    uint8_t v = 0;
+    size_t n = 0;
+    enum rc rc = index_note_get(s->index, REBUILD_NOTE, &v, 1, &n, reterr);
+
+    *ret = rc == RC_OK && v != 0;
+    return rc == RC_NOTFOUND ? RC_OK : rc;
+}
+
+/* ---- segments that rows point to and that are not there ---- */
+struct missing {
+    struct store *s;
+    struct err *reterr;
+};
+
+static bool there(const struct store *s, uint64_t segment_id)
+{
+    struct seglog_segment f;
+
+    return seglog_segments(s->log, segment_id, &f, 1) == 1 && f.id == segment_id;
+}
+
+/* A row without bytes would pass for a held chunk. */
+static enum rc missing_drop(void *ctx, const struct index_ref *ref)
+{
+    struct missing *m = ctx;
+
+    if (there(m->s, ref->loc.segment_id)) return RC_OK;
+    if (ref->quarantined) return index_bad_clear(m->s->index, &ref->chunk.id, m->reterr);
+    if (ref->chunk_row) return index_chunk_drop(m->s->index, &ref->chunk.id, &ref->loc, m->reterr);
+    return index_log_drop(m->s->index, &ref->group, &ref->log, m->reterr);
+}
+
+static enum rc missing_find(struct store *s, struct err *reterr)
+{
+    struct missing m = {s, reterr};
+    struct index_space *all = NULL;
+    uint32_t n = 0;
+    bool lost = false;
+    enum rc rc = index_space_list(s->index, &all, &n, reterr);
+
+    for (uint32_t i = 0; i < n && rc == RC_OK; i++) {
+        if (there(s, all[i].seg.id)) continue;
+        if (all[i].live_bytes > 0) {
+            rc = damage_note(s, all[i].seg.id, 0, all[i].seg.end, reterr);
+            lost = true;
+        } else { /* given back; that was told last */
+            rc = index_space_forget(s->index, all[i].seg.id, reterr);
+        }
+    }
+    free(all);
+    return rc == RC_OK && lost ? index_refs(s->index, missing_drop, &m, reterr) : rc;
 }
 
 static enum rc replay(struct store *s, struct err *reterr)
@@ -389,11 +569,16 @@ static enum rc replay(struct store *s, struct err *reterr)
         rc = damage_note(s, from.segment_id, end.segment_id == from.segment_id ? end.offset : 0,
                          from.offset, reterr);
     }
+    if (rc == RC_OK) rc = missing_find(s, reterr);
     /* A new index beside a log that is not: what the replicas had promised went with the old one.
      */
     if (rc == RC_OK && from.segment_id == 0 && from.offset == 0 && end.segment_id != 0) {
         rc = store_dir_damage_note(s->dir, "the index was lost and made again\n", reterr);
         s->damaged = true;
+        if (rc == RC_OK) rc = rebuild_mark(s, true, reterr);
+        r.rebuilding = true;
+    } else if (rc == RC_OK) { /* a rebuild that did not come to its end goes on as one */
+        rc = rebuild_marked(s, &r.rebuilding, reterr);
     }
     if (rc == RC_OK) rc = seglog_replay(s->log, from, &rp, reterr);
     if (rc == RC_OK) rc = r.rc;
@@ -408,7 +593,10 @@ static enum rc replay(struct store *s, struct err *reterr)
     /* Also when nothing was replayed: from may lie behind a log that was cut. Never zero, and
      * durable: from now on zero means a lost index. */
     if (end.segment_id == 0) end.offset = SEGLOG_DATA_AT;
+    facts_all(s, r.rows);
     rc = index_rows_commit(r.rows, end, reterr);
+    s->upto = end;
+    if (rc == RC_OK && r.rebuilding) rc = rebuild_mark(s, false, reterr);
     return rc == RC_OK ? index_sync(s->index, reterr) : rc;
 }
 
@@ -445,8 +633,11 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
 {
     struct store *s = calloc(1, sizeof(*s));
     char path[1024];
-    struct disk_conf dc = {
-        .loop = conf->loop, .dir = path, .engine = conf->engine, .arena_bytes = conf->arena_bytes};
+    struct disk_conf dc = {.loop = conf->loop,
+                           .dir = path,
+                           .engine = conf->engine,
+                           .arena_bytes = conf->arena_bytes,
+                           .mem = conf->mem};
     struct seglog_conf lc = {.segment_bytes = conf->segment_bytes,
                              .reserve_bytes = conf->reserve_bytes,
                              .limit_bytes = conf->limit_bytes};
@@ -464,20 +655,26 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
     if (rc == RC_OK) rc = store_dir_damaged(s->dir, &s->damaged, reterr);
     if (rc == RC_OK) rc = sub_dir(s->dir, "segments", path, sizeof(path), reterr);
     if (rc == RC_OK) rc = disk_open(&dc, &s->disk, reterr);
-    if (rc == RC_OK) {
-        lc.disk = s->disk;
-        lc.disk_id = s->disk_id;
-        rc = seglog_open(&lc, &s->log, reterr);
-    }
     if (rc == RC_OK) rc = sub_dir(s->dir, "index", path, sizeof(path), reterr);
     if (rc == RC_OK) rc = index_open(&ic, &s->index, reterr);
-    if (rc == RC_CORRUPT && s->log != NULL && reterr != NULL) {
+    if (rc == RC_CORRUPT && s->disk != NULL && reterr != NULL) {
         (void)err_prefix(reterr,
                          "'storaged rebuild-index --dir %s' makes it again from the log, its "
                          "replicas rejoin as damaged",
                          s->dir);
     }
+    if (rc == RC_OK) rc = index_owner(s, reterr);
+    if (rc == RC_OK) rc = known_load(s, reterr);
+    if (rc == RC_OK) {
+        lc.disk = s->disk;
+        lc.disk_id = s->disk_id;
+        lc.known = s->known;
+        lc.known_n = s->known_n;
+        rc = seglog_open(&lc, &s->log, reterr);
+    }
     if (rc == RC_OK) rc = replay(s, reterr);
+    free(s->known);
+    s->known = NULL;
     if (rc != RC_OK) {
         open_undo(s);
         return rc;
@@ -507,6 +704,29 @@ void store_status(struct store *s, struct store_status *ret)
                                  .damaged = s->damaged};
     ret->rc = disk_state(s->disk, &ret->err);
     seglog_stats(s->log, &ret->log);
+    index_stats(s->index, &ret->index);
+}
+
+struct seglog *store_log(struct store *s)
+{
+    return s->log;
+}
+
+struct seg_position store_rows_upto(const struct store *s)
+{
+    return s->upto;
+}
+
+enum rc store_damage_note(struct store *s, const char *line, struct err *reterr)
+{
+    s->damaged = true;
+    return store_dir_damage_note(s->dir, line, reterr);
+}
+
+void store_fail(struct store *s, const char *why)
+{
+    if (s->failed.rc == RC_OK) (void)err_set(&s->failed, RC_IO, "%s", why);
+    disk_fail(s->disk, why);
 }
 
 enum rc store_damage_clear(struct store *s, struct err *reterr)

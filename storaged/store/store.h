@@ -24,7 +24,8 @@ struct store;
 struct store_conf {
     struct uv_loop_s *loop;
     const char *dir;         /* made if missing (its parent must exist) */
-    enum disk_engine engine; /* DISK_AUTO, DISK_URING, DISK_PREAD */
+    enum disk_engine engine; /* DISK_AUTO, DISK_URING, DISK_PREAD; tests: DISK_MEMORY */
+    struct disk_mem *mem;    /* DISK_MEMORY: the segments; the index is in files all the same */
     size_t arena_bytes, cache_bytes;
     uint64_t segment_bytes, reserve_bytes, limit_bytes; /* as seglog_conf; 0 = default */
 };
@@ -73,6 +74,7 @@ struct store_chunk {
     struct record_block *blocks; /* record_blocks(plain_bytes): tags given */
     bool crc_known;              /* crc32c given too, and trusted; else computed here */
     uint8_t *payload;            /* as seglog_append_chunk */
+    bool urgent;                 /* repair: may use what is kept from new chunks */
 };
 /* c is copied; c->blocks and c->payload are borrowed until cb. The same id may be written again:
  * the later record's row counts.
@@ -92,12 +94,28 @@ MUST_CHECK enum rc store_read(struct store *s, struct seglog_read *r,
                               const struct seg_location *loc, uint32_t first, uint32_t n, void *buf,
                               size_t cap, seglog_read_cb cb);
 
+/* ---- for storaged/repair ---- */
+struct seglog *store_log(struct store *s);
+/* All records before it have their rows: what no row points to below it is dead. */
+struct seg_position store_rows_upto(const struct store *s);
+/* A copy of the record with header h (h->moved_from: its source), verbatim. Its row is moved only
+ * if it still points at the source when the copy is durable. As store_chunk_write; payload as
+ * seglog_append_chunk, for log entries too. */
+MUST_CHECK enum rc store_move(struct store *s, struct store_append *a,
+                              const struct record_header *h, struct record_block *blocks,
+                              uint8_t *payload, store_append_cb cb);
+/* A lasting mark that something promised is missing (as a start does); blocking, rare. RC_IO. */
+MUST_CHECK enum rc store_damage_note(struct store *s, const char *line, struct err *reterr);
+/* The disk lies: out from now on. */
+void store_fail(struct store *s, const char *why);
+
 struct store_status {
     struct id128 disk_id;
     const char *dir, *engine, *engine_reason;
     enum rc rc;     /* RC_OK, or why the disk is out */
     struct err err; /* then */
     struct seglog_stats log;
+    struct index_stats index;
     uint64_t replayed_n; /* records at open */
     bool damaged;        /* found at this open or an earlier one, and not cleared since */
 };

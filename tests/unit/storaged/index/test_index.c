@@ -88,11 +88,11 @@ static void test_chunks(void **state)
     assert_true(at.segment_id == 0 && at.offset == 0);
     assert_int_equal(index_rows_new(ix, &r), RC_OK);
     for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++)
-        index_rows_chunk(r, &all[i]);
+        assert_int_equal(index_rows_chunk(r, &all[i], NULL, &err), RC_OK);
     assert_int_equal(index_chunk_get(ix, &all[0].id, &got[0], &err), RC_NOTFOUND); /* not yet */
     commit(r, 3, 8192);
     assert_int_equal(index_rows_new(ix, &r), RC_OK);
-    index_rows_chunk(r, &moved);
+    assert_int_equal(index_rows_chunk(r, &moved, NULL, &err), RC_OK);
     index_rows_free(r); /* thrown away */
     reopen();
     assert_int_equal(index_replay_from(ix, &at, &err), RC_OK);
@@ -112,16 +112,117 @@ static void test_chunks(void **state)
     assert_int_equal(n, 2);
     assert_int_equal(index_chunk_find(ix, &all[0].id.body, 9, got, 2, &n, &err), RC_OK);
     assert_int_equal(n, 0);
-    assert_int_equal(index_chunk_drop(ix, &all[0].id, &err), RC_OK);
-    assert_int_equal(index_chunk_drop(ix, &all[0].id, &err), RC_OK); /* absent */
+    assert_int_equal(index_chunk_drop(ix, &all[0].id, NULL, &err), RC_OK);
+    assert_int_equal(index_chunk_drop(ix, &all[0].id, NULL, &err), RC_OK); /* absent */
     assert_int_equal(index_chunk_get(ix, &all[0].id, got, &err), RC_NOTFOUND);
     assert_int_equal(index_chunk_get(ix, &all[1].id, got, &err), RC_OK);
     moved.loc.segment_id = 99; /* the later row counts */
     assert_int_equal(index_rows_new(ix, &r), RC_OK);
-    index_rows_chunk(r, &moved);
+    assert_int_equal(index_rows_chunk(r, &moved, NULL, &err), RC_OK);
     commit(r, 4, 8192);
     assert_int_equal(index_chunk_get(ix, &moved.id, got, &err), RC_OK);
     assert_int_equal(got[0].loc.segment_id, 99);
+}
+
+/* The sums against what all rows say, before and after a reopen. */
+static enum rc sum_ref(void *ctx, const struct index_ref *ref)
+{
+    uint64_t *sum = ctx;
+
+    if (ref->loc.segment_id < 512)
+        sum[ref->loc.segment_id] +=
+            ref->loc.header_bytes + record_payload_bytes(ref->loc.plain_bytes);
+    return RC_OK;
+}
+static void expect_sums(void)
+{
+    for (int again = 0; again < 2; again++) {
+        static uint64_t want[512];
+
+        memset(want, 0, sizeof(want));
+        assert_int_equal(index_refs(ix, sum_ref, want, &err), RC_OK);
+        for (uint32_t i = 0; i < 512; i++)
+            assert_int_equal(index_space_live(ix, i), want[i]);
+        reopen();
+    }
+}
+static void batch_drop(const struct id128 *body, uint32_t index, const struct id128 *keep)
+{
+    struct index_batch *b;
+
+    assert_int_equal(index_batch_new(ix, &G, &b), RC_OK);
+    assert_int_equal(index_batch_chunk_drop(b, body, index, keep, &err), RC_OK);
+    assert_int_equal(index_batch_chunk_drop(b, body, index, keep, &err), RC_OK); /* none is left */
+    assert_int_equal(index_batch_commit(b, (struct index_applied){1, 1}, &err), RC_OK);
+    assert_int_equal(index_batch_chunk_drop(b, body, 77, NULL, &err), RC_OK);
+    index_batch_free(b); /* gives the lock back */
+}
+static void test_space(void **state)
+{
+    struct index_chunk all[40], got;
+    struct seg_location old;
+    struct record_source from;
+    struct index_bad bad[4];
+    struct index_rows *r;
+    struct index_stats st;
+    uint32_t n = 0;
+
+    (void)state;
+    assert_int_equal(index_rows_new(ix, &r), RC_OK);
+    for (uint32_t i = 0; i < 40; i++) { /* 5 bodies of 8 sealings */
+        all[i] = chunk_of((uint8_t)(50 + i / 8), 7, (uint8_t)(100 + i));
+        assert_int_equal(index_rows_chunk(r, &all[i], NULL, &err), RC_OK);
+        assert_int_equal(index_rows_chunk(r, &all[i], NULL, &err), RC_OK); /* the same again */
+    }
+    index_rows_segment(r, &(struct seglog_segment){101, 1, 65536, 40960});
+    commit(r, 300, 8192);
+    expect_sums();
+    old = all[0].loc;
+    from = (struct record_source){old.segment_id, old.generation, old.offset};
+    all[0].loc.segment_id = 310; /* a copy, its source and then another as source */
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(index_rows_new(ix, &r), RC_OK);
+        assert_int_equal(index_rows_chunk(r, &all[0], &from, &err), RC_OK);
+        commit(r, 310, 8192);
+        assert_int_equal(index_chunk_get(ix, &all[0].id, &got, &err), RC_OK);
+        assert_int_equal(got.loc.segment_id, 310);
+        expect_sums();
+        all[0].loc.segment_id = 311;
+    }
+    batch_drop(&all[8].id.body, 7, &all[9].id.seal_id);
+    assert_int_equal(index_chunk_get(ix, &all[8].id, &got, &err), RC_NOTFOUND);
+    assert_int_equal(index_chunk_get(ix, &all[9].id, &got, &err), RC_OK);
+    batch_drop(&all[16].id.body, 7, NULL);
+    for (uint32_t i = 16; i < 24; i++)
+        assert_int_equal(index_chunk_get(ix, &all[i].id, &got, &err), RC_NOTFOUND);
+    assert_int_equal(index_chunk_get(ix, &all[24].id, &got, &err), RC_OK);
+    expect_sums();
+    assert_int_equal(index_chunk_drop(ix, &all[24].id, &old, &err), RC_OK); /* it lies elsewhere */
+    assert_int_equal(index_chunk_get(ix, &all[24].id, &got, &err), RC_OK);
+    /* quarantined: no row, its bytes stay live until it is cleared */
+    assert_int_equal(index_bad_add(ix, &all[24].id, &old, 3, 5, &err), RC_NOTFOUND);
+    assert_int_equal(index_bad_add(ix, &all[24].id, &all[24].loc, 3, 5, &err), RC_OK);
+    assert_int_equal(index_bad_add(ix, &all[25].id, &all[25].loc, 4, 6, &err), RC_OK);
+    assert_int_equal(index_chunk_get(ix, &all[24].id, &got, &err), RC_NOTFOUND);
+    expect_sums();
+    index_stats(ix, &st);
+    assert_int_equal(st.quarantined_n, 2);
+    assert_int_equal(index_bad_list(ix, NULL, bad, 4, &n, &err), RC_OK);
+    assert_int_equal(n, 2);
+    assert_int_equal(bad[0].reason, 3);
+    assert_memory_equal(&bad[0].chunk, &all[24], sizeof(all[24]));
+    assert_int_equal(index_bad_list(ix, &all[24].id, bad, 4, &n, &err), RC_OK);
+    assert_int_equal(n, 1);
+    assert_int_equal(bad[0].found_unix_ms, 6);
+    assert_int_equal(index_space_live(ix, all[24].loc.segment_id), 8192);
+    assert_int_equal(index_bad_clear(ix, &all[24].id, &err), RC_OK);
+    assert_int_equal(index_space_live(ix, all[24].loc.segment_id), 0);
+    batch_drop(&all[25].id.body, 7, NULL); /* and a note goes with its chunk */
+    index_stats(ix, &st);
+    assert_int_equal(st.quarantined_n, 0);
+    expect_sums();
+    assert_int_equal(index_space_forget(ix, 101, &err), RC_OK);
+    assert_int_equal(index_space_live(ix, 101), 0);
 }
 
 static void add_log(const struct index_group *g, uint64_t epoch, uint64_t from, uint64_t until)
@@ -132,7 +233,7 @@ static void add_log(const struct index_group *g, uint64_t epoch, uint64_t from, 
     for (uint64_t i = from; i < until; i++) {
         struct index_log_row row = {.epoch = epoch, .index = i, .loc = loc_of(i + epoch * 1000)};
 
-        assert_int_equal(index_rows_log(r, g, &row, &err), RC_OK);
+        assert_int_equal(index_rows_log(r, g, &row, NULL, &err), RC_OK);
     }
     commit(r, 1, 4096 * until);
 }
@@ -176,7 +277,7 @@ static void test_log(void **state)
     for (uint64_t e = 5; e >= 4; e--) {
         struct index_log_row row = {.epoch = e, .index = 9, .loc = loc_of(e)};
 
-        assert_int_equal(index_rows_log(r, &G, &row, &err), RC_OK);
+        assert_int_equal(index_rows_log(r, &G, &row, NULL, &err), RC_OK);
     }
     commit(r, 1, 1);
     assert_int_equal(index_log_get(ix, &G, 7, got, 3, &n, &err), RC_OK);
@@ -186,8 +287,10 @@ static void test_log(void **state)
     assert_int_equal(got[1].epoch, 3);
     assert_int_equal(got[1].loc.segment_id, loc_of(3008).segment_id);
     assert_int_equal(got[2].epoch, 5);
+    expect_sums();
     assert_int_equal(index_log_trim(ix, &G, 305, /* from_back= */ true, &err), RC_OK);
     expect_bounds(&G, 5, 304);
+    expect_sums();
     assert_int_equal(index_log_trim(ix, &G, 7, /* from_back= */ false, &err), RC_OK);
     expect_bounds(&G, 7, 304);
     reopen();
@@ -478,6 +581,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_chunks, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_space, setup, teardown),
         cmocka_unit_test_setup_teardown(test_log, setup, teardown),
         cmocka_unit_test_setup_teardown(test_protocol, setup, teardown),
         cmocka_unit_test_setup_teardown(test_batch_model, setup, teardown),

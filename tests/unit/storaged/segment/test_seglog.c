@@ -396,6 +396,140 @@ static void test_full(void **state)
     disk_mem_free(mem);
 }
 
+/* ---- many segments: few files open, none opened at a start that knows them, drops ---- */
+struct dropped {
+    struct seglog_drop d;
+    bool done;
+    enum rc rc;
+};
+static void on_dropped(struct seglog_drop *d, enum rc rc)
+{
+    struct dropped *x = d->data;
+
+    x->done = true;
+    x->rc = rc;
+}
+static void on_raw(struct seglog_raw *r, enum rc rc)
+{
+    read_rc = rc;
+    *(bool *)r->data = true;
+}
+static void drop_wait(struct dropped *x)
+{
+    while (!x->done)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    assert_int_equal(x->rc, RC_OK);
+}
+static void many_suite(enum disk_engine engine, struct disk_mem *mem)
+{
+    enum { SEGMENTS = SEGLOG_FILES_MAX + 40 };
+    char dir[] = "/var/tmp/mikura-seglog-XXXXXX", cmd[64];
+    struct seglog_append *a = calloc(SEGMENTS, sizeof(*a));
+    struct record_block *blocks = calloc(4, sizeof(*blocks));
+    struct record_header h = {
+        .type = RECORD_CHUNK, .cipher_suite = 1, .pool = 1, .plain_bytes = 200000};
+    struct seglog_segment *segs = calloc(SEGMENTS, sizeof(*segs));
+    struct dropped x = {.d.data = &x}, y = {.d.data = &y};
+    struct seglog_conf lc = {.segment_bytes = SEGMENT, .known = segs};
+    struct disk_conf dc = {
+        .loop = &loop, .dir = dir, .engine = engine, .arena_bytes = 8u << 20, .mem = mem};
+    struct seglog_read rd = {0};
+    struct seglog_raw raw = {0};
+    struct seglog_stats st;
+    struct err err;
+    bool done = false;
+    uint64_t requests;
+    uint8_t *p;
+
+    assert_non_null(mkdtemp(dir));
+    assert_true(a != NULL && blocks != NULL && segs != NULL);
+    reset();
+    open_all(engine, dir, mem, RC_OK);
+    p = disk_buf_alloc(disk, record_payload_bytes(h.plain_bytes));
+    for (uint32_t i = 0; i < SEGMENTS; i++) { /* one a segment */
+        struct rec *r = &recs[0];
+
+        *r = (struct rec){.a.data = r};
+        a[i].data = r;
+        fill(i, p, h.plain_bytes);
+        assert_int_equal(seglog_append_chunk(slog, &a[i], &h, blocks, false, p, on_append), RC_OK);
+        while (!r->done)
+            (void)uv_run(&loop, UV_RUN_ONCE);
+        assert_int_equal(r->rc, RC_OK);
+    }
+    recs[0].n = h.plain_bytes;
+    seglog_stats(slog, &st);
+    assert_true(st.files_open_n <= SEGLOG_FILES_MAX && st.segments_n >= SEGMENTS);
+    for (uint32_t i = 0; i < SEGMENTS; i += 3) { /* the first files are closed by now */
+        recs[0].a.loc = a[i].loc;
+        done = false;
+        rd.data = &done;
+        assert_int_equal(seglog_read(slog, &rd, &a[i].loc, 0, 0, p,
+                                     record_payload_bytes(h.plain_bytes), on_read),
+                         RC_OK);
+        while (!done)
+            (void)uv_run(&loop, UV_RUN_ONCE);
+        assert_int_equal(read_rc, RC_OK);
+        assert_int_equal(p[1000], (uint8_t)(i * 31 + 1000 * 7 + (1000 >> 8)));
+    }
+    seglog_stats(slog, &st);
+    assert_true(st.files_open_n <= SEGLOG_FILES_MAX);
+    lc.known_n = seglog_segments(slog, 0, segs, SEGMENTS);
+    assert_true(lc.known_n >= SEGMENTS - 1);
+    assert_int_equal(seglog_drop(slog, &x.d, a[SEGMENTS - 1].loc.segment_id, on_dropped),
+                     RC_PRECOND);
+    close_all();
+
+    assert_int_equal(disk_open(&dc, &disk, &err), RC_OK);
+    requests = disk_requests(disk);
+    lc.disk = disk;
+    memset(lc.disk_id.b, 7, 16);
+    assert_int_equal(seglog_open(&lc, &slog, &err), RC_OK);
+    assert_int_equal(disk_requests(disk), requests);
+    seglog_stats(slog, &st);
+    assert_int_equal(st.files_open_n, 0);
+    assert_int_equal(st.damage_n, 0);
+    /* a reader is waited for, and nobody finds the segment any more */
+    p = disk_buf_alloc(disk, record_payload_bytes(h.plain_bytes));
+    done = false;
+    raw.data = &done;
+    assert_int_equal(
+        seglog_read_raw(slog, &raw, a[5].loc.segment_id, a[5].loc.offset, p, 8192, on_raw), RC_OK);
+    assert_int_equal(seglog_drop(slog, &x.d, a[5].loc.segment_id, on_dropped), RC_OK);
+    assert_false(x.done);
+    assert_int_equal(seglog_drop(slog, &y.d, a[5].loc.segment_id, on_dropped), RC_NOTFOUND);
+    assert_int_equal(
+        seglog_read(slog, &rd, &a[5].loc, 0, 0, p, record_payload_bytes(h.plain_bytes), on_read),
+        RC_NOTFOUND);
+    drop_wait(&x);
+    assert_true(done && read_rc == RC_OK); /* the reader first */
+    assert_int_equal(seglog_drop(slog, &y.d, a[6].loc.segment_id, on_dropped), RC_OK);
+    drop_wait(&y);
+    assert_int_equal(seglog_segments(slog, a[5].loc.segment_id, segs, 1), 1);
+    assert_int_equal(segs[0].id, a[7].loc.segment_id);
+    disk_buf_free(disk, p);
+    close_all();
+    open_all(engine, dir, mem, RC_OK); /* without what was known; the holes are no damage */
+    seglog_stats(slog, &st);
+    assert_int_equal(st.segments_n, SEGMENTS - 2);
+    assert_int_equal(st.damage_n, 0);
+    close_all();
+    free(a);
+    free(blocks);
+    free(segs);
+    (void)snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
+    assert_int_equal(system(cmd), 0);
+}
+static void test_many(void **state)
+{
+    struct disk_mem *mem = disk_mem_new(9, 256u << 20);
+
+    (void)state;
+    many_suite(DISK_MEMORY, mem);
+    disk_mem_free(mem);
+    many_suite(DISK_AUTO, NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -403,7 +537,7 @@ int main(void)
         cmocka_unit_test(test_memory), cmocka_unit_test(test_tmpfs_refused),
         cmocka_unit_test(test_crash),  cmocka_unit_test(test_io_failures),
         cmocka_unit_test(test_damage), cmocka_unit_test(test_damage_tail),
-        cmocka_unit_test(test_full)};
+        cmocka_unit_test(test_full), cmocka_unit_test(test_many)};
     int bad;
 
     if (uv_loop_init(&loop) != 0) return 1;
