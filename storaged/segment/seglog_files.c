@@ -61,6 +61,7 @@ struct segment *segment_add(struct seglog *log, uint64_t id)
 
 static void file_close(struct segment *s)
 {
+    CHECK(s->file != NULL || list_empty(&s->idle));
     if (s->file == NULL) return;
     list_remove(&s->idle);
     disk_file_close(s->file);
@@ -220,6 +221,7 @@ void segment_unuse(struct segment *s)
     if (s->dropping) {
         drop_step(s);
     } else if (s->file != NULL) {
+        CHECK(list_empty(&s->idle));
         list_push_back(&s->log->idle, &s->idle);
         idle_trim(s->log);
     }

@@ -540,17 +540,19 @@ enum rc seglog_replay(struct seglog *log, struct seg_position from, const struct
         struct segment *s = log->segs[i];
         char name[DISK_NAME_BYTES];
         uint64_t bytes = 0;
+        bool opened;
 
         if (s->id < from.segment_id || !s->sealed) continue;
+        opened = s->file == NULL;
         segment_name(s->id, name);
-        rc = disk_file_open(log->disk, name, &s->file, &bytes, reterr);
+        if (opened) rc = disk_file_open(log->disk, name, &s->file, &bytes, reterr);
         if (rc != RC_OK) break;
         w.seg = s;
         w.n = 0;
         rc = replay_segment(
             log, &w, s->id == from.segment_id ? MAX(from.offset, SEGLOG_DATA_AT) : SEGLOG_DATA_AT,
             blocks, r, reterr);
-        file_close(s);
+        if (opened) file_close(s);
     }
     free(blocks);
     free(w.p);

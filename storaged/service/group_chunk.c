@@ -1,5 +1,6 @@
 /* storaged/service/group_chunk.c - a ChunkAdd counts here only when exactly that record (body,
  * index, seal id) is durable on this disk; what is missing is pulled from the proposer. */
+#include "common/base/buf.h"
 #include "common/base/le.h"
 #include "common/base/log.h"
 #include "storaged/service/service.h"
@@ -53,6 +54,39 @@ enum rc chunk_held(struct sd_group *g, const struct index_chunk_id *id, struct i
     if (rc != RC_OK) return err_set(reterr, rc, "a look-up");
     if (l.rc != RC_OK && reterr != NULL) *reterr = l.err;
     return l.rc;
+}
+
+struct decided {
+    struct sd_group *g;
+    const struct apply_chunk *c;
+    bool yes;
+};
+
+static void decided_work(void *arg)
+{
+    struct decided *d = arg;
+    uint8_t key[APPLY_CHUNK_KEY_BYTES];
+    struct apply_chunk row;
+    struct buf value;
+    uint64_t index;
+    bool dropped = false;
+
+    buf_init(&value, 4096);
+    apply_chunk_key(d->c->placement_hash, &d->c->body, d->c->index, key);
+    if (index_state_get(store_index(d->g->disk->store), &d->g->ix, (struct slice){key, sizeof key},
+                        &value, NULL) == RC_OK &&
+        apply_chunk_row((struct slice){value.p, value.n}, &row, &dropped, &index) == RC_OK)
+        d->yes = dropped || !id128_eq(&row.seal_id, &d->c->seal_id);
+    buf_deinit(&value);
+}
+
+/* The committed state has a tombstone or another sealing, for ever: this one has no effect any
+ * more, its bytes may have been dropped on every replica, and nobody waits for them. */
+bool chunk_decided(struct sd_group *g, const struct apply_chunk *c)
+{
+    struct decided d = {.g = g, .c = c};
+
+    return fiber_work(decided_work, &d) == RC_OK && d.yes;
 }
 
 /* ---- one pull ---- */
@@ -213,7 +247,7 @@ static void chunk_run(void *arg)
         struct err err = {0};
         enum rc rc = chunk_ensure(g, &j->c, &j->from, &err);
 
-        if (rc == RC_OK) {
+        if (rc == RC_OK || chunk_decided(g, &j->c)) {
             group_event(g, &ev);
             break;
         }
@@ -285,6 +319,7 @@ static void tail_run(void *arg)
             struct index_chunk_id id = {c.body, c.index, c.seal_id};
 
             rc = chunk_held(g, &id, &found, &err);
+            if (rc == RC_NOTFOUND && chunk_decided(g, &c)) rc = RC_OK;
         }
         if (n > 0) entry_unpin(e);
         if (rc == RC_NOTFOUND) break; /* its chunk is not here: the tail ends below it */

@@ -152,6 +152,7 @@ MUST_CHECK enum rc chunk_ensure(struct sd_group *g, const struct apply_chunk *c,
                                 const struct id128 *from_disk, struct err *reterr);
 MUST_CHECK enum rc chunk_held(struct sd_group *g, const struct index_chunk_id *id,
                               struct index_chunk *ret, struct err *reterr);
+bool chunk_decided(struct sd_group *g, const struct apply_chunk *c);
 /* group_snap.c */
 void group_snapshot(struct sd_group *g, const struct replica_action *a);
 void snap_page_arrived(struct sd_group *g, struct slice body);

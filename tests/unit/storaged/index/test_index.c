@@ -162,7 +162,7 @@ static void test_space(void **state)
     struct index_chunk all[40], got;
     struct seg_location old;
     struct record_source from;
-    struct index_bad bad[4];
+    struct index_bad bad[4] = {0};
     struct index_rows *r;
     struct index_stats st;
     uint32_t n = 0;

@@ -420,15 +420,14 @@ static void drop_wait(struct dropped *x)
         (void)uv_run(&loop, UV_RUN_ONCE);
     assert_int_equal(x->rc, RC_OK);
 }
-static void many_suite(enum disk_engine engine, struct disk_mem *mem)
+static void many_suite(enum disk_engine engine, struct disk_mem *mem, uint32_t segments)
 {
-    enum { SEGMENTS = SEGLOG_FILES_MAX + 40 };
     char dir[] = "/var/tmp/mikura-seglog-XXXXXX", cmd[64];
-    struct seglog_append *a = calloc(SEGMENTS, sizeof(*a));
+    struct seglog_append *a = calloc(segments, sizeof(*a));
     struct record_block *blocks = calloc(4, sizeof(*blocks));
     struct record_header h = {
         .type = RECORD_CHUNK, .cipher_suite = 1, .pool = 1, .plain_bytes = 200000};
-    struct seglog_segment *segs = calloc(SEGMENTS, sizeof(*segs));
+    struct seglog_segment *segs = calloc(segments, sizeof(*segs));
     struct dropped x = {.d.data = &x}, y = {.d.data = &y};
     struct seglog_conf lc = {.segment_bytes = SEGMENT, .known = segs};
     struct disk_conf dc = {
@@ -446,7 +445,7 @@ static void many_suite(enum disk_engine engine, struct disk_mem *mem)
     reset();
     open_all(engine, dir, mem, RC_OK);
     p = disk_buf_alloc(disk, record_payload_bytes(h.plain_bytes));
-    for (uint32_t i = 0; i < SEGMENTS; i++) { /* one a segment */
+    for (uint32_t i = 0; i < segments; i++) { /* one a segment */
         struct rec *r = &recs[0];
 
         *r = (struct rec){.a.data = r};
@@ -459,8 +458,8 @@ static void many_suite(enum disk_engine engine, struct disk_mem *mem)
     }
     recs[0].n = h.plain_bytes;
     seglog_stats(slog, &st);
-    assert_true(st.files_open_n <= SEGLOG_FILES_MAX && st.segments_n >= SEGMENTS);
-    for (uint32_t i = 0; i < SEGMENTS; i += 3) { /* the first files are closed by now */
+    assert_true(st.files_open_n <= SEGLOG_FILES_MAX && st.segments_n >= segments);
+    for (uint32_t i = 0; i < segments; i += 3) { /* the first files are closed by now */
         recs[0].a.loc = a[i].loc;
         done = false;
         rd.data = &done;
@@ -474,9 +473,9 @@ static void many_suite(enum disk_engine engine, struct disk_mem *mem)
     }
     seglog_stats(slog, &st);
     assert_true(st.files_open_n <= SEGLOG_FILES_MAX);
-    lc.known_n = seglog_segments(slog, 0, segs, SEGMENTS);
-    assert_true(lc.known_n >= SEGMENTS - 1);
-    assert_int_equal(seglog_drop(slog, &x.d, a[SEGMENTS - 1].loc.segment_id, on_dropped),
+    lc.known_n = seglog_segments(slog, 0, segs, segments);
+    assert_true(lc.known_n >= segments - 1);
+    assert_int_equal(seglog_drop(slog, &x.d, a[segments - 1].loc.segment_id, on_dropped),
                      RC_PRECOND);
     close_all();
 
@@ -511,7 +510,7 @@ static void many_suite(enum disk_engine engine, struct disk_mem *mem)
     close_all();
     open_all(engine, dir, mem, RC_OK); /* without what was known; the holes are no damage */
     seglog_stats(slog, &st);
-    assert_int_equal(st.segments_n, SEGMENTS - 2);
+    assert_int_equal(st.segments_n, segments - 2);
     assert_int_equal(st.damage_n, 0);
     close_all();
     free(a);
@@ -525,9 +524,10 @@ static void test_many(void **state)
     struct disk_mem *mem = disk_mem_new(9, 256u << 20);
 
     (void)state;
-    many_suite(DISK_MEMORY, mem);
+    many_suite(DISK_MEMORY, mem, SEGLOG_FILES_MAX + 40);
     disk_mem_free(mem);
-    many_suite(DISK_AUTO, NULL);
+    many_suite(DISK_AUTO, NULL, 16);
+    many_suite(DISK_PREAD, NULL, 16);
 }
 
 int main(void)
@@ -537,7 +537,7 @@ int main(void)
         cmocka_unit_test(test_memory), cmocka_unit_test(test_tmpfs_refused),
         cmocka_unit_test(test_crash),  cmocka_unit_test(test_io_failures),
         cmocka_unit_test(test_damage), cmocka_unit_test(test_damage_tail),
-        cmocka_unit_test(test_full), cmocka_unit_test(test_many)};
+        cmocka_unit_test(test_full),   cmocka_unit_test(test_many)};
     int bad;
 
     if (uv_loop_init(&loop) != 0) return 1;
