@@ -19,19 +19,21 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define GRACE_MS         5000u
-#define START_WAIT_MS    60000u /* for the first whole view of etcd */
-#define RETRY_MS         1000u
-#define SIGNING_RETRY_MS 20u
-#define KEEPALIVE_MS_MIN 100u
-#define KEEPALIVE_MS_MAX 3600000u
-#define UPLOAD_BYTES_MAX (192u << 20) /* chunks of all uploads under way */
+#define GRACE_MS          5000u
+#define START_WAIT_MS     60000u /* for the first whole view of etcd */
+#define RETRY_MS          1000u
+#define SIGNING_RETRY_MS  20u
+#define KEEPALIVE_MS_MIN  100u
+#define KEEPALIVE_MS_MAX  3600000u
+#define TASK_LEASE_MS_MIN 1000u
+#define TASK_LEASE_MS_MAX 3600000u
+#define UPLOAD_BYTES_MAX  (192u << 20) /* chunks of all uploads under way */
 
 struct settings {
     const char *name, *listen, *advertise, *ca, *cert, *key, *etcd, *cluster, *zone, *rack, *host;
     const char *log_level, *master_key, *inspect, *data;
     bool master_key_create;
-    uint64_t prefix_bits, copies, min_in_sync, disk_patience, keepalive;
+    uint64_t prefix_bits, copies, min_in_sync, disk_patience, keepalive, task_lease;
 };
 #define AT(field) offsetof(struct settings, field)
 static const struct conf_opt OPTS[] = {
@@ -58,6 +60,8 @@ static const struct conf_opt OPTS[] = {
      "a disk away for longer is given up and copied elsewhere"},
     {"keepalive", CONF_MS, AT(keepalive), "30s", "TIME",
      "between pings to an idle client, dropped when silent for two; stock ones may need 5 s"},
+    {"task_lease", CONF_MS, AT(task_lease), "30s", "TIME",
+     "a worker that is silent for so long has lost its task to another"},
     {"inspect", CONF_STR, AT(inspect), "", "FILE", "mikura-inspect; default: beside this program"},
     {"data", CONF_STR, AT(data), "", "DIR",
      "taken from every daemon's file; a gateway keeps nothing"},
@@ -418,7 +422,7 @@ static void open_background(struct daemon *d)
                               .copies = (uint32_t)d->set.copies,
                               .min_in_sync = (uint32_t)d->set.min_in_sync,
                               .patience_ms = d->set.disk_patience};
-    struct gw_jobs_conf jc = {.address = d->advertise};
+    struct gw_jobs_conf jc = {.address = d->advertise, .lease_ms = (uint32_t)d->set.task_lease};
     struct err err = {0};
     enum rc rc = manager_open(&mc, &d->manager, &err);
 
@@ -590,6 +594,9 @@ static enum rc settings_check(struct daemon *d, struct err *reterr)
     if (s->keepalive < KEEPALIVE_MS_MIN || s->keepalive > KEEPALIVE_MS_MAX)
         return err_set(reterr, RC_INVAL, "keepalive: from %u ms to %u s", KEEPALIVE_MS_MIN,
                        KEEPALIVE_MS_MAX / 1000);
+    if (s->task_lease < TASK_LEASE_MS_MIN || s->task_lease > TASK_LEASE_MS_MAX)
+        return err_set(reterr, RC_INVAL, "task_lease: from %u to %u s", TASK_LEASE_MS_MIN / 1000,
+                       TASK_LEASE_MS_MAX / 1000);
     if (strlen(s->name) > 63 || strlen(s->cluster) > 63)
         return err_set(reterr, RC_INVAL, "name and cluster: at most 63 bytes");
     (void)snprintf(d->advertise, sizeof d->advertise, "%s",

@@ -427,7 +427,8 @@ static enum rc parts_take(struct bulk_conn *c, struct net_stream *stream, struct
     c->state = BULK_ST_HELLO;
     c->hello_by_ms = now + HELLO_MS;
     c->end_at_ms = now + MIN(parts.life_ms, life + DRAIN_MS);
-    c->drain_at_ms = now + MIN(life, parts.life_ms > DRAIN_MS ? parts.life_ms - DRAIN_MS : 0);
+    /* a certificate's last half minute is used too, or a node that has one would only dial */
+    c->drain_at_ms = now + MIN(life, parts.life_ms - MIN(DRAIN_MS, parts.life_ms / 2));
     timer_at(c, MIN(c->hello_by_ms, c->end_at_ms));
     if (c->client && hello_send(c, c->conf.self.cls) != RC_OK) {
         return err_set(reterr, RC_NOMEM, "Hello");

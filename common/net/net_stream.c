@@ -796,3 +796,10 @@ uint64_t net_stream_life_ms(const struct net_stream *st)
     end_s = MIN(st->peer.not_after_s, tls_self(st->tls)->not_after_s);
     return end_s > now_s ? (uint64_t)(end_s - now_s) * 1000u : 0;
 }
+
+const char *net_stream_life_why(const struct net_stream *st)
+{
+    return tls_self(st->tls)->not_after_s <= st->peer.not_after_s
+               ? "this process's own certificate has expired: renew it with deploy/pki, start again"
+               : "the peer's certificate has expired: it has to be renewed with deploy/pki";
+}

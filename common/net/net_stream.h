@@ -54,6 +54,8 @@ const struct tls_identity *net_stream_peer(const struct net_stream *st);
 const char *net_stream_peer_addr(const struct net_stream *st); /* "127.0.0.1:4711", for logs */
 /* ms until the earlier of the two certificates' ends; a connection ends then. UINT64_MAX: plain. */
 uint64_t net_stream_life_ms(const struct net_stream *st);
+/* Whose certificate that is, and what to do; static. */
+const char *net_stream_life_why(const struct net_stream *st);
 
 /* Use as a byte stream. on_readable: bytes, an end or an error may be read; read until RC_BUSY.
  * on_drained: all written bytes went to the socket. Callbacks may close the stream. */

@@ -220,7 +220,8 @@ static void on_closed(struct rpc_stream *s, uint32_t h2_code, enum rc rc, const 
     bool unsent = !s->headers_sent || h2_code == NGHTTP2_REFUSED_STREAM;
 
     if (rc != RC_OK) { /* the connection was lost */
-        if (rc != RC_CANCELED) rc = rc == RC_UNAUTH ? RC_UNAUTH : RC_UNAVAIL;
+        /* a certificate that ended too: the next connection's handshake says whose it was */
+        if (rc != RC_CANCELED) rc = RC_UNAVAIL;
         (void)err_set(&q->r->err, rc, "%s: %s", q->ch->authority, e->msg);
         req_done(q, rc, unsent);
         return;

@@ -639,7 +639,7 @@ static void on_timer(uv_timer_t *t)
 
     c->due_ms = UINT64_MAX;
     if (now >= c->end_ms) {
-        rpc_conn_fail(c, RC_UNAUTH, "a certificate of this connection has expired");
+        rpc_conn_fail(c, RC_UNAUTH, net_stream_life_why(c->conf.net));
         return;
     }
     if (now >= c->ping_at_ms) {

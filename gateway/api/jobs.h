@@ -16,12 +16,12 @@
  * bodies is less than a capability's 1,024. */
 #define JOBS_TASK_ITEMS_MAX 24u
 #define JOBS_TASK_BYTES_MAX (256u << 20)
-#define JOBS_LEASE_MS       30000u
 /* Renew keeps a lease but carries no new capability: it must last for the longest task. */
 #define JOBS_CAPABILITY_MARGIN_MS 3600000u
 
 struct gw_jobs_conf {
     const char *address; /* what the election key says of the holder */
+    uint32_t lease_ms;   /* of a task: a worker silent for so long has lost it */
 };
 /* Takes part in the election; gw->jobs is set. */
 MUST_CHECK enum rc gw_jobs_open(struct gw *gw, const struct gw_jobs_conf *conf, struct err *reterr);

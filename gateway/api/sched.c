@@ -652,7 +652,7 @@ enum rc gw_jobs_open(struct gw *gw, const struct gw_jobs_conf *conf, struct err 
 
     if (j == NULL) return err_set(reterr, RC_NOMEM, "the scheduler");
     j->gw = gw;
-    j->limits = (struct sched_limits){VIEW_JOBS, VIEW_TASKS, VIEW_WORKERS, JOBS_LEASE_MS};
+    j->limits = (struct sched_limits){VIEW_JOBS, VIEW_TASKS, VIEW_WORKERS, conf->lease_ms};
     list_init(&j->jobs);
     fiber_cond_init(&j->changed);
     (void)snprintf(j->address, sizeof j->address, "%s", conf->address);

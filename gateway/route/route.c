@@ -251,6 +251,13 @@ enum rc route_primary(struct route_try *t, struct route_node **ret_node,
     }
 }
 
+enum rc route_node_rc(enum rc rc, struct err *e)
+{
+    if (rc != RC_UNAUTH) return rc;
+    if (e != NULL) e->rc = RC_UNAVAIL;
+    return RC_UNAVAIL;
+}
+
 bool route_again(struct route_try *t, enum rc rc, const struct funary_info *info)
 {
     bool elsewhere = rc == RC_STALE || rc == RC_PRECOND;

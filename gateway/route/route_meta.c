@@ -40,6 +40,7 @@ static enum rc call(struct route_try *t, const char *path, const ProtobufCMessag
         route_group_ref(g, t->at.hash, ref);
         conf.timeout_ms = attempt_ms(t);
         rc = funary(n->rpc, &conf, m, desc, &arena->pb, ret_answer, &info, &err);
+        rc = route_node_rc(rc, &err);
         if (rc == RC_OK || !route_again(t, rc, &info)) break;
     }
     if (rg != NULL) fiber_sem_give(&rg->inflight, 1);
@@ -173,7 +174,7 @@ enum rc route_scan(struct route *r, struct route_at at, struct slice from, struc
         if (rc != RC_OK) return rc;
         route_group_ref(g, at.hash, &ref);
         conf.timeout_ms = (uint32_t)MAX(route_left_ms(&t), 1);
-        rc = scan_once(n, &req, &conf, each, arg, &seen, reterr);
+        rc = route_node_rc(scan_once(n, &req, &conf, each, arg, &seen, reterr), reterr);
         if (rc == RC_OK || seen || !route_again(&t, rc, &info)) return rc;
     }
 }
@@ -230,6 +231,7 @@ enum rc route_node_status(struct route *r, const struct cluster_node *cn, uint64
     enum rc rc = route_node_of(r, cn, &n, reterr);
 
     if (rc != RC_OK) return rc;
-    return funary(n->rpc, &conf, &req.base, &mikura__internal__v1__node_status_response__descriptor,
-                  &arena->pb, ret_answer, NULL, reterr);
+    rc = funary(n->rpc, &conf, &req.base, &mikura__internal__v1__node_status_response__descriptor,
+                &arena->pb, ret_answer, NULL, reterr);
+    return route_node_rc(rc, reterr);
 }

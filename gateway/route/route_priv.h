@@ -47,6 +47,9 @@ uint64_t route_left_ms(const struct route_try *t);
  * is missing. */
 enum rc route_primary(struct route_try *t, struct route_node **ret_node,
                       const struct cluster_group **ret_group, struct err *reterr);
+/* A node that is not let in, or whose certificate has ended, is a node that is away: the caller's
+ * own certificate is another matter. */
+MUST_CHECK enum rc route_node_rc(enum rc rc, struct err *e);
 /* After a failed attempt: true = try again (it has waited). */
 bool route_again(struct route_try *t, enum rc rc, const struct funary_info *info);
 enum rc route_node_of(struct route *r, const struct cluster_node *n, struct route_node **ret_node,
