@@ -3,6 +3,7 @@
  * with a format byte, and one that does not decode is corruption, never a default. */
 #include "storaged/replica/apply_core.h"
 #include "common/base/le.h"
+#include "storaged/replica/mutant_core.h"
 
 #define HEAD_BYTES       28u /* format, kind, 2 zero, client 16, sequence 8 */
 #define CHUNK_BODY_BYTES 104u
@@ -472,7 +473,7 @@ static enum rc compare_holds(const struct apply_map *m, const struct apply_compa
         *ret_holds = rc == RC_OK;
         break;
     case APPLY_VERSION:
-        *ret_holds = version == c->number; /* 0 = absent */
+        *ret_holds = version == c->number || MUTANT(56); /* 0 = absent */
         break;
     case APPLY_VALUE:
         *ret_holds = rc == RC_OK && value.n == c->value.n &&
@@ -536,7 +537,7 @@ static enum rc chunk(const struct apply_map *m, const struct decoded *d, uint64_
     rc = m->get(m->ctx, key_of(key, sizeof(key)), &v);
     if (rc == RC_OK) rc = apply_chunk_row(v, &have, &dropped, &at);
     if (rc != RC_OK && rc != RC_NOTFOUND) return rc;
-    if (rc == RC_NOTFOUND || (drop && !dropped)) {
+    if (rc == RC_NOTFOUND || (drop && !dropped) || (MUTANT(55) && !drop && dropped)) {
         /* The tombstone keeps what was dropped; of a chunk that never came it keeps the request's.
          */
         chunk_row_encode(rc == RC_OK ? &have : &d->chunk, drop, index, row);
@@ -581,6 +582,7 @@ static enum rc tick_step(const struct apply_map *m, uint64_t tick)
         if (rc != RC_OK) return rc;
         if (c.floor < c.highest && c.tick + APPLY_CLIENT_IDLE_TICKS < tick) {
             rc = client_forget(m, &id, &c, c.highest);
+            if (MUTANT(57)) c = (struct client){0}; /* idle clients dropped whole */
             if (rc == RC_OK) rc = client_put(m, &id, &c);
         }
         memcpy(from + 1, id.b, 16);
@@ -604,7 +606,7 @@ enum rc apply_step(const struct apply_map *map, uint64_t index, struct slice ent
     CHECK(index > 0);
     if (rc != RC_OK) return rc;
     rc = tick_get(map, &tick);
-    if (rc == RC_OK && d.sequence != 0) {
+    if (rc == RC_OK && d.sequence != 0 && !MUTANT(54)) {
         rc = client_get(map, &d.client, &client);
         if (rc == RC_OK) rc = repeated(map, &d, &client, &out, &done);
     }

@@ -43,11 +43,11 @@ void replica_persist(struct replica_core *c, struct replica_actions *out, bool g
 
     c->durable.epoch = c->epoch;
     c->durable.config = c->config;
-    c->durable.commit = c->commit;
+    c->durable.commit = MUTANT(58) ? c->log_last : c->commit;
     c->durable.damaged = c->damaged;
     a->id = ++c->persist_id;
     a->durable = c->durable;
-    if (gate) c->gate_id = c->persist_id;
+    if (gate && !MUTANT(20)) c->gate_id = c->persist_id;
 }
 
 void replica_role_set(struct replica_core *c, struct replica_actions *out, enum replica_role role)
@@ -161,11 +161,13 @@ static void epoch_begin(struct replica_core *c, struct replica_actions *out, uin
     if (replica_leads(c)) replica_act(out, REPLICA_ABANDON)->first = c->commit + 1;
     c->epoch = epoch;
     c->leader = c->leader_boot = (struct id128){{0}};
-    c->verified = c->log_durable = c->commit;
+    if (!MUTANT(17)) c->verified = c->log_durable = c->commit;
+    if (MUTANT(62)) c->verified = c->log_durable = c->log_last; /* P7 */
+    c->epoch_last = 0;
     c->tail = 0;
     c->tail_checking = false;
     c->leader_commit = 0;
-    c->stamp_ms = c->seq = 0;
+    if (!MUTANT(34)) c->stamp_ms = c->seq = 0;
     c->word_ms = c->now_ms; /* the new primary gets its grace */
     c->peers_n = 0;
     chunks_clear(c);
@@ -184,12 +186,15 @@ static void see(struct replica_core *c, struct replica_actions *out, uint64_t ep
     if (news) replica_persist(c, out, /* gate= */ true);
 }
 
-/* In sync, sane, and one of those that may hold everything: DESIGN.md section 5. */
+/* In sync and sane. Not also of last_serving: where in_sync is below min_in_sync, one that was
+ * promoted since holds all that the others hold, and if they are lost it is the one good copy. P4:
+ * never a learner. */
 static bool may_lead(const struct replica_core *c)
 {
+    if (MUTANT(60) && !group_set_has(&c->cfg.last_serving, &c->conf.disk)) return false;
     return !c->damaged && !c->snapshot_running && c->cas_state == REPLICA_CAS_NONE &&
-           c->cfg.epoch == c->epoch && c->cfg.config == c->config && c->role == REPLICA_BACKUP &&
-           group_set_has(&c->cfg.last_serving, &c->conf.disk);
+           c->cfg.epoch == c->epoch && c->cfg.config == c->config &&
+           (c->role == REPLICA_BACKUP || (MUTANT(14) && c->role == REPLICA_LEARNER));
 }
 
 static void candidacy(struct replica_core *c, struct replica_actions *out)
@@ -197,12 +202,13 @@ static void candidacy(struct replica_core *c, struct replica_actions *out)
     struct group_config want = c->cfg;
 
     want.config++;
-    want.epoch++;
+    if (!MUTANT(39)) want.epoch++;
     if (!id128_eq(&want.primary, &c->conf.disk)) group_set_remove(&want.in_sync, &want.primary);
     want.primary = c->conf.disk;
     want.primary_boot = c->conf.boot;
     if (want.in_sync.n >= c->conf.min_in_sync) want.last_serving = want.in_sync;
     c->fresh = id128_is_zero(&c->cfg.primary_boot);
+    if (MUTANT(61) && !group_set_has(&c->wish, &c->cfg.primary)) c->fresh = c->wish.n > 0;
     replica_cas(c, out, &want);
     replica_role_set(c, out, REPLICA_CANDIDATE);
 }
@@ -213,7 +219,11 @@ static void adopt(struct replica_core *c, struct replica_actions *out,
 {
     bool was_member = group_set_has(&c->cfg.in_sync, &c->conf.disk);
 
-    if (cfg->config <= c->cfg.config) return;
+    if (cfg->config <= c->cfg.config) {
+        if (MUTANT(18) && cfg->config == c->cfg.config && c->cas_state == REPLICA_CAS_DOUBT)
+            cas_end(c);
+        return;
+    }
     c->cfg = *cfg;
     c->mod_revision = mod_revision;
     /* The revision moved: what was under way has won (this is it) or can't any more. */
@@ -243,7 +253,7 @@ static void on_cas(struct replica_core *c, struct replica_actions *out,
 {
     struct group_config won = c->cas_cfg;
 
-    if (c->cas_state == REPLICA_CAS_NONE || ev->id != c->cas_id) return;
+    if (c->cas_state == REPLICA_CAS_NONE || (ev->id != c->cas_id && !MUTANT(35))) return;
     switch (ev->cas) {
     case REPLICA_CAS_WON:
         adopt(c, out, &won, ev->mod_revision);
@@ -260,7 +270,7 @@ static void on_cas(struct replica_core *c, struct replica_actions *out,
         replica_read_config(c, out);
         break;
     case REPLICA_CAS_UNKNOWN:
-        if (MUTANT(11)) {
+        if (MUTANT(11) || MUTANT(33)) {
             cas_end(c);
             break;
         }
@@ -288,7 +298,7 @@ static void answer(struct replica_core *c, struct replica_actions *out)
 static void follow_advance(struct replica_core *c, struct replica_actions *out)
 {
     uint64_t held = replica_held(c);
-    uint64_t upto = MIN(c->leader_commit, held);
+    uint64_t upto = MIN(c->leader_commit, MUTANT(25) ? c->log_last : held);
 
     if (upto > c->commit) {
         c->commit = upto;
@@ -303,24 +313,33 @@ static void follow_entries(struct replica_core *c, struct replica_actions *out,
     uint64_t from = c->verified + 1, upto = c->verified, held = replica_held(c);
     struct replica_action *a;
 
+    if (MUTANT(36) && m->first > from) {
+        from = m->first;
+        upto = from - 1;
+    }
     if (m->first > from) return; /* a gap: the answer says what is wanted */
     while (upto + 1 < m->first + m->n && upto + 1 < held + CHUNK_RING &&
            m->entries[upto + 1 - m->first].bytes.n >= 2)
         upto++;
     if (upto < from) return;
+    while (MUTANT(13) && from <= upto && from <= c->log_last) /* P2: what is there is kept */
+        c->verified = from++;
+    if (from > upto) return;
     a = replica_act(out, REPLICA_APPEND);
     a->epoch = c->epoch;
     a->first = from;
     a->n = (uint32_t)(upto - from + 1);
     a->entries = &m->entries[from - m->first];
     c->verified = upto;
+    c->epoch_last = MAX(c->epoch_last, upto);
     c->log_last = MAX(c->log_last, upto);
     for (uint64_t i = from; i <= upto; i++)
         replica_chunk_await(c, out, i, &m->entries[i - m->first], &c->leader);
     if (m->tail != 0 && upto >= m->tail) {
         /* The new primary's own first entry is here, so all that it re-proposed is: what lies above
-         * from older epochs it never had, hence nobody was told that it is committed. */
-        c->log_last = upto;
+         * from older epochs it never had, hence nobody was told that it is committed. Not so what
+         * lies above from this epoch: this disk answered for it before its process started anew. */
+        c->log_last = MUTANT(69) ? upto : MAX(upto, c->epoch_last);
         if (c->durable.cut_epoch < c->epoch) {
             c->durable.cut_epoch = c->epoch;
             c->durable.cut_index = m->tail;
@@ -461,6 +480,7 @@ static void on_tick(struct replica_core *c, struct replica_actions *out)
         while (rank + 1 < c->cfg.in_sync.n && !id128_eq(&c->cfg.in_sync.disks[rank], &c->conf.disk))
             rank++;
         if (id128_eq(&c->cfg.primary, &c->conf.disk) ||
+            (MUTANT(61) && c->wish.n > 0 && !group_set_has(&c->wish, &c->cfg.primary)) || /* P9 */
             c->now_ms >= c->word_ms + (MUTANT(6) ? c->conf.beacon_ms : c->conf.grace_ms) +
                              rank * c->conf.beacon_ms / 2)
             candidacy(c, out);
@@ -488,16 +508,18 @@ void replica_core_init(struct replica_core *c, const struct replica_conf *conf,
     CHECK(c->conf.beacon_ms < c->conf.lease_ms && c->conf.lease_ms < c->conf.grace_ms);
     c->now_ms = c->start_ms = c->word_ms = c->answer_ms = s->now_ms;
     c->durable = s->durable;
-    c->epoch = s->durable.epoch;
-    c->config = s->durable.config;
+    c->epoch = MUTANT(21) ? 0 : s->durable.epoch;
+    c->config = MUTANT(21) ? 0 : s->durable.config;
     c->applied = c->apply_asked = s->applied;
     c->log_first = s->log_last == 0 ? s->applied + 1 : s->log_first;
     c->log_last = MAX(s->log_last, s->applied);
+    c->epoch_last = s->epoch_last;
     c->commit = MAX(s->durable.commit, s->applied);
     if (MUTANT(12)) c->commit = c->log_last;
     /* P5, rule 7: what is damaged stays, counts for nothing and is replaced by a snapshot. */
     c->damaged = s->damaged || s->durable.damaged || c->commit > c->log_last ||
                  (s->log_last > s->applied && c->log_first > s->applied + 1);
+    if (MUTANT(15)) c->damaged = false; /* P5 */
     if (c->damaged) c->commit = c->applied;
     c->verified = c->log_durable = c->commit;
 }
@@ -527,7 +549,7 @@ void replica_step(struct replica_core *c, const struct replica_event *ev,
         on_message(c, out, ev->msg);
         break;
     case REPLICA_EV_DURABLE:
-        if (ev->epoch == c->epoch) c->log_durable = MAX(c->log_durable, ev->index);
+        if (ev->epoch == c->epoch || MUTANT(26)) c->log_durable = MAX(c->log_durable, ev->index);
         break;
     case REPLICA_EV_CHUNK:
         if (ev->epoch == c->epoch) chunk_mark(c, ev->index, false);

@@ -82,8 +82,9 @@ struct replica_start {
         log_first; /* lowest index in the log; applied + 1 or lower, or log_last + 1 if empty */
     uint64_t
         log_last; /* all of [log_first, log_last] is there, by rule 3; 0 if there never was one */
-    bool damaged; /* the engine or the log is behind what it promised (a hole, a bad record
-                     below flushed_upto, applied above log_last with nothing above it is fine) */
+    uint64_t epoch_last; /* highest index there whose record is of durable.epoch; 0 = none */
+    bool damaged;        /* the engine or the log is behind what it promised (a hole, a bad record
+                            below flushed_upto, applied above log_last with nothing above it is fine) */
 };
 
 /* ---- messages; bytes: replica_msg.h ---- */
@@ -251,6 +252,7 @@ struct replica_core {
     uint64_t log_first, log_last;
     uint64_t commit, apply_asked, applied;
     uint64_t verified;    /* backup: equal to the primary's up to here, in this epoch */
+    uint64_t epoch_last;  /* backup: highest index ever appended here under this epoch */
     uint64_t log_durable; /* of what was appended in this epoch */
     uint64_t tail;        /* primary: index of its own first entry; backup: as told */
     uint64_t chunk_wait[REPLICA_WINDOW / 64 *

@@ -1,16 +1,8 @@
 /* storaged/replica/replica_core_priv.h - shared by replica_core.c (following) and
  * replica_lead_core.c (leading), and by nobody else. */
 #pragma once
+#include "storaged/replica/mutant_core.h"
 #include "storaged/replica/replica_core.h"
-
-/* Bugs that the simulator must find, each put back by its number; only in tests/sim's mutant build
- * (tests/sim/README.md lists them). */
-#ifdef REPLICA_MUTANTS
-extern int replica_mutant;
-#define MUTANT(n) (replica_mutant == (n))
-#else
-#define MUTANT(n) false
-#endif
 
 #define REPLICA_RETRY_MS 200u /* READ_CONFIG, a transaction in doubt */
 #define REPLICA_JOIN_MS  500u

@@ -109,7 +109,7 @@ void replica_lead_start(struct replica_core *c, struct replica_actions *out)
     replica_role_set(c, out, REPLICA_TAKEOVER);
     if (MUTANT(3)) c->log_last = c->commit;
     c->tail_checking = true;
-    if (c->log_last > c->commit) {
+    if (c->log_last > c->commit && !MUTANT(28)) {
         struct replica_action *a = replica_act(out, REPLICA_CHECK_TAIL);
 
         a->epoch = c->epoch;
@@ -167,6 +167,7 @@ static struct group_set required(const struct replica_core *c)
     struct group_set s = c->cfg.in_sync;
 
     if (c->cas_state == REPLICA_CAS_NONE || MUTANT(9)) return s;
+    if (MUTANT(29)) return c->cas_cfg.in_sync; /* the removed no more, before etcd said so */
     for (uint32_t i = 0; i < c->cas_cfg.in_sync.n; i++) {
         CHECK(s.n < GROUP_MEMBERS_MAX || group_set_has(&s, &c->cas_cfg.in_sync.disks[i]));
         group_set_add(&s, &c->cas_cfg.in_sync.disks[i]);
@@ -180,6 +181,7 @@ void replica_lead_advance(struct replica_core *c, struct replica_actions *out)
     struct group_set need = required(c);
 
     if (c->tail == 0 || c->cas_state == REPLICA_CAS_DOUBT) return;
+    if (MUTANT(23)) upto = c->log_last; /* own disk not waited for */
     for (uint32_t i = 0; i < need.n; i++) {
         const struct replica_peer *p = peer_look(c, &need.disks[i]);
 
@@ -193,18 +195,20 @@ void replica_lead_advance(struct replica_core *c, struct replica_actions *out)
         if (c->commit >= c->durable.commit + REPLICA_PERSIST_EVERY)
             replica_persist(c, out, /* gate= */ false);
     }
-    if (c->role == REPLICA_TAKEOVER && c->applied >= c->tail)
+    if (c->role == REPLICA_TAKEOVER && (c->applied >= c->tail || MUTANT(24)))
         replica_role_set(c, out, REPLICA_PRIMARY);
 }
 
 static bool lease_holds(const struct replica_core *c, const struct replica_peer *p, uint64_t now_ms)
 {
+    if (MUTANT(30)) return p->stamp_ms != 0;
     if (MUTANT(2)) return p->stamp_ms != 0 && now_ms < p->heard_ms + c->conf.lease_ms;
     return p->stamp_ms != 0 && now_ms < p->stamp_ms + c->conf.lease_ms;
 }
 
 static enum rc serving(const struct replica_core *c, uint64_t now_ms)
 {
+    if (MUTANT(31) && c->role == REPLICA_BACKUP) return RC_OK;
     if (!replica_leads(c)) return RC_STALE;
     if (c->role != REPLICA_PRIMARY || now_ms < c->serve_ms || c->config != c->cfg.config ||
         c->cas_state == REPLICA_CAS_DOUBT)
@@ -222,6 +226,7 @@ enum rc replica_may_read(const struct replica_core *c, uint64_t now_ms)
         const struct replica_peer *p = peer_look(c, &need.disks[i]);
 
         if (id128_eq(&need.disks[i], &c->conf.disk)) continue;
+        if (MUTANT(49) && i > 1) break;
         if (p == NULL || !lease_holds(c, p, now_ms)) return RC_UNAVAIL;
     }
     return RC_OK;
@@ -232,7 +237,7 @@ enum rc replica_may_write(const struct replica_core *c)
     enum rc rc = serving(c, c->now_ms);
 
     if (rc != RC_OK) return rc;
-    if (c->cfg.in_sync.n < c->conf.min_in_sync) return RC_UNAVAIL;
+    if (c->cfg.in_sync.n < c->conf.min_in_sync && !MUTANT(32)) return RC_UNAVAIL;
     if (c->cas_state != REPLICA_CAS_NONE && c->cas_cfg.in_sync.n < c->conf.min_in_sync)
         return RC_UNAVAIL;
     return c->log_last - c->commit < REPLICA_WINDOW ? RC_OK : RC_BUSY;
@@ -380,20 +385,45 @@ static bool want_learner(const struct replica_core *c, struct group_config *want
     return true;
 }
 
-/* A member that is no longer wished goes when all that are wished are in sync. The primary itself
- * stays: handing over is the manager's next step (issue 4). */
+static bool wish_in_sync(const struct replica_core *c)
+{
+    for (uint32_t i = 0; i < c->wish.n; i++) {
+        if (!group_set_has(&c->cfg.in_sync, &c->wish.disks[i])) return false;
+    }
+    return c->wish.n > 0;
+}
+
+/* A member that is no longer wished goes when all that are wished are in sync. */
 static bool want_retirement(const struct replica_core *c, struct group_config *want)
 {
-    if (c->wish.n == 0) return false;
-    for (uint32_t i = 0; i < c->wish.n; i++) {
-        if (!group_set_has(&want->in_sync, &c->wish.disks[i])) return false;
-    }
+    if (!wish_in_sync(c)) return false;
     for (uint32_t i = 0; i < want->in_sync.n; i++) {
         struct id128 d = want->in_sync.disks[i];
 
         if (group_set_has(&c->wish, &d) || id128_eq(&d, &c->conf.disk)) continue;
         if (want->in_sync.n - 1 < c->conf.min_in_sync) return false;
         group_set_remove(&want->in_sync, &d);
+        return true;
+    }
+    return false;
+}
+
+/* Last of all the primary itself: it hands over to a wished member, stays as a backup and is
+ * retired by that one. The record names the other's process: if that started anew meanwhile it is
+ * not led by it, but by what its start does (P1). Reads and commits here go on until the record is
+ * known: they need that one's answers, which end as soon as it leads. */
+static bool want_handover(const struct replica_core *c, struct group_config *want)
+{
+    if (!wish_in_sync(c) || group_set_has(&c->wish, &c->conf.disk)) return false;
+    for (uint32_t i = 0; i < c->peers_n; i++) {
+        const struct replica_peer *p = &c->peers[i];
+
+        if (!group_set_has(&c->wish, &p->disk) || p->damaged || p->match < c->commit ||
+            !lease_holds(c, p, c->now_ms))
+            continue;
+        want->primary = p->disk;
+        want->primary_boot = p->boot;
+        if (!MUTANT(53)) want->epoch++;
         return true;
     }
     return false;
@@ -407,8 +437,8 @@ void replica_lead_tick(struct replica_core *c, struct replica_actions *out)
     replicate_all(c, out);
     if (c->cas_state != REPLICA_CAS_NONE || c->config != c->cfg.config) return;
     if (want_removal(c, &want) ||
-        (c->role == REPLICA_PRIMARY &&
-         (want_promotion(c, &want) || want_learner(c, &want) || want_retirement(c, &want)))) {
+        (c->role == REPLICA_PRIMARY && (want_promotion(c, &want) || want_learner(c, &want) ||
+                                        want_retirement(c, &want) || want_handover(c, &want)))) {
         want.config++;
         set_serving(c, &want);
         replica_cas(c, out, &want);

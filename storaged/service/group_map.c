@@ -247,10 +247,12 @@ static enum rc log_extent(struct birth *b, struct index *ix, struct index_log_ro
         rc = index_log_get(ix, gx, at, rows, max, &n, &b->err);
         if (rc != RC_OK) return rc;
         if (n == 0) break; /* a hole */
-        for (uint32_t i = 0; i < n && !dead; i++) {
+        for (uint32_t i = 0; i < n; i++) {
             dead = rows[i].index > b->start.durable.cut_index &&
                    rows[i].epoch < b->start.durable.cut_epoch;
-            if (!dead) at++;
+            if (dead) break;
+            if (rows[i].epoch == b->start.durable.epoch) b->start.epoch_last = rows[i].index;
+            at++;
         }
     }
     b->start.log_first = first;
