@@ -23,7 +23,7 @@ struct sim_event {
     int type, node;
     uint32_t life; /* of the node's process; another one never sees it */
     uint64_t a, b, c;
-    const void *p;
+    void *p;
 };
 struct sim_queue {
     struct sim_event *e;
