@@ -70,12 +70,35 @@ MUST_CHECK enum rc deid_exif(struct deid_run *r, const uint8_t *p, size_t n,
 /* Texts of a TIFF's ImageDescription: finds what must go and shortens text in place to what may
  * stay. Returns the new length. */
 size_t deid_slide_text(struct deid_run *r, uint32_t dir, char *text, size_t n);
+/* A processor's comment: its maker is named, the patient's fields stand beside it. */
+bool deid_by_endoscope(const uint8_t *p, size_t n);
 bool deid_text_is_plain(const uint8_t *p, size_t n); /* short ASCII words, no long number */
 
-/* Names for deid_finding_field; NULL: no such place. */
-const char *deid_dicom_keyword(uint32_t tag);
+/* ---- places by name (places.c, dicom_tags.c) ---- */
+const char *deid_dicom_keyword(uint32_t tag); /* all of them: NULL where there is none */
+struct deid_tag {
+    uint16_t tag;
+    uint8_t rule; /* DEID_RULE_N: stays */
+    const char *name;
+};
+const struct deid_tag *deid_tiff_tag(uint32_t tag); /* of TIFF and EXIF */
 const char *deid_tiff_name(uint32_t tag);
-const char *deid_exif_name(uint32_t tag);
+enum { DEID_KEY_HEADER = 19, DEID_KEY_UNKNOWN = 29, DEID_KEY_TEXT = 30 }; /* of ImageDescription */
 const char *deid_slide_key(uint32_t idx);
+/* DEID_RULE_N: a number stays, and plain words where ret_words says so. */
+enum deid_rule deid_slide_key_rule(uint32_t idx, bool *ret_words);
+enum {
+    DEID_OME_COMMENT,
+    DEID_OME_TEXT,
+    DEID_OME_ELEMENT,
+    DEID_OME_ATTRIBUTE,
+    DEID_OME_BROKEN,
+    DEID_OME_NAMED
+};
 const char *deid_ome_name(uint32_t idx);
-const char *deid_vol_field(uint32_t idx);
+struct deid_vol_field_at {
+    uint16_t off, n;
+    enum deid_rule rule;
+    const char *name;
+};
+const struct deid_vol_field_at *deid_vol_at(uint32_t idx);

@@ -154,9 +154,13 @@ static enum rc meta(struct dicom_run *c, struct err *reterr)
         at += e.len;
         value_read(c, &c->raw, &e);
         v = dicom_judge(c, &e, 0);
-        if (v.rule != DEID_RULE_N)
-            run_find(c->r, v.rule, v.how == HOW_UID ? DEID_REPLACED : DEID_REMOVED, DEID_AT_DICOM,
-                     &e.tag, 1);
+        if (v.rule == DEID_RULE_N) continue;
+        /* the syntax cannot be another one */
+        run_find(c->r, v.rule,
+                 e.tag == DCM_TAG(0x0002, 0x0010) ? DEID_KEPT
+                 : v.how == HOW_UID               ? DEID_REPLACED
+                                                  : DEID_REMOVED,
+                 DEID_AT_DICOM, &e.tag, 1);
     }
     return rc != RC_OK ? rc : dicom_write_meta(c, reterr);
 }
@@ -189,13 +193,13 @@ static enum rc padding(struct dicom_run *c, const struct dcm_elem *e, struct err
     return RC_OK;
 }
 
-/* An overlay may lie in unused bits of the pixels: with its description gone nobody finds it, and
- * it is still there. */
-static void overlay_in_pixels(struct dicom_run *c, const struct dcm_elem *e)
+/* An overlay may lie in unused bits of the pixels, from the bit that this says (not 0): with its
+ * description gone nobody would find it, and it would still be there. */
+static bool overlay_in_pixels(struct dicom_run *c, const struct dcm_elem *e)
 {
-    if ((e->tag & 0xff00ffff) != DCM_TAG(0x6000, 0x0102) || c->v.len != 2) return;
-    if (c->v.p[0] == 0 && (c->v.n < 2 || c->v.p[1] == 0)) return;
+    if ((e->tag & 0xff00ffff) != DCM_TAG(0x6000, 0x0102) || c->v.n == 0) return false;
     told(c, e->tag, (struct verdict){DEID_BURNED_IN, HOW_NOTHING});
+    return true;
 }
 
 static enum rc element(struct dicom_run *c, struct err *reterr)
@@ -206,7 +210,7 @@ static enum rc element(struct dicom_run *c, struct err *reterr)
     if (e->tag == DCM_TAG(0xfffc, 0xfffc)) return padding(c, e, reterr);
     value_read(c, &c->d, e);
     v = dicom_judge(c, e, c->w.depth);
-    overlay_in_pixels(c, e);
+    if (overlay_in_pixels(c, e)) v.how = HOW_NOTHING; /* it stays, as a witness */
     if (v.rule != DEID_RULE_N) told(c, e->tag, v);
     if (c->w.depth == 0 && dicom_is_inserted(e->tag)) v.how = HOW_DROP; /* written by us */
     if (v.how == HOW_KEEP || v.how == HOW_NOTHING)

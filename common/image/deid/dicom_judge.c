@@ -279,6 +279,7 @@ struct verdict dicom_judge(struct dicom_run *c, const struct dcm_elem *e, uint32
     k = vr_class_of(vr);
     /* the file says another representation: bytes that are a text would hide behind a number */
     said = e->vr[0] == '\0' || strcmp(e->vr, "UN") == 0 ? k : vr_class_of(e->vr);
+    if (group == 0x7fe0) return FINE; /* pixels: their rules are the object's */
     if (value_empty(v) && k != VC_BYTES && k != VC_NUMBER) return FINE;
     if (row->action == ACT_KEEP || row->action == ACT_DEFAULT ||
         kept_by_option(c->r->p, row->kind)) {
@@ -399,6 +400,7 @@ void dicom_judge_object(struct dicom_run *c)
     const uint32_t sop_class = DCM_TAG(0x0008, 0x0016);
 
     if (strncmp(c->f.sop_class, "1.2.840.10008.5.1.4.", 20) != 0 ||
+        strspn(c->f.sop_class, "0123456789.") != strlen(c->f.sop_class) ||
         in_classes(c->f.sop_class, DOCUMENTS, ARRAY_N(DOCUMENTS))) {
         tell(c, DEID_CLASS, sop_class); /* none, private, a DICOMDIR; a document */
     }

@@ -84,7 +84,7 @@ void deid_finding_field(const struct deid_finding *f, char text[DEID_FIELD_BYTES
         (void)snprintf(text, DEID_FIELD_BYTES, "TIFF %u/%u %s", a, b, known(deid_tiff_name(b)));
         break;
     case DEID_AT_EXIF:
-        (void)snprintf(text, DEID_FIELD_BYTES, "EXIF %04x %s", a, known(deid_exif_name(a)));
+        (void)snprintf(text, DEID_FIELD_BYTES, "EXIF %04x %s", a, known(deid_tiff_name(a)));
         break;
     case DEID_AT_GPS:
         (void)snprintf(text, DEID_FIELD_BYTES, "GPS %u", a);
@@ -108,7 +108,8 @@ void deid_finding_field(const struct deid_finding *f, char text[DEID_FIELD_BYTES
                        known(deid_ome_name(b)));
         break;
     case DEID_AT_VOL:
-        (void)snprintf(text, DEID_FIELD_BYTES, "VOL %s", known(deid_vol_field(a)));
+        if (deid_vol_at(a) != NULL)
+            (void)snprintf(text, DEID_FIELD_BYTES, "VOL %s", deid_vol_at(a)->name);
         break;
     case DEID_AT_FILE:
     case DEID_PLACE_N:

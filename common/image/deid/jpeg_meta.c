@@ -35,22 +35,6 @@ static bool blank(const uint8_t *p, size_t n)
     return true;
 }
 
-/* The processor's maker is named in its comments; the patient's fields stand beside it. */
-static bool by_endoscope(const uint8_t *p, size_t n)
-{
-    static const char *const MAKERS[] = {"olympus", "fujifilm", "fujinon", "pentax",
-                                         "evis",    "endoscop", "patient"};
-
-    for (size_t i = 0; i < ARRAY_N(MAKERS); i++) {
-        size_t w = strlen(MAKERS[i]);
-
-        for (size_t at = 0; at + w <= n; at++) {
-            if (strncasecmp((const char *)p + at, MAKERS[i], w) == 0) return true;
-        }
-    }
-    return false;
-}
-
 /* The rule that an application segment or comment breaks; DEID_RULE_N: none. */
 static enum rc judge(struct jpeg *j, uint8_t marker, const uint8_t *p, size_t n,
                      enum deid_rule *ret, struct err *reterr)
@@ -86,7 +70,7 @@ static enum rc judge(struct jpeg *j, uint8_t marker, const uint8_t *p, size_t n,
         if (BEGINS(p, n, "Adobe") && n == 12) *ret = DEID_RULE_N;
         break;
     case 0xfe:
-        *ret = blank(p, n) ? DEID_RULE_N : by_endoscope(p, n) ? DEID_ENDOSCOPE : DEID_COMMENT;
+        *ret = blank(p, n) ? DEID_RULE_N : deid_by_endoscope(p, n) ? DEID_ENDOSCOPE : DEID_COMMENT;
         break;
     default:
         break;

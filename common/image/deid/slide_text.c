@@ -7,49 +7,6 @@
 
 /* ---- Aperio: "Aperio Image Library ...|Key = value|Key = value" ---- */
 
-static const struct {
-    const char *key;
-    uint8_t rule; /* DEID_RULE_N: a number, or plain words where text is set */
-    bool text;
-} KEYS[] = {{"AppMag", DEID_RULE_N, false},
-            {"MPP", DEID_RULE_N, false},
-            {"Left", DEID_RULE_N, false},
-            {"Top", DEID_RULE_N, false},
-            {"StripeWidth", DEID_RULE_N, false},
-            {"OriginalWidth", DEID_RULE_N, false},
-            {"OriginalHeight", DEID_RULE_N, false},
-            {"LineCameraSkew", DEID_RULE_N, false},
-            {"LineAreaXOffset", DEID_RULE_N, false},
-            {"LineAreaYOffset", DEID_RULE_N, false},
-            {"Focus Offset", DEID_RULE_N, false},
-            {"Filtered", DEID_RULE_N, false},
-            {"Exposure Time", DEID_RULE_N, false},
-            {"Exposure Scale", DEID_RULE_N, false},
-            {"DisplayColor", DEID_RULE_N, false},
-            {"Gamma", DEID_RULE_N, false},
-            {"Parmset", DEID_RULE_N, true},
-            {"ICC Profile", DEID_RULE_N, true},
-            {"SessonMode", DEID_RULE_N, true},
-            {"header", DEID_TEXT, false},
-            {"ScanScope ID", DEID_DEVICE, false},
-            {"Filename", DEID_IDENTITY, false},
-            {"Title", DEID_IDENTITY, false},
-            {"User", DEID_IDENTITY, false},
-            {"ImageID", DEID_IDENTITY, false},
-            {"Barcode", DEID_IDENTITY, false},
-            {"Date", DEID_DATE, false},
-            {"Time", DEID_DATE, false},
-            {"Time Zone", DEID_DATE, false},
-            {"unknown key", DEID_UNKNOWN, false},
-            {"text", DEID_TEXT, false}};
-enum { KEY_HEADER = 19, KEY_UNKNOWN = 29, KEY_TEXT = 30 };
-_Static_assert(ARRAY_N(KEYS) == KEY_TEXT + 1, "the last ones have names");
-
-const char *deid_slide_key(uint32_t idx)
-{
-    return idx < ARRAY_N(KEYS) ? KEYS[idx].key : NULL;
-}
-
 static void told(struct deid_run *r, uint32_t dir, enum deid_place place, uint32_t key,
                  enum deid_rule rule)
 {
@@ -95,17 +52,20 @@ static bool header_is_plain(const char *p, size_t n)
 
 static uint32_t key_of(const char *p, size_t n)
 {
-    for (uint32_t i = 0; i < KEY_UNKNOWN; i++) {
-        if (i != KEY_HEADER && strlen(KEYS[i].key) == n && strncasecmp(KEYS[i].key, p, n) == 0)
+    for (uint32_t i = 0; i < DEID_KEY_UNKNOWN; i++) {
+        if (i != DEID_KEY_HEADER && strlen(deid_slide_key(i)) == n &&
+            strncasecmp(deid_slide_key(i), p, n) == 0)
             return i;
     }
-    return KEY_UNKNOWN;
+    return DEID_KEY_UNKNOWN;
 }
 
 static bool field_stays(struct deid_run *r, uint32_t dir, const char *p, size_t n)
 {
     const char *eq = memchr(p, '=', n);
     size_t key_n = eq == NULL ? n : (size_t)(eq - p), lead = 0, value_n;
+    enum deid_rule rule;
+    bool words;
     uint32_t key;
     const char *v;
 
@@ -113,15 +73,16 @@ static bool field_stays(struct deid_run *r, uint32_t dir, const char *p, size_t 
         lead++;
     while (key_n > lead && p[key_n - 1] == ' ')
         key_n--;
-    key = eq == NULL ? KEY_UNKNOWN : key_of(p + lead, key_n - lead);
+    key = eq == NULL ? DEID_KEY_UNKNOWN : key_of(p + lead, key_n - lead);
     v = eq == NULL ? p : eq + 1;
     value_n = n - (size_t)(v - p);
-    if (KEYS[key].rule != DEID_RULE_N) {
-        if (kept_by_option(r->p, (enum deid_rule)KEYS[key].rule)) return true;
-        told(r, dir, DEID_AT_SLIDE, key, (enum deid_rule)KEYS[key].rule);
+    rule = deid_slide_key_rule(key, &words);
+    if (rule != DEID_RULE_N) {
+        if (kept_by_option(r->p, rule)) return true;
+        told(r, dir, DEID_AT_SLIDE, key, rule);
         return false;
     }
-    if (KEYS[key].text && deid_text_is_plain((const uint8_t *)v, value_n)) return true;
+    if (words && deid_text_is_plain((const uint8_t *)v, value_n)) return true;
     for (size_t i = 0; i < value_n; i++) {
         if (v[i] == 0 || strchr("0123456789.+-eE ", v[i]) == NULL) {
             told(r, dir, DEID_AT_SLIDE, key, DEID_VALUE);
@@ -142,7 +103,7 @@ static size_t aperio(struct deid_run *r, uint32_t dir, char *text, size_t n)
         bool stays = first ? header_is_plain(text, len) : field_stays(r, dir, text + at, len);
 
         if (first && !stays) {
-            told(r, dir, DEID_AT_SLIDE, KEY_HEADER, DEID_TEXT);
+            told(r, dir, DEID_AT_SLIDE, DEID_KEY_HEADER, DEID_TEXT);
             to = MIN(len, sizeof(HEADER) - 1);
             memcpy(text, HEADER, to);
         } else if (stays) {
@@ -157,27 +118,6 @@ static size_t aperio(struct deid_run *r, uint32_t dir, char *text, size_t n)
 
 /* ---- OME-XML ---- */
 
-static const char *const OME_NAMES[] = {"comment",
-                                        "text between tags",
-                                        "element",
-                                        "attribute",
-                                        "broken XML",
-                                        "Experimenter",
-                                        "AcquisitionDate",
-                                        "Description",
-                                        "Instrument",
-                                        "StructuredAnnotations",
-                                        "Name",
-                                        "UUID",
-                                        "FileName",
-                                        "Creator"};
-enum { OME_COMMENT, OME_TEXT, OME_ELEMENT, OME_ATTRIBUTE, OME_BROKEN, OME_NAMED };
-
-const char *deid_ome_name(uint32_t idx)
-{
-    return idx < ARRAY_N(OME_NAMES) ? OME_NAMES[idx] : NULL;
-}
-
 static bool in_words(const char *p, size_t n, const char *words)
 {
     char w[40];
@@ -189,18 +129,18 @@ static bool in_words(const char *p, size_t n, const char *words)
 
 static uint32_t ome_idx(const char *p, size_t n, uint32_t other)
 {
-    for (uint32_t i = OME_NAMED; i < ARRAY_N(OME_NAMES); i++) {
-        if (strlen(OME_NAMES[i]) == n && strncmp(OME_NAMES[i], p, n) == 0) return i;
+    for (uint32_t i = DEID_OME_NAMED; deid_ome_name(i) != NULL; i++) {
+        if (strlen(deid_ome_name(i)) == n && strncmp(deid_ome_name(i), p, n) == 0) return i;
     }
     return other;
 }
 
 static enum deid_rule ome_rule(uint32_t idx)
 {
-    if (idx < OME_NAMED || idx == OME_NAMED + 2) return DEID_TEXT;
-    if (strcmp(OME_NAMES[idx], "AcquisitionDate") == 0) return DEID_DATE;
-    if (strcmp(OME_NAMES[idx], "UUID") == 0) return DEID_UID;
-    if (strcmp(OME_NAMES[idx], "Instrument") == 0) return DEID_DEVICE;
+    if (idx < DEID_OME_NAMED || idx == DEID_OME_NAMED + 2) return DEID_TEXT;
+    if (strcmp(deid_ome_name(idx), "AcquisitionDate") == 0) return DEID_DATE;
+    if (strcmp(deid_ome_name(idx), "UUID") == 0) return DEID_UID;
+    if (strcmp(deid_ome_name(idx), "Instrument") == 0) return DEID_DEVICE;
     return DEID_IDENTITY;
 }
 
@@ -255,7 +195,7 @@ static size_t ome_tag(struct deid_run *r, uint32_t dir, const char *p, size_t n,
         at++;
     name_n = at - name;
     if (!in_words(p + name, name_n, ELEMENTS)) {
-        uint32_t idx = ome_idx(p + name, name_n, OME_ELEMENT);
+        uint32_t idx = ome_idx(p + name, name_n, DEID_OME_ELEMENT);
 
         told(r, dir, DEID_AT_OME, idx, ome_rule(idx));
         return 0;
@@ -281,7 +221,7 @@ static size_t ome_tag(struct deid_run *r, uint32_t dir, const char *p, size_t n,
             memcpy(to + out, p + start, end + 1 - start);
             out += end + 1 - start;
         } else {
-            uint32_t idx = ome_idx(p + at, eq - at, OME_ATTRIBUTE);
+            uint32_t idx = ome_idx(p + at, eq - at, DEID_OME_ATTRIBUTE);
 
             told(r, dir, DEID_AT_OME, idx, ome_rule(idx));
         }
@@ -289,7 +229,7 @@ static size_t ome_tag(struct deid_run *r, uint32_t dir, const char *p, size_t n,
     }
     while (at < n - 1 && isspace((unsigned char)p[at]))
         at++;
-    if (at < n - 1 && n - at != 2) told(r, dir, DEID_AT_OME, OME_BROKEN, DEID_TEXT);
+    if (at < n - 1 && n - at != 2) told(r, dir, DEID_AT_OME, DEID_OME_BROKEN, DEID_TEXT);
     if (n > 2 && (p[n - 2] == '/' || p[n - 2] == '?')) to[out++] = p[n - 2];
     to[out++] = '>';
     return out;
@@ -310,14 +250,14 @@ static size_t ome(struct deid_run *r, uint32_t dir, char *text, size_t n)
     size_t at = 0, out = 0;
 
     if (to == NULL) { /* nothing of it is known to be harmless */
-        told(r, dir, DEID_AT_OME, OME_BROKEN, DEID_TEXT);
+        told(r, dir, DEID_AT_OME, DEID_OME_BROKEN, DEID_TEXT);
         return 0;
     }
     while (at < n) {
         const char *open = memchr(text + at, '<', n - at), *close;
         size_t gap = open == NULL ? n - at : (size_t)(open - (text + at));
 
-        if (!space_only(text + at, gap)) told(r, dir, DEID_AT_OME, OME_TEXT, DEID_TEXT);
+        if (!space_only(text + at, gap)) told(r, dir, DEID_AT_OME, DEID_OME_TEXT, DEID_TEXT);
         at += gap;
         if (open == NULL) break;
         if (n - at >= 4 && strncmp(text + at, "<!--", 4) == 0) {
@@ -325,13 +265,13 @@ static size_t ome(struct deid_run *r, uint32_t dir, char *text, size_t n)
             /* the boilerplate that every writer puts there is dropped without a word */
             if (strncmp(text + at, WARNING, MIN(n - at, sizeof(WARNING) - 1)) != 0 ||
                 close == NULL || close - (text + at) > 400)
-                told(r, dir, DEID_AT_OME, OME_COMMENT, DEID_COMMENT);
+                told(r, dir, DEID_AT_OME, DEID_OME_COMMENT, DEID_COMMENT);
             at = close == NULL ? n : (size_t)(close + 3 - text);
             continue;
         }
         close = memchr(text + at, '>', n - at);
         if (close == NULL) {
-            told(r, dir, DEID_AT_OME, OME_BROKEN, DEID_TEXT);
+            told(r, dir, DEID_AT_OME, DEID_OME_BROKEN, DEID_TEXT);
             break;
         }
         out += ome_tag(r, dir, text + at, (size_t)(close + 1 - (text + at)), to + out);
@@ -351,6 +291,6 @@ size_t deid_slide_text(struct deid_run *r, uint32_t dir, char *text, size_t n)
                    strncmp(text, "<OME>", 5) == 0))
         return ome(r, dir, text, n);
     if (n == 0) return n;
-    told(r, dir, DEID_AT_SLIDE, KEY_TEXT, DEID_TEXT);
+    told(r, dir, DEID_AT_SLIDE, DEID_KEY_TEXT, DEID_TEXT);
     return 0;
 }

@@ -59,51 +59,6 @@ struct tf {
 
 /* ---- what tags mean ---- */
 
-struct tag_name {
-    uint16_t tag;
-    uint8_t rule; /* DEID_RULE_N: stays */
-    const char *name;
-};
-static const struct tag_name TIFF_TAGS[] = {{269, DEID_IDENTITY, "DocumentName"},
-                                            {270, DEID_TEXT, "ImageDescription"},
-                                            {285, DEID_IDENTITY, "PageName"},
-                                            {306, DEID_DATE, "DateTime"},
-                                            {315, DEID_IDENTITY, "Artist"},
-                                            {316, DEID_DEVICE, "HostComputer"},
-                                            {333, DEID_TEXT, "InkNames"},
-                                            {337, DEID_TEXT, "TargetPrinter"},
-                                            {700, DEID_XMP, "XMP"},
-                                            {33432, DEID_IDENTITY, "Copyright"},
-                                            {33723, DEID_IPTC, "IPTC"},
-                                            {34377, DEID_IPTC, "Photoshop"},
-                                            {37724, DEID_METADATA, "ImageSourceData"},
-                                            {42016, DEID_UID, "ImageUniqueID"},
-                                            {42032, DEID_IDENTITY, "CameraOwnerName"},
-                                            {42033, DEID_DEVICE, "BodySerialNumber"},
-                                            {42037, DEID_DEVICE, "LensSerialNumber"},
-                                            {42112, DEID_METADATA, "GDALMetadata"},
-                                            {50838, DEID_METADATA, "ImageJMetaDataByteCounts"},
-                                            {50839, DEID_METADATA, "ImageJMetaData"},
-                                            {65427, DEID_IDENTITY, "NDPI Reference"},
-                                            {65428, DEID_UNKNOWN, "NDPI"},
-                                            {65442, DEID_DEVICE, "NDPI ScannerSerialNumber"},
-                                            {65449, DEID_METADATA, "NDPI PropertyMap"},
-                                            {33434, DEID_RULE_N, "ExposureTime"},
-                                            {36867, DEID_DATE, "DateTimeOriginal"},
-                                            {36868, DEID_DATE, "DateTimeDigitized"},
-                                            {36880, DEID_DATE, "OffsetTime"},
-                                            {36881, DEID_DATE, "OffsetTimeOriginal"},
-                                            {36882, DEID_DATE, "OffsetTimeDigitized"},
-                                            {37500, DEID_MAKER_NOTE, "MakerNote"},
-                                            {37510, DEID_COMMENT, "UserComment"},
-                                            {37520, DEID_DATE, "SubSecTime"},
-                                            {37521, DEID_DATE, "SubSecTimeOriginal"},
-                                            {37522, DEID_DATE, "SubSecTimeDigitized"},
-                                            {40091, DEID_COMMENT, "XPTitle"},
-                                            {40092, DEID_COMMENT, "XPComment"},
-                                            {40093, DEID_IDENTITY, "XPAuthor"},
-                                            {40094, DEID_COMMENT, "XPKeywords"},
-                                            {40095, DEID_COMMENT, "XPSubject"}};
 /* Stay whatever they hold: how pixels lie and what their numbers mean. Ascending. */
 static const uint16_t STRUCTURE[] = {
     254, 255, 256, 257, 258, 259, 262,   263,   264,   265,   266,  273, 274, 277, 278,
@@ -126,29 +81,19 @@ static bool in_tags(uint32_t tag, const uint16_t *list, size_t n)
     return false;
 }
 
-static const struct tag_name *name_of(uint32_t tag)
+bool deid_by_endoscope(const uint8_t *p, size_t n)
 {
-    for (size_t i = 0; i < ARRAY_N(TIFF_TAGS); i++) {
-        if (TIFF_TAGS[i].tag == tag) return &TIFF_TAGS[i];
+    static const char *const MAKERS[] = {"olympus",  "fujifilm", "fujinon", "pentax",  "evis",
+                                         "endoscop", "patient",  "pdob",    "exam_no", "pid:"};
+
+    for (size_t i = 0; i < ARRAY_N(MAKERS); i++) {
+        size_t w = strlen(MAKERS[i]);
+
+        for (size_t at = 0; at + w <= n; at++) {
+            if (strncasecmp((const char *)p + at, MAKERS[i], w) == 0) return true;
+        }
     }
-    return NULL;
-}
-
-const char *deid_tiff_name(uint32_t tag)
-{
-    const struct tag_name *n = name_of(tag);
-
-    if (tag == 271) return "Make";
-    if (tag == 272) return "Model";
-    if (tag == 305) return "Software";
-    if (tag == 34853) return "GPS";
-    if (tag == 34665) return "EXIF";
-    return n == NULL ? NULL : n->name;
-}
-
-const char *deid_exif_name(uint32_t tag)
-{
-    return deid_tiff_name(tag);
+    return false;
 }
 
 bool deid_text_is_plain(const uint8_t *p, size_t n)
@@ -350,6 +295,14 @@ static void told(struct tf *t, const struct dir *d, enum deid_rule rule, enum de
 static enum rc gone(struct tf *t, const struct dir *d, const struct entry *e, enum deid_rule rule,
                     struct err *reterr)
 {
+    if (rule == DEID_COMMENT || (t->exif && rule == DEID_TEXT)) {
+        uint8_t head[512];
+        size_t n = (size_t)MIN(e->bytes, (uint64_t)sizeof(head));
+        enum rc rc = bytes_at(t, e->off, head, n, reterr);
+
+        if (rc != RC_OK) return rc;
+        if (deid_by_endoscope(head, n)) rule = DEID_ENDOSCOPE;
+    }
     told(t, d, rule, DEID_EMPTIED, e->tag);
     return patch(t, e->off, e->bytes, NULL, reterr);
 }
@@ -387,7 +340,7 @@ static bool is_number_type(uint32_t type)
 static enum rc judge(struct tf *t, const struct dir *d, const struct entry *e, enum deid_rule *ret,
                      struct err *reterr)
 {
-    const struct tag_name *n = name_of(e->tag);
+    const struct deid_tag *n = deid_tiff_tag(e->tag);
     uint8_t text[72];
     bool numeric = is_number_type(e->type), short_bytes = e->bytes <= 8;
     enum rc rc;

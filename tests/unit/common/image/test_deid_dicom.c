@@ -465,6 +465,26 @@ static void test_preamble_and_padding(void **state)
     buf_deinit(&w.b);
 }
 
+/* An overlay in the pixels' unused bits cannot be cleaned, and stays found afterwards. */
+static void test_overlay_in_pixels(void **state)
+{
+    struct cleaned c;
+    struct writer w;
+    struct told t;
+
+    (void)state;
+    begin(&w, EXPLICIT);
+    harmless_to_8(&w, CT);
+    elem(&w, T(0x28, 4), "CS", "MONOCHROME2");
+    elem_n(&w, T(0x6000, 0x102), "US", "\x0c\0", 2);
+    elem_n(&w, T(0x7fe0, 0x10), "OW", "\1\2\3\4", 4);
+    assert_int_equal(help_check(&profile, w.b.p, w.b.n, &t), DEID_QUARANTINED);
+    assert_int_equal(t.f[0].rule, DEID_BURNED_IN);
+    assert_int_equal(help_clean(&profile, w.b.p, w.b.n, &t, &c), DEID_QUARANTINED);
+    buf_deinit(&c.b);
+    buf_deinit(&w.b);
+}
+
 /* The patient's name in a text that would stay: a maker's name, the meaning of a code. */
 static void test_name_elsewhere(void **state)
 {
@@ -563,6 +583,7 @@ int main(void)
                                        cmocka_unit_test(test_shift),
                                        cmocka_unit_test(test_wholes),
                                        cmocka_unit_test(test_preamble_and_padding),
+                                       cmocka_unit_test(test_overlay_in_pixels),
                                        cmocka_unit_test(test_name_elsewhere),
                                        cmocka_unit_test(test_cut_everywhere),
                                        cmocka_unit_test(test_deep),

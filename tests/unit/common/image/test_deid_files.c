@@ -194,6 +194,7 @@ static void test_exif(void **state)
                 {ASCII(0x110, "serial 471122339"), DEID_TEXT},
                 {{0x927c, 7, "maker's own bytes", 17, 17}, DEID_MAKER_NOTE},
                 {{0x9286, 7, "ASCII\0\0\0ID 0017", 15, 15}, DEID_COMMENT},
+                {{0x9286, 7, "ASCII\0\0\0OLYMPUS CV-290 ID 0017", 30, 30}, DEID_ENDOSCOPE},
                 {{0x9c9c, 1, "N\0A\0M\0E\0", 8, 8}, DEID_COMMENT},
                 {{0x8827, 3, "\x64\0", 1, 2}, DEID_RULE_N},
                 {ASCII(0x8827, "a text as a number"), DEID_VALUE},
