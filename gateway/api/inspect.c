@@ -4,12 +4,12 @@
 #include "common/base/le.h"
 #include "common/base/log.h"
 #include "common/image/image.h"
+#include "gateway/inspect/spawn.h"
 #include "gateway/inspect/wire.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <math.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -36,20 +36,11 @@ enum rc gw_inspector_open(struct gw *gw, const char *program, struct gw_inspecto
                           struct err *reterr)
 {
     struct gw_inspector *in = calloc(1, sizeof *in);
-    char self[400];
-    ssize_t n;
 
     if (in == NULL) return err_set(reterr, RC_NOMEM, "the inspector");
     in->gw = gw;
     fiber_cond_init(&in->free);
-    if (program != NULL && program[0] != 0) {
-        (void)snprintf(in->program, sizeof in->program, "%s", program);
-    } else {
-        n = readlink("/proc/self/exe", self, sizeof self - 1);
-        self[n < 0 ? 0 : n] = 0;
-        if (strrchr(self, '/') != NULL) *strrchr(self, '/') = 0;
-        (void)snprintf(in->program, sizeof in->program, "%s/mikura-inspect", self);
-    }
+    inspect_program(program, in->program);
     *ret = in;
     return RC_OK;
 }
@@ -91,26 +82,12 @@ static void on_poll(uv_poll_t *h, int status, int events)
 
 static enum rc child_start(struct gw_inspector *in, struct child *c, struct err *reterr)
 {
-    char *const argv[] = {in->program, NULL}, *const envp[] = {NULL};
-    posix_spawn_file_actions_t fa;
-    int sv[2], status;
+    enum rc rc = inspect_spawn(in->program, &c->pid, &c->fd, reterr);
 
-    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sv) != 0) {
-        return err_set(reterr, rc_from_errno(errno), "socketpair: %s", strerror(errno));
-    }
-    status = posix_spawn_file_actions_init(&fa);
-    if (status == 0) status = posix_spawn_file_actions_addopen(&fa, 0, "/dev/null", O_RDONLY, 0);
-    if (status == 0) status = posix_spawn_file_actions_adddup2(&fa, 0, 1);
-    if (status == 0) status = posix_spawn_file_actions_adddup2(&fa, sv[1], INSPECT_FD);
-    if (status == 0) status = posix_spawn(&c->pid, in->program, &fa, NULL, argv, envp);
-    (void)posix_spawn_file_actions_destroy(&fa);
-    (void)close(sv[1]);
-    if (status != 0) {
+    if (rc != RC_OK) {
         c->pid = 0;
-        (void)close(sv[0]);
-        return err_set(reterr, RC_IO, "%s: %s", in->program, strerror(status));
+        return rc;
     }
-    c->fd = sv[0];
     c->poll = calloc(1, sizeof *c->poll);
     if (c->poll == NULL || fcntl(c->fd, F_SETFL, O_NONBLOCK) != 0 ||
         uv_poll_init(in->gw->loop, c->poll, c->fd) != 0) {
@@ -272,12 +249,12 @@ static enum rc job(struct child *c, const struct content *k, struct gw_facts *f,
                    struct err *reterr)
 {
     uint64_t until = uv_now(c->poll->loop) + INSPECT_MS, total = 0;
-    uint8_t *buf = arena_alloc(a, INSPECT_READ_MAX), head[8], kind;
+    uint8_t *buf = arena_alloc(a, INSPECT_READ_MAX), head[9] = {'A'}, kind;
     enum rc rc;
 
     f->attributes = arena_alloc(a, INSPECT_FACTS_MAX * sizeof(Mikura__V1__Attribute *));
     if (buf == NULL || f->attributes == NULL) return err_set(reterr, RC_NOMEM, "an inspection");
-    le_put64(head, k->size);
+    le_put64(head + 1, k->size);
     rc = transfer(c, head, sizeof head, true, until, reterr);
     while (rc == RC_OK) {
         rc = transfer(c, &kind, 1, false, until, reterr);

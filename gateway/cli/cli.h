@@ -18,7 +18,7 @@ enum cli_exit {
     EXIT_EXISTS = 6, /* ALREADY_EXISTS */
     EXIT_STATE = 7,  /* FAILED_PRECONDITION, ABORTED */
     EXIT_LIMIT = 8,  /* RESOURCE_EXHAUSTED */
-    EXIT_PARTIAL = 9, /* put, get: some files were refused or failed, others are stored */
+    EXIT_PARTIAL = 9, /* put, get, deid: some files were refused or failed, others are done */
     EXIT_UNAVAIL = 10,
     EXIT_DEADLINE = 11,
     EXIT_UNIMPL = 12,
@@ -130,3 +130,8 @@ int cmd_key_export(struct cli *c);
 int cmd_status(struct cli *c);
 int cmd_health(struct cli *c);
 int cmd_completion(struct cli *c);
+int cmd_deid_check(struct cli *c); /* deid.c */
+int cmd_deid_clean(struct cli *c);
+int cmd_deid_key(struct cli *c);
+int cmd_deid_profile(struct cli *c);
+int cmd_agent_run(struct cli *c);

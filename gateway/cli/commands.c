@@ -62,6 +62,23 @@ static const struct cli_opt SUBMIT[] = {
 static const struct cli_opt RESULTS[] = {
     RESULTS_OPTS, {"partial", NULL, "what there is so far of a running job"}, {0}};
 
+#define DEID_OPTS                                                                                  \
+    {"profile", "NAME|FILE", "shipped, see mikura deid profile, or a file's path (default)"},      \
+        {"record", "FILE", "append what was found and changed, one JSON object a file"},           \
+        {"pseudonym-key", "FILE", "for what is replaced; see mikura deid key"},                    \
+    {                                                                                              \
+        "inspect", "FILE", "mikura-inspect (beside this program)"                                  \
+    }
+static const struct cli_opt DEID_CHECK[] = {
+    DEID_OPTS, {"deidentify", NULL, "tell the outcome after cleaning"}, {0}};
+static const struct cli_opt DEID_CLEAN[] = {
+    DEID_OPTS, {"o", "FOLDER", "needed: where the cleaned files go"}, {0}};
+static const struct cli_opt AGENT_RUN[] = {
+    DEID_OPTS,
+    {"deidentify", NULL, "tell the outcome after cleaning"},
+    {"dry-run", NULL, "needed for now: send nothing, tell what would happen"},
+    {0}};
+
 const struct command COMMANDS[] = {
     {"collection create", "NAME", 1, 1, "make a collection (operators)", CREATE,
      "Making it again with the same settings changes nothing.\nexamples:\n"
@@ -161,6 +178,33 @@ const struct command COMMANDS[] = {
      "Any valid certificate will do. Exit 15: some do not, 10: none does.\n"
      "example:\n  mikura health\n",
      cmd_health},
+    {"deid check", "FILE|FOLDER ...", 1, CLI_ARGS_MAX, "what a profile says of local files",
+     DEID_CHECK,
+     "Works without a cluster and changes nothing. Outcomes: accepted, refused (a rule is "
+     "broken),\n"
+     "quarantined (a person must look at the pixels), opaque (not read, by the profile). Rules "
+     "and\n"
+     "places are printed, never values. Exit 9: some are refused or quarantined.\nexamples:\n"
+     "  mikura deid check --profile radiology ./study --json\n"
+     "  mikura deid check --profile ./jsp.profile --deidentify slide.svs\n",
+     cmd_deid_check},
+    {"deid clean", "FILE|FOLDER ...", 1, CLI_ARGS_MAX, "copies without what a profile forbids",
+     DEID_CLEAN,
+     "Removes, empties or replaces by keyed pseudonyms; the result is checked again. Files that\n"
+     "stay refused are not written; quarantined ones are, for a person to look at.\nexample:\n"
+     "  mikura deid clean --profile radiology --pseudonym-key site.key ./study -o ./clean\n",
+     cmd_deid_clean},
+    {"deid key", "FILE", 1, 1, "make a pseudonym key; never overwrites", JSON_ONLY,
+     "Who has it can tell whether two pseudonyms are of one patient, and test a guess. It stays "
+     "at\n"
+     "the site. Without it later files of a patient get other pseudonyms.\nexample:\n"
+     "  mikura deid key /etc/mikura/site.key\n",
+     cmd_deid_key},
+    {"deid profile", "[NAME]", 0, 1, "the shipped profiles, or one's text", JSON_ONLY,
+     "example:\n  mikura deid profile radiology > jrs.profile\n", cmd_deid_profile},
+    {"agent run", "FILE|FOLDER ...", 1, CLI_ARGS_MAX, "what the agent would do with files",
+     AGENT_RUN, "example:\n  mikura agent run --dry-run --json --profile radiology ./study\n",
+     cmd_agent_run},
     {"completion", "bash", 1, 1, "the shell's completion", JSON_ONLY,
      "example:\n  mikura completion bash > /etc/bash_completion.d/mikura\n", cmd_completion},
     {0},

@@ -1,11 +1,11 @@
-/* gateway/inspect/main.c - mikura-inspect: reads an object's attributes for queries, locked in.
+/* gateway/inspect/main.c - mikura-inspect: reads an object's attributes for queries, checks and
+ * cleans it by a de-identification profile, locked in.
  *
- * Started by the gateway with a socketpair as descriptor 3, an empty environment and nothing else
- * open. It holds no key; bytes of the one object under inspection come over the socketpair when
- * asked for. */
+ * Started with a socketpair as descriptor 3, an empty environment and nothing else open. It holds
+ * no key; bytes of the one object under inspection come over the socketpair when asked for. */
 #include "common/base/le.h"
 #include "common/base/log.h"
-#include "common/image/image.h"
+#include "common/image/deid/deid.h"
 #include "common/sandbox/sandbox.h"
 #include "gateway/inspect/wire.h"
 #include <errno.h>
@@ -23,7 +23,7 @@ static void full_read(void *p, size_t n)
         ssize_t got = read(INSPECT_FD, to, n);
 
         if (got < 0 && errno == EINTR) continue;
-        if (got <= 0) _exit(0); /* the gateway is gone */
+        if (got <= 0) _exit(0); /* the parent is gone */
         to += got;
         n -= (size_t)got;
     }
@@ -65,6 +65,8 @@ static enum rc source_read(void *ctx, uint64_t off, void *buf, size_t n, struct 
     return RC_OK;
 }
 
+/* ---- attributes ---- */
+
 static enum rc fact(void *data, const char *name, const char *value)
 {
     size_t name_n = strlen(name), value_n = strlen(value);
@@ -80,6 +82,86 @@ static enum rc fact(void *data, const char *name, const char *value)
     return RC_OK;
 }
 
+/* ---- de-identification ---- */
+
+static void finding(void *data, const struct deid_finding *f)
+{
+    uint8_t m[1 + INSPECT_FINDING_BYTES] = {'F', f->rule, f->place, f->change, f->path_n};
+
+    (void)data;
+    for (int i = 0; i < DEID_PATH_MAX; i++)
+        le_put32(m + 5 + 4 * i, f->path[i]);
+    full_write(m, sizeof m);
+}
+
+static enum rc out_copy(void *ctx, uint64_t off, uint64_t n, struct err *reterr)
+{
+    uint8_t m[17] = {'Y'};
+
+    (void)ctx;
+    (void)reterr; /* a parent that cannot write ends this process */
+    le_put64(m + 1, off);
+    le_put64(m + 9, n);
+    full_write(m, sizeof m);
+    return RC_OK;
+}
+
+static enum rc out_data(void *ctx, const void *p, size_t n, struct err *reterr)
+{
+    const uint8_t *from = p;
+
+    (void)ctx;
+    (void)reterr;
+    while (n > 0) {
+        uint32_t part = (uint32_t)MIN(n, (size_t)INSPECT_READ_MAX);
+        uint8_t m[5] = {'W'};
+
+        le_put32(m + 1, part);
+        full_write(m, sizeof m);
+        full_write(from, part);
+        from += part;
+        n -= part;
+    }
+    return RC_OK;
+}
+
+static enum rc out_pseudonym(void *ctx, enum deid_pseudonym kind, const void *p, size_t n,
+                             uint8_t ret[32], struct err *reterr)
+{
+    uint16_t len = (uint16_t)MIN(n, (size_t)INSPECT_VALUE_MAX);
+    uint8_t m[4] = {'P', (uint8_t)kind};
+
+    (void)ctx;
+    (void)reterr;
+    le_put16(m + 2, len);
+    full_write(m, sizeof m);
+    full_write(p, len);
+    full_read(ret, 32);
+    return RC_OK;
+}
+
+static enum rc deid(uint8_t kind, const struct image_source *src, struct err *reterr)
+{
+    static const struct deid_out out = {NULL, out_copy, out_data, out_pseudonym};
+    static char text[DEID_PROFILE_BYTES_MAX];
+    static struct deid_profile profile;
+    enum deid_outcome outcome = DEID_REFUSED;
+    uint8_t len[2], verdict[2] = {'V'};
+    enum rc rc;
+
+    full_read(len, sizeof len);
+    if (le_get16(len) > sizeof text) _exit(1); /* this parent does not speak our wire */
+    full_read(text, le_get16(len));
+    rc = deid_profile_parse(text, le_get16(len), &profile, reterr);
+    if (rc == RC_OK && kind == 'D') rc = deid_check(src, &profile, finding, NULL, &outcome, reterr);
+    if (rc == RC_OK && kind == 'C')
+        rc = deid_clean(src, &profile, &out, finding, NULL, &outcome, reterr);
+    if (rc != RC_OK) return rc;
+    verdict[1] = (uint8_t)outcome;
+    full_write(verdict, sizeof verdict);
+    return RC_OK;
+}
+
 int main(void)
 {
     const struct sandbox_conf conf = {.address_bytes_max = INSPECT_MEMORY_MAX,
@@ -87,7 +169,7 @@ int main(void)
     struct err err = {0};
 
     log_setup("mikura-inspect", LOG_WARN);
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* it ends with its gateway; the socket tells too */
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* it ends with its parent; the socket tells too */
     image_init();                           /* opens the DICOM dictionary: not possible later */
     if (sandbox_enter(&conf, &err) != RC_OK) {
         log_error("inspect_sandbox", "%s", err.msg);
@@ -95,14 +177,15 @@ int main(void)
     }
     for (;;) {
         struct image_source src = {.read = source_read};
-        uint8_t job[8], end[3] = {'E'};
+        uint8_t job[9], end[3] = {'E'};
         uint16_t n = 0;
+        enum rc rc;
 
         full_read(job, sizeof job);
-        src.size = le_get64(job);
+        src.size = le_get64(job + 1);
         err.msg[0] = 0;
-        if (image_attributes(&src, fact, NULL, &err) != RC_OK)
-            n = (uint16_t)MIN(strlen(err.msg), (size_t)INSPECT_REASON_MAX);
+        rc = job[0] == 'A' ? image_attributes(&src, fact, NULL, &err) : deid(job[0], &src, &err);
+        if (rc != RC_OK) n = (uint16_t)MIN(strlen(err.msg), (size_t)INSPECT_REASON_MAX);
         le_put16(end + 1, n);
         full_write(end, sizeof end);
         full_write(err.msg, n);
