@@ -104,6 +104,13 @@ static bool disks_of(struct arena *a, const struct node_look *l, Mikura__V1__Nod
             d->engine_reason = s->engine_reason;
             d->state = s->state;
             d->groups = s->groups;
+            d->live_bytes = s->live_bytes;
+            d->quarantined = s->quarantined;
+            d->scrub_pass = s->scrub_pass;
+            d->scrub_running = s->scrub_running;
+            d->scrub_done_bytes = s->scrub_done_bytes;
+            d->scrub_total_bytes = s->scrub_total_bytes;
+            d->scrub_end_unix_ms = s->scrub_end_unix_ms;
         } else {
             d->id = id_bytes(a, &l->node->disks[i].id);
             d->total_bytes = l->node->disks[i].total_bytes;
@@ -334,6 +341,12 @@ static void look_nodes(struct looking *lk, const struct node_look *l, uint32_t n
 
             lk->m->bytes_total += s->total_bytes;
             lk->m->bytes_used += s->used_bytes;
+            if (s->quarantined > 0)
+                reason(lk,
+                       arena_str(a,
+                                 "disk %s of storaged '%s': %llu chunks were found bad, are not "
+                                 "served and wait for a good copy of another replica",
+                                 s->path, node->name, (unsigned long long)s->quarantined));
             if (strcmp(s->state, "full") == 0) lk->full_n++;
             if (strcmp(s->state, "ok") != 0)
                 reason(lk, arena_str(a, "disk %s of storaged '%s' is %s: %s", s->path, node->name,

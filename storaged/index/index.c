@@ -51,8 +51,14 @@ enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct 
     enum rc rc;
 
     if (ix == NULL) return err_set(reterr, RC_NOMEM, "index");
-    ix->opts = rocksdb_options_create();
     CHECK(pthread_mutex_init(&ix->space.lock, NULL) == 0);
+    ix->dir = strdup(conf->dir);
+    if (ix->dir == NULL) {
+        (void)pthread_mutex_destroy(&ix->space.lock);
+        free(ix);
+        return err_set(reterr, RC_NOMEM, "index");
+    }
+    ix->opts = rocksdb_options_create();
     ix->ro = rocksdb_readoptions_create();
     ix->ro_scan = rocksdb_readoptions_create();
     rocksdb_readoptions_set_fill_cache(ix->ro_scan, 0);
@@ -125,6 +131,7 @@ void index_close(struct index *ix)
     rocksdb_writeoptions_destroy(ix->wo_sync);
     (void)pthread_mutex_destroy(&ix->space.lock);
     free(ix->space.segs);
+    free(ix->dir);
     free(ix);
 }
 

@@ -138,6 +138,27 @@ struct index_ref {
 MUST_CHECK enum rc index_refs(struct index *ix,
                               enum rc (*fn)(void *ctx, const struct index_ref *ref), void *ctx,
                               struct err *reterr);
+/* What the index says of a record at its place. */
+enum index_place { INDEX_DEAD, INDEX_LIVE, INDEX_QUARANTINED };
+MUST_CHECK enum rc index_place_of(struct index *ix, const struct record_header *h,
+                                  const struct seg_location *loc, enum index_place *ret,
+                                  struct err *reterr);
+/* A live chunk's record whose group's state has a tombstone or another sealing for the chunk: its
+ * row is dropped (such a write came late). kinds: pool and bits of the groups there are here. */
+MUST_CHECK enum rc index_orphan_drop(struct index *ix, const struct index_group *kinds,
+                                     uint32_t kinds_n, const struct record_header *h,
+                                     const struct seg_location *loc, bool *ret_dropped,
+                                     struct err *reterr);
+/* RocksDB's table files as of now. free(*ret). */
+struct index_file {
+    char name[64];
+    uint64_t bytes;
+};
+MUST_CHECK enum rc index_files(struct index *ix, struct index_file **ret, uint32_t *ret_n,
+                               struct err *reterr);
+/* Every block against its checksum, from the disk. RC_CORRUPT, RC_IO, RC_NOTFOUND (compacted away).
+ */
+MUST_CHECK enum rc index_file_check(struct index *ix, const char *name, struct err *reterr);
 struct index_stats {
     uint64_t live_bytes, quarantined_n;
     uint64_t syncs_n; /* index_sync since open */

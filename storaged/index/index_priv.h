@@ -76,8 +76,12 @@ void plain_begin(struct index *ix, struct plain *p);
 /* Writes it if rc is RC_OK; returns rc, or why it was not written. */
 MUST_CHECK enum rc plain_end(struct plain *p, enum rc rc, const char *what, struct err *reterr);
 
+/* sst_check.cc. 0: good; 1: bad; 2: can't be read; 3: not there. */
+int sst_check(const char *path, char *msg, size_t msg_n);
+
 struct index {
     rocksdb_t *db;
+    char *dir;
     rocksdb_options_t *opts;
     rocksdb_readoptions_t *ro, *ro_scan; /* ro_scan: leaves the cache alone */
     rocksdb_writeoptions_t *wo, *wo_sync;

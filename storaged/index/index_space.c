@@ -6,6 +6,7 @@
  * same moment.
  */
 #include "storaged/index/index_priv.h"
+#include "common/base/buf.h"
 #include <stdio.h>
 
 /* ---- the table ---- */
@@ -502,6 +503,109 @@ enum rc index_batch_chunk_drop(struct index_batch *b, const struct id128 *body, 
     chunk_key(&id, k);
     rc = drop_in(b, CF_LOC, k, keep_seal, reterr);
     return rc == RC_OK ? drop_in(b, CF_BAD, k, keep_seal, reterr) : rc;
+}
+
+/* ---- what a record is ---- */
+static struct index_chunk_id id_of(const struct record_header *h)
+{
+    return (struct index_chunk_id){.body = h->body, .index = h->index, .seal_id = h->seal_id};
+}
+
+enum rc index_place_of(struct index *ix, const struct record_header *h,
+                       const struct seg_location *loc, enum index_place *ret, struct err *reterr)
+{
+    struct index_group g = {
+        .pool = h->pool, .bits = (uint8_t)h->index, .prefix = h->placement_hash};
+    struct index_chunk_id id = id_of(h);
+    struct index_log_row row;
+    struct index_chunk c;
+    struct index_bad bad;
+    uint8_t k[CHUNK_KEY];
+    uint32_t n = 0;
+    enum rc rc;
+
+    *ret = INDEX_DEAD;
+    if (h->type == RECORD_LOG_ENTRY) {
+        rc = index_log_get(ix, &g, h->log_index, &row, 1, &n, reterr);
+        if (rc == RC_OK && n == 1 && loc_eq(&row.loc, loc)) *ret = INDEX_LIVE;
+        return rc;
+    }
+    rc = index_chunk_get(ix, &id, &c, reterr);
+    if (rc == RC_OK && loc_eq(&c.loc, loc)) *ret = INDEX_LIVE;
+    if (*ret == INDEX_DEAD && (rc == RC_OK || rc == RC_NOTFOUND) &&
+        __atomic_load_n(&ix->space.bad_n, __ATOMIC_RELAXED) > 0) {
+        chunk_key(&id, k);
+        rc = bad_get(ix, k, &bad, reterr);
+        if (rc == RC_OK && loc_eq(&bad.chunk.loc, loc)) *ret = INDEX_QUARANTINED;
+    }
+    return rc == RC_NOTFOUND ? RC_OK : rc;
+}
+
+enum rc index_orphan_drop(struct index *ix, const struct index_group *kinds, uint32_t kinds_n,
+                          const struct record_header *h, const struct seg_location *loc,
+                          bool *ret_dropped, struct err *reterr)
+{
+    struct index_chunk_id id = id_of(h);
+    uint8_t key[APPLY_CHUNK_KEY_BYTES];
+    struct buf v;
+    enum rc rc = RC_OK;
+
+    *ret_dropped = false;
+    apply_chunk_key(h->placement_hash, &h->body, h->index, key);
+    buf_init(&v, 4096);
+    for (uint32_t i = 0; i < kinds_n && rc == RC_OK && !*ret_dropped; i++) {
+        struct index_group g = kinds[i];
+        struct apply_chunk row;
+        uint64_t index;
+        bool tomb = false;
+
+        if (g.pool != h->pool) continue;
+        g.prefix = g.bits == 0 ? 0 : h->placement_hash >> (64 - g.bits) << (64 - g.bits);
+        buf_reset(&v);
+        rc = index_state_get(ix, &g, (struct slice){key, sizeof(key)}, &v, reterr);
+        if (rc == RC_OK) rc = apply_chunk_row((struct slice){v.p, v.n}, &row, &tomb, &index);
+        if (rc == RC_OK) *ret_dropped = tomb || !id128_eq(&row.seal_id, &h->seal_id);
+        if (rc == RC_NOTFOUND) rc = RC_OK;
+    }
+    buf_deinit(&v);
+    if (rc == RC_OK && *ret_dropped) rc = index_chunk_drop(ix, &id, loc, reterr);
+    return rc;
+}
+
+/* ---- RocksDB's files ---- */
+enum rc index_files(struct index *ix, struct index_file **ret, uint32_t *ret_n, struct err *reterr)
+{
+    const rocksdb_livefiles_t *l = rocksdb_livefiles(ix->db);
+    int n = l == NULL ? 0 : rocksdb_livefiles_count(l);
+    struct index_file *f = calloc((size_t)n + 1, sizeof(*f));
+
+    for (int i = 0; f != NULL && i < n; i++) {
+        (void)snprintf(f[i].name, sizeof(f[i].name), "%s", rocksdb_livefiles_name(l, i));
+        f[i].bytes = rocksdb_livefiles_size(l, i);
+    }
+    if (l != NULL) rocksdb_livefiles_destroy(l);
+    if (f == NULL) return err_set(reterr, RC_NOMEM, "files of the index");
+    *ret = f;
+    *ret_n = (uint32_t)n;
+    return RC_OK;
+}
+
+enum rc index_file_check(struct index *ix, const char *name, struct err *reterr)
+{
+    char path[1200], msg[256] = "";
+    int n = snprintf(path, sizeof(path), "%s/%s", ix->dir, name);
+
+    if (n < 0 || (size_t)n >= sizeof(path)) return err_set(reterr, RC_INVAL, "'%s'", name);
+    switch (sst_check(path, msg, sizeof(msg))) {
+    case 0:
+        return RC_OK;
+    case 1:
+        return err_set(reterr, RC_CORRUPT, "'%s': %s", path, msg);
+    case 3:
+        return err_set(reterr, RC_NOTFOUND, "'%s': %s", path, msg);
+    default:
+        return err_set(reterr, RC_IO, "'%s': %s", path, msg);
+    }
 }
 
 /* ---- small notes of the store and its background work ---- */

@@ -503,6 +503,7 @@ void seglog_stats(struct seglog *log, struct seglog_stats *ret)
     uint64_t total = 0, left = 0;
 
     *ret = log->stats;
+    ret->appending_n = log->appends_n;
     ret->reads_n = log->reads_n;
     ret->files_open_n = log->files_n;
     if (disk_space(log->disk, &total, &left) != RC_OK) left = 0; /* then chunks are refused */

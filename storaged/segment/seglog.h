@@ -153,6 +153,14 @@ MUST_CHECK enum rc seglog_read(struct seglog *log, struct seglog_read *r,
 /* Finished segments with an id >= from, in order, up to max. Returns how many. */
 uint32_t seglog_segments(const struct seglog *log, uint64_t from, struct seglog_segment *ret,
                          uint32_t max);
+/* The segment `id` as far as it is durable, finished or not. RC_NOTFOUND. */
+MUST_CHECK enum rc seglog_segment_now(const struct seglog *log, uint64_t id,
+                                      struct seglog_segment *ret, bool *ret_finished);
+/* Appends or reads are under way. */
+bool seglog_busy(const struct seglog *log);
+/* Header page and seal page (SEGLOG_DATA_AT bytes) of a segment: RC_CORRUPT says what differs. */
+MUST_CHECK enum rc seglog_head_check(const struct seglog *log, const struct seglog_segment *s,
+                                     const uint8_t *p, struct err *reterr);
 /* Bytes of a segment as they lie there, nothing checked. at, n: multiples of 4 KiB, at + n <= the
  * file's bytes; buf 4 KiB aligned, borrowed until cb.
  * Returns RC_OK, RC_NOTFOUND, RC_BUSY, RC_RANGE. Completes RC_OK, RC_IO, RC_RANGE, RC_CANCELED,
@@ -199,8 +207,9 @@ struct seglog_stats {
     uint64_t chunk_free_bytes;          /* of that for chunks: without the reserve */
     uint64_t damage_n;                  /* bad stretches found since open */
     uint64_t flushes_n, appends_n, waiting_n;
+    uint64_t appending_n;         /* accepted and not durable yet */
     uint64_t reads_n;             /* under way */
-    uint32_t files_open_n;        /* segments whose file is open */
+    uint64_t files_open_n;        /* segments whose file is open */
     uint64_t flushed_records_max; /* the largest batch that one flush covered */
 };
 void seglog_stats(struct seglog *log, struct seglog_stats *ret);

@@ -272,3 +272,19 @@ uint32_t seglog_segments(const struct seglog *log, uint64_t from, struct seglog_
     }
     return n;
 }
+
+enum rc seglog_segment_now(const struct seglog *log, uint64_t id, struct seglog_segment *ret,
+                           bool *ret_finished)
+{
+    const struct segment *s = segment_find(log, id);
+
+    if (s == NULL) return RC_NOTFOUND;
+    *ret = (struct seglog_segment){s->id, s->generation, s->bytes, s->durable};
+    *ret_finished = segment_finished(s);
+    return RC_OK;
+}
+
+bool seglog_busy(const struct seglog *log)
+{
+    return log->appends_n > 0 || log->reads_n > 0;
+}

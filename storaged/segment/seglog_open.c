@@ -68,6 +68,27 @@ static const char *page_fault(const struct seglog *log, const uint8_t *magic, co
     return NULL;
 }
 
+enum rc seglog_head_check(const struct seglog *log, const struct seglog_segment *s,
+                          const uint8_t *p, struct err *reterr)
+{
+    const uint8_t *seal = p + DISK_ALIGN_BYTES;
+    const char *bad = page_fault(log, HEADER_MAGIC, p);
+    bool sealed = false;
+
+    if (bad == NULL && le_get64(p + 32) != s->id) bad = "segment id";
+    if (bad == NULL && le_get64(p + 40) != s->generation) bad = "generation";
+    if (bad != NULL) return err_set(reterr, RC_CORRUPT, "header page: %s", bad);
+    for (size_t i = 0; i < DISK_ALIGN_BYTES && !sealed; i++)
+        sealed = seal[i] != 0;
+    if (!sealed)
+        return RC_OK; /* not yet, or the page for it could not be had: the end is searched */
+    bad = page_fault(log, SEAL_MAGIC, seal);
+    if (bad == NULL && le_get64(seal + 32) != s->id) bad = "segment id";
+    if (bad == NULL && le_get64(seal + 40) != s->generation) bad = "generation";
+    if (bad == NULL && le_get64(seal + 48) != s->end) bad = "end";
+    return bad == NULL ? RC_OK : err_set(reterr, RC_CORRUPT, "seal page: %s", bad);
+}
+
 /* ---- reading along a segment ---- */
 enum rc segment_window(struct window *w, uint64_t at, size_t n, const uint8_t **ret,
                        struct err *reterr)

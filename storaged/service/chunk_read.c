@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MOVED_TRIES 4u /* a look-up and a read, when reclaim gives segments back in between */
+
 typedef Mikura__Internal__V1__BulkResponse Response;
 
 struct reading {
@@ -90,6 +92,7 @@ static enum rc read_bytes(struct reading *x, uint32_t share, struct err *reterr)
     rc = disk_payload(x->g->disk, share, bytes, bulk_op_left_ms(x->op, UINT64_MAX), &x->buf);
     if (rc != RC_OK) return err_set(reterr, rc, "no room for a chunk in memory");
     x->read.data = x;
+    x->read.err.rc = RC_OK;
     for (;;) {
         rc = x->g->dead && x->g->disk->closed
                  ? RC_UNAVAIL
@@ -98,6 +101,7 @@ static enum rc read_bytes(struct reading *x, uint32_t share, struct err *reterr)
         if (rc != RC_BUSY || bulk_op_left_ms(x->op, 1) == 0) break;
         fiber_sleep_ms(2);
     }
+    if (rc == RC_NOTFOUND) return rc; /* reclaim moved it between the look-up and here */
     if (rc != RC_OK) return err_set(reterr, rc, "chunk read: %s", rc_text(rc));
     fiber_event_wait(&x->done);
     if (x->rc == RC_OK &&
@@ -110,6 +114,7 @@ static enum rc read_bytes(struct reading *x, uint32_t share, struct err *reterr)
         log_error("chunk_corrupt", "disk=%s body=%s index=%u why=%s", x->g->disk->dir,
                   id128_text(&x->id.body, body), x->id.index, x->read.err.msg);
     }
+    if (x->rc == RC_CORRUPT || x->rc == RC_IO) disk_suspect(x->g->disk, &x->id, &x->chunk.loc);
     return err_set(reterr, x->rc, "chunk read: %s", x->read.err.msg);
 }
 
@@ -176,11 +181,18 @@ static enum rc read_all(struct reading *x, uint32_t share, struct err *reterr)
     x->g = group_of_hash(x->op->sd, x->ref->pool, x->ref->placement_hash);
     if (x->g == NULL || !x->g->ready || x->g->dead || replica_may_read_chunk(&x->g->core) != RC_OK)
         return err_set(reterr, RC_STALE, "no member of that group here");
-    rc = fiber_work(look_work, x);
-    if (rc != RC_OK) return err_set(reterr, rc, "a look-up");
-    if (x->rc == RC_NOTFOUND) return absent(x, reterr);
-    if (x->rc != RC_OK) return err_set(reterr, x->rc, "a look-up: %s", x->err.msg);
-    rc = read_bytes(x, share, reterr);
+    for (uint32_t tries = 0; tries < MOVED_TRIES; tries++) {
+        rc = fiber_work(look_work, x);
+        if (rc != RC_OK) return err_set(reterr, rc, "a look-up");
+        if (x->rc == RC_NOTFOUND) return absent(x, reterr);
+        if (x->rc != RC_OK) return err_set(reterr, x->rc, "a look-up: %s", x->err.msg);
+        rc = read_bytes(x, share, reterr);
+        if (rc != RC_NOTFOUND) break;
+        bulk_buf_unref(x->buf);
+        x->buf = NULL;
+    }
+    if (rc == RC_NOTFOUND) /* its segment is gone, and not by reclaim */
+        return err_set(reterr, RC_CORRUPT, "the bytes of this chunk are gone here");
     if (rc == RC_OK) rc = data_answer(x, reterr);
     return rc;
 }

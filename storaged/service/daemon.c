@@ -397,6 +397,7 @@ enum rc sd_open(struct sd *sd, const struct sd_settings *conf, uv_loop_t *loop, 
     rc = server_open(sd, reterr);
     if (rc == RC_OK) rc = disks_open(sd, reterr);
     if (rc == RC_OK) rc = groups_open(sd, reterr);
+    if (rc == RC_OK) rc = disks_upkeep(sd, reterr);
     if (rc == RC_OK) rc = cluster_join(sd, reterr);
     if (rc != RC_OK) return rc;
     CHECK(uv_idle_init(loop, &sd->idle) == 0 && uv_timer_init(loop, &sd->timer) == 0);
@@ -434,6 +435,8 @@ static void stop_run(void *arg)
     fiber_event_wait(&ev);
     etcd_close(sd->etcd, set_event, &ev);
     fiber_event_wait(&ev);
+    for (uint32_t d = 0; d < sd->disks_n; d++)
+        disk_upkeep_stop(&sd->disks[d]);
     while (sd->work_n > 0 || fcalls_running(sd->calls) > 0) {
         snap_givers_expire(sd);
         peers_close(sd);
@@ -441,6 +444,7 @@ static void stop_run(void *arg)
     }
     for (uint32_t i = 0; i < sd->disks_n; i++) {
         sd->disks[i].closed = true;
+        disk_upkeep_free(&sd->disks[i]);
         store_close(sd->disks[i].store, set_event, &ev);
         fiber_event_wait(&ev);
     }

@@ -81,6 +81,8 @@ void disk_out(struct sd_disk *d, enum rc rc, const struct err *e)
 {
     if (d->out) return;
     d->out = true;
+    sdm_add(SDM_DISKS_OUT, 1);
+    disk_upkeep_stop(d);
     log_error("disk_out", "dir=%s rc=%s why=%s", d->dir, rc_name(rc), e == NULL ? "" : e->msg);
     LIST_FOREACH(it, &d->sd->groups)
     {

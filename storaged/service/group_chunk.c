@@ -122,6 +122,7 @@ static enum rc pulled_write(struct sd_group *g, const struct apply_chunk *c, con
                              .config = g->core.config,
                              .epoch = g->core.epoch,
                              .crc_known = true,
+                             .urgent = true,
                              .payload = buf->p};
     struct write_wait *w = NULL;
     uint8_t mac[16];

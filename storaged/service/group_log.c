@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MOVED_TRIES 4u /* a look-up and a read, when reclaim gives segments back in between */
+
 void entries_unpin(struct entry **e, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -241,7 +243,7 @@ enum rc group_entries(struct sd_group *g, uint64_t first, uint32_t n, uint64_t b
 {
     struct rows r = {.g = g, .first = first, .n = n};
     uint64_t bytes = 0;
-    uint32_t got = 0, row_at = 0;
+    uint32_t got = 0, row_at = 0, moved = 0;
     enum rc rc = RC_OK;
 
     while (got < n && bytes < bytes_max) {
@@ -263,6 +265,14 @@ enum rc group_entries(struct sd_group *g, uint64_t first, uint32_t n, uint64_t b
                 break;
             }
             rc = row_load(g, &r.rows[got - row_at], &e, &r.err);
+            if (rc == RC_NOTFOUND && moved++ < MOVED_TRIES) { /* reclaim moved it: its row knows */
+                free(r.rows);
+                r.rows = NULL;
+                r.got = 0;
+                rc = RC_OK;
+                continue;
+            }
+            if (rc == RC_NOTFOUND) rc = err_set(&r.err, RC_CORRUPT, "the entry's bytes are gone");
             if (rc != RC_OK) break;
         }
         if (got > 0 && bytes + e->n > bytes_max) {
@@ -504,4 +514,76 @@ void group_trim(struct sd_group *g)
     if (first < g->trimmed_at + MAX(keep / 4, 1)) return;
     g->trimmed_at = first;
     g->trimming = sd_spawn(g->sd, trim_run, g) == RC_OK;
+}
+
+/* ---- an entry whose record is bad ---- */
+struct rewrite {
+    struct store_append a;
+    struct fiber_event done;
+    struct sd_group *g;
+    struct entry *e;
+    enum rc rc;
+};
+
+static void on_rewritten(struct store_append *a, enum rc rc)
+{
+    struct rewrite *w = a->data;
+
+    w->rc = rc;
+    fiber_event_set(&w->done);
+}
+
+/* The same bytes under the same epoch and index: its row goes to the new record. */
+static void rewrite_run(void *arg)
+{
+    struct rewrite *w = arg;
+    struct sd_group *g = w->g;
+    enum rc rc;
+
+    w->a.data = w;
+    do {
+        rc = g->dead
+                 ? RC_CANCELED
+                 : store_log_append(g->disk->store, &w->a, &g->ix, g->core.config, w->e->epoch,
+                                    w->e->index, (struct slice){w->e->p, w->e->n}, on_rewritten);
+        if (rc == RC_BUSY || rc == RC_NOMEM) fiber_sleep_ms(10);
+    } while (rc == RC_BUSY || rc == RC_NOMEM);
+    if (rc == RC_OK) {
+        fiber_event_wait(&w->done);
+        rc = w->rc;
+    }
+    log_info("log_entry_rewritten", "group=%s index=%llu rc=%s", g->name,
+             (unsigned long long)w->e->index, rc_name(rc));
+    if (rc == RC_IO || rc == RC_FULL) disk_out(g->disk, rc, &w->a.err);
+    entry_unpin(w->e);
+    free(w);
+}
+
+void group_entry_bad(struct sd_disk *d, const struct index_group *ix, uint64_t index)
+{
+    struct placement_group id = {.pool = ix->pool, .prefix_bits = ix->bits, .prefix = ix->prefix};
+    struct sd_group *g = group_find(d->sd, &id, &d->id);
+    struct rewrite *w;
+    struct err err;
+
+    sdm_add(SDM_CORRUPT, 1);
+    if (g == NULL || !g->ready || g->dead) return; /* nobody reads it; the next pass looks again */
+    w = calloc(1, sizeof *w);
+    if (w != NULL) {
+        w->g = g;
+        w->e = entry_get(&g->ring, index);
+        if (w->e != NULL && sd_spawn(g->sd, rewrite_run, w) == RC_OK) return;
+        entry_unpin(w->e);
+        free(w);
+    }
+    if (index <= g->applied) { /* not needed here: who lacks it takes a snapshot */
+        if (!g->trimming && index + 1 > g->trimmed_at) {
+            g->trimmed_at = index + 1;
+            g->trimming = sd_spawn(g->sd, trim_run, g) == RC_OK;
+        }
+        return;
+    }
+    (void)err_set(&err, RC_CORRUPT, "log entry %llu is bad and not applied yet",
+                  (unsigned long long)index);
+    group_fail(g, RC_CORRUPT, &err);
 }

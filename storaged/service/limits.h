@@ -15,6 +15,8 @@
 #define SD_GET_BYTES_MAX (3u << 20) /* gateways accept messages of 4 MiB */
 #define SD_REQUESTS_MAX  4096u      /* Store calls at once */
 #define SD_CONNS_MAX     1024u
+#define SD_SUSPECTS_MAX  8u    /* records read once more because a read failed, a disk */
+#define SD_UPKEEP_MS     1000u /* between looks whether reclaim or a scrub is due */
 #define SD_SIGNING_MAX   64u
 #define SD_FULL_BYTES                                                                              \
     ((8u << 20) + (64u << 10)) /* no room for a chunk of the default size: "full" */

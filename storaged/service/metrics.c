@@ -1,5 +1,6 @@
 /* storaged/service/metrics.c - the daemon's counters, and gauges read when somebody asks. */
 #include "storaged/service/service.h"
+#include <string.h>
 
 static struct metric counters[SDM_N] = {
     [SDM_WRITES] = METRIC_COUNTER_INIT("mikura_chunk_writes_total", NULL, "chunks written"),
@@ -28,6 +29,14 @@ static struct metric counters[SDM_N] = {
                                                "writes whose rest of the chain failed"),
     [SDM_SNAPSHOTS] =
         METRIC_COUNTER_INIT("mikura_snapshots_given_total", NULL, "group states given to peers"),
+    [SDM_QUARANTINED] = METRIC_COUNTER_INIT("mikura_chunks_quarantined_total", NULL,
+                                            "chunks found bad and not served any more"),
+    [SDM_REPAIRED] = METRIC_COUNTER_INIT("mikura_chunks_repaired_total", NULL,
+                                         "quarantined chunks with a good copy again"),
+    [SDM_REPAIR_FAILED] = METRIC_COUNTER_INIT("mikura_chunk_repairs_failed_total", NULL,
+                                              "tries to repair that go on later"),
+    [SDM_DISKS_OUT] = METRIC_COUNTER_INIT("mikura_disks_out_total", NULL,
+                                          "disks that went out at a failed write or flush"),
 };
 
 void sdm_add(enum sd_metric m, int64_t v)
@@ -39,6 +48,95 @@ static void gauge(struct buf *out, const char *name, const char *help, uint64_t 
 {
     buf_printf(out, "# HELP %s %s\n# TYPE %s gauge\n%s %llu\n", name, help, name, name,
                (unsigned long long)v);
+}
+
+static void of_disk(struct buf *out, const char *name, uint32_t disk, const char *of, uint64_t v)
+{
+    if (of == NULL) {
+        buf_printf(out, "%s{disk=\"%u\"} %llu\n", name, disk, (unsigned long long)v);
+    } else {
+        buf_printf(out, "%s{disk=\"%u\",of=\"%s\"} %llu\n", name, disk, of, (unsigned long long)v);
+    }
+}
+
+struct disk_gauges {
+    struct store_status st;
+    struct reclaim_stats reclaim;
+    struct scrub_stats scrub;
+};
+
+/* One family after the other, as the format wants it. */
+static void disks_print(struct sd *sd, struct buf *out, uint64_t *ret_flushes, uint64_t *ret_damage)
+{
+    static const struct {
+        const char *name, *help, *of;
+        size_t offset;
+    } ROWS[] = {
+#define ROW(n, h, o, f) {"mikura_" n, h, o, offsetof(struct disk_gauges, f)}
+        ROW("disk_bytes", "room of a disk, by class", "total", st.log.total_bytes),
+        ROW("disk_bytes", NULL, "free", st.log.free_bytes),
+        ROW("disk_bytes", NULL, "free_for_chunks", st.log.chunk_free_bytes),
+        ROW("disk_bytes", NULL, "segments", st.log.segment_bytes),
+        ROW("disk_bytes", NULL, "live", st.index.live_bytes),
+        ROW("disk_segments", "segment files", NULL, st.log.segments_n),
+        ROW("disk_queue", "requests of the log under way", "waiting", st.log.waiting_n),
+        ROW("disk_queue", NULL, "appends", st.log.appending_n),
+        ROW("disk_queue", NULL, "reads", st.log.reads_n),
+        ROW("disk_log", "records and flushes since the start", "flushes", st.log.flushes_n),
+        ROW("disk_log", NULL, "records", st.log.appends_n),
+        ROW("disk_log", NULL, "records_a_flush_max", st.log.flushed_records_max),
+        ROW("disk_quarantined", "chunks found bad and not repaired yet", NULL,
+            st.index.quarantined_n),
+        ROW("reclaim", "dead space given back since the start", "segments", reclaim.segments_n),
+        ROW("reclaim", NULL, "bytes", reclaim.bytes),
+        ROW("reclaim", NULL, "copied_records", reclaim.copied_n),
+        ROW("reclaim", NULL, "copied_bytes", reclaim.copied_bytes),
+        ROW("reclaim", NULL, "stuck", reclaim.stuck_n),
+        ROW("reclaim", NULL, "yields", reclaim.yields_n),
+        ROW("scrub", "the pass that runs or ran last, and what was found since the start", "pass",
+            scrub.pass),
+        ROW("scrub", NULL, "done_bytes", scrub.done_bytes),
+        ROW("scrub", NULL, "total_bytes", scrub.total_bytes),
+        ROW("scrub", NULL, "started_unix_ms", scrub.started_unix_ms),
+        ROW("scrub", NULL, "end_unix_ms", scrub.end_unix_ms),
+        ROW("scrub", NULL, "next_unix_ms", scrub.next_unix_ms),
+        ROW("scrub", NULL, "records", scrub.records_n),
+        ROW("scrub", NULL, "bad_chunks", scrub.bad_chunks_n),
+        ROW("scrub", NULL, "bad_entries", scrub.bad_entries_n),
+        ROW("scrub", NULL, "bad_dead", scrub.bad_dead_n),
+        ROW("scrub", NULL, "bad_heads", scrub.bad_heads_n),
+        ROW("scrub", NULL, "bad_files", scrub.bad_files_n),
+        ROW("scrub", NULL, "unreadable_pages", scrub.unreadable_n),
+        ROW("scrub", NULL, "orphans", scrub.orphans_n),
+        ROW("scrub", NULL, "yields", scrub.yields_n),
+#undef ROW
+    };
+    struct disk_gauges g[SD_DISKS_MAX] = {0};
+
+    for (uint32_t i = 0; i < sd->disks_n; i++) {
+        const struct sd_disk *d = &sd->disks[i];
+
+        store_status(d->store, &g[i].st);
+        if (d->reclaim != NULL) reclaim_stats(d->reclaim, &g[i].reclaim);
+        if (d->scrub != NULL) scrub_stats(d->scrub, &g[i].scrub);
+        *ret_flushes += g[i].st.log.flushes_n;
+        *ret_damage += g[i].st.log.damage_n;
+    }
+    for (size_t r = 0; r < ARRAY_N(ROWS); r++) {
+        if (ROWS[r].help != NULL)
+            buf_printf(out, "# HELP %s %s\n# TYPE %s gauge\n", ROWS[r].name, ROWS[r].help,
+                       ROWS[r].name);
+        for (uint32_t i = 0; i < sd->disks_n; i++) {
+            uint64_t v;
+
+            memcpy(&v, (const char *)&g[i] + ROWS[r].offset, sizeof v);
+            of_disk(out, ROWS[r].name, i, ROWS[r].of, v);
+        }
+    }
+    buf_printf(out, "# HELP mikura_disk_out 1: failed, its replicas left\n"
+                    "# TYPE mikura_disk_out gauge\n");
+    for (uint32_t i = 0; i < sd->disks_n; i++)
+        of_disk(out, "mikura_disk_out", i, NULL, sd->disks[i].out);
 }
 
 void sd_metrics_print(struct sd *sd, struct buf *out)
@@ -64,19 +162,7 @@ void sd_metrics_print(struct sd *sd, struct buf *out)
         buf_printf(out, "mikura_replicas{role=\"%s\"} %llu\n",
                    replica_role_name((enum replica_role)r), (unsigned long long)roles[r]);
     buf_printf(out, "mikura_replicas{role=\"out\"} %llu\n", (unsigned long long)dead);
-    buf_printf(out, "# HELP mikura_disk_bytes room of a disk\n# TYPE mikura_disk_bytes gauge\n");
-    for (uint32_t i = 0; i < sd->disks_n; i++) {
-        struct store_status st;
-
-        store_status(sd->disks[i].store, &st);
-        flushes += st.log.flushes_n;
-        damage += st.log.damage_n;
-        buf_printf(out, "mikura_disk_bytes{disk=\"%u\",of=\"total\"} %llu\n", i,
-                   (unsigned long long)st.log.total_bytes);
-        buf_printf(out, "mikura_disk_bytes{disk=\"%u\",of=\"free\"} %llu\n", i,
-                   (unsigned long long)st.log.free_bytes);
-        buf_printf(out, "mikura_disk_out{disk=\"%u\"} %d\n", i, sd->disks[i].out);
-    }
+    disks_print(sd, out, &flushes, &damage);
     gauge(out, "mikura_flushes", "flushes of all disks since the start", flushes);
     gauge(out, "mikura_log_damage", "bad stretches of the logs found", damage);
     gauge(out, "mikura_appends_waiting", "log entries not yet durable", appends);

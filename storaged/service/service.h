@@ -13,6 +13,8 @@
 #include "common/net/net_stream.h"
 #include "proto/mikura/internal/v1/bulk.pb-c.h"
 #include "proto/mikura/internal/v1/store.pb-c.h"
+#include "storaged/repair/reclaim.h"
+#include "storaged/repair/scrub.h"
 #include "storaged/replica/replica_msg.h"
 #include "storaged/service/chunk_pool.h"
 #include "storaged/service/entry_cache.h"
@@ -23,6 +25,7 @@ struct sd_settings {
     const char *name, *listen, *advertise, *ca, *cert, *key, *etcd, *cluster, *zone, *rack, *host;
     const char *disks, *data, *log_level, *engine;
     uint64_t segment_bytes, reserve_bytes, limit_bytes, chunk_bytes, tick_ms, log_keep;
+    uint64_t reclaim_rate, reclaim_dead, scrub_period_ms, scrub_rate;
 };
 struct sd;
 
@@ -37,10 +40,21 @@ struct sd_disk {
     bool damaged;           /* found at open */
     struct fiber_sem pulls; /* SD_PULLS_MAX */
     uint32_t groups_n;
+    struct reclaim *reclaim; /* upkeep.c */
+    struct scrub *scrub;
+    struct fiber_event repair_wake;
+    uint32_t suspects_n; /* records being read once more */
 };
 MUST_CHECK enum rc disks_open(struct sd *sd, struct err *reterr); /* blocking */
 /* The disk is out: its replicas leave, the node goes on. */
 void disk_out(struct sd_disk *d, enum rc rc, const struct err *e);
+/* upkeep.c: reclaim, scrub and repair of every disk begin; RC_INVAL (settings), RC_NOMEM, RC_IO. */
+MUST_CHECK enum rc disks_upkeep(struct sd *sd, struct err *reterr);
+void disk_upkeep_stop(struct sd_disk *d);
+void disk_upkeep_free(struct sd_disk *d); /* all of it ended */
+/* A read found that record bad. */
+void disk_suspect(struct sd_disk *d, const struct index_chunk_id *id,
+                  const struct seg_location *loc);
 /* Payload memory with its share of the pool; fiber. RC_BUSY, RC_DEADLINE, RC_NOMEM. */
 MUST_CHECK enum rc disk_payload(struct sd_disk *d, uint32_t share, uint32_t bytes,
                                 uint64_t timeout_ms, struct bulk_buf **ret_buf);
@@ -139,6 +153,8 @@ MUST_CHECK enum rc group_entries(struct sd_group *g, uint64_t first, uint32_t n,
                                  struct entry **ret_entries, uint32_t *ret_n);
 void entries_unpin(struct entry **e, uint32_t n);
 void group_trim(struct sd_group *g);
+/* The record of that entry is bad on the disk. */
+void group_entry_bad(struct sd_disk *d, const struct index_group *ix, uint64_t index);
 /* group_apply.c */
 void group_apply(struct sd_group *g, uint64_t upto);
 void group_abandon(struct sd_group *g, uint64_t first);
@@ -321,6 +337,10 @@ enum sd_metric {
     SDM_DENIED,
     SDM_FORWARD_FAILED,
     SDM_SNAPSHOTS,
+    SDM_QUARANTINED,
+    SDM_REPAIRED,
+    SDM_REPAIR_FAILED,
+    SDM_DISKS_OUT,
     SDM_N
 };
 void sdm_add(enum sd_metric m, int64_t v);

@@ -450,6 +450,21 @@ static enum rc do_chunk_add(struct fcall *c, struct err *reterr)
     return fcall_send(c, &a.base);
 }
 
+static void upkeep_status(const struct sd_disk *d, const struct store_status *st,
+                          Mikura__Internal__V1__DiskStatus *m)
+{
+    struct scrub_stats s = {0};
+
+    if (d->scrub != NULL) scrub_stats(d->scrub, &s);
+    m->live_bytes = st->index.live_bytes;
+    m->quarantined = st->index.quarantined_n;
+    m->scrub_pass = s.pass;
+    m->scrub_running = s.running;
+    m->scrub_done_bytes = s.done_bytes;
+    m->scrub_total_bytes = s.total_bytes;
+    m->scrub_end_unix_ms = s.end_unix_ms;
+}
+
 static enum rc do_node_status(struct fcall *c, struct err *reterr)
 {
     struct sd *sd = c->service;
@@ -483,6 +498,7 @@ static enum rc do_node_status(struct fcall *c, struct err *reterr)
                                    : st.log.chunk_free_bytes < SD_FULL_BYTES ? "full"
                                                                              : "ok");
         disks[i].groups = d->groups_n;
+        upkeep_status(d, &st, &disks[i]);
         if (disks[i].engine == NULL || disks[i].engine_reason == NULL || disks[i].state == NULL)
             return err_set(reterr, RC_NOMEM, "a status");
     }

@@ -712,6 +712,11 @@ struct seglog *store_log(struct store *s)
     return s->log;
 }
 
+struct disk *store_disk(struct store *s)
+{
+    return s->disk;
+}
+
 struct seg_position store_rows_upto(const struct store *s)
 {
     return s->upto;

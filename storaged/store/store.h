@@ -96,6 +96,7 @@ MUST_CHECK enum rc store_read(struct store *s, struct seglog_read *r,
 
 /* ---- for storaged/repair ---- */
 struct seglog *store_log(struct store *s);
+struct disk *store_disk(struct store *s); /* tests: faults */
 /* All records before it have their rows: what no row points to below it is dead. */
 struct seg_position store_rows_upto(const struct store *s);
 /* A copy of the record with header h (h->moved_from: its source), verbatim. Its row is moved only

@@ -1,0 +1,133 @@
+"""tests/cluster/space/space.py - put, delete: the disks get their room back; flip bytes on one replica:
+the scrub finds them, reads are never wrong, the copy is repaired from the others."""
+import glob
+import json
+import os
+import struct
+import threading
+
+from mk import Cluster, Refused, blob, check, collection, grant, ready, request_id, until, v1
+
+cluster = Cluster()
+MIB = 1 << 20
+NODES = ['storaged-1', 'storaged-2', 'storaged-3']
+VICTIM = 'storaged-2'
+BIG = 18               # objects of 6 MiB
+KEPT = (0, 5, 10, 15)  # those that stay: in a segment with others
+
+
+def gauge(node, name, of=None):
+    return cluster.gauges(node)['mikura_%s{disk="0"%s}' % (name, ',of="%s"' % of if of else '')]
+
+
+def counter(node, name):
+    for line in cluster.http('operator/admin', node, '/metrics')[1].splitlines():
+        if line.startswith(name + ' '):
+            return int(line.split()[1])
+    return 0
+
+
+def used(node):
+    return gauge(node, 'disk_bytes', 'segments')
+
+
+def chunk_records(path):
+    """(offset, header bytes, plain bytes) of the chunk records in a segment: storaged/segment/README.md."""
+    with open(path, 'rb') as f:
+        data = f.read()
+    at = 8192
+    while at + 4096 <= len(data) and data[at:at + 8] == b'MIKURAR\x1a':
+        header, kind = struct.unpack_from('<II', data, at + 12)
+        plain = struct.unpack_from('<I', data, at + 128)[0]
+        if kind == 1:
+            yield at, header, plain
+        at += header + (plain + 4095) // 4096 * 4096
+
+
+def flip_all(node):
+    """One bit in the payload of each chunk's record on that disk."""
+    n = 0
+    for path in glob.glob(os.path.join(cluster.dir, node, 'disk-1', 'segments', '*.seg')):
+        for at, header, plain in list(chunk_records(path)):
+            with open(path, 'r+b', buffering=0) as f:
+                place = at + header + (n * 7919) % plain
+                f.seek(place)
+                b = f.read(1)
+                f.seek(place)
+                f.write(bytes([b[0] ^ (1 << n % 8)]))
+                os.fsync(f.fileno())
+            n += 1
+    return n
+
+
+class Reader(threading.Thread):
+    """Reads what stays, all the time: right or refused for a moment, never wrong."""
+
+    def __init__(self, api):
+        super().__init__()
+        self.api, self.stop, self.reads, self.wrong = api, False, 0, []
+
+    def run(self):
+        while not self.stop:
+            for i in KEPT:
+                try:
+                    if self.api.get('space', 'big-%d' % i, 'p') != blob('big %d' % i, 6 * MIB):
+                        self.wrong.append(i)
+                    self.reads += 1
+                except Refused as e:
+                    if e.code not in ('UNAVAILABLE', 'ABORTED'):
+                        self.wrong.append((i, str(e)))
+
+
+def main():
+    op, agent, reader = cluster.api('operator/admin'), cluster.api('society/space/a1'), cluster.api('researcher/reader')
+    ready(op)
+    collection(op, 'space', 'space')
+    grant(op, 'space', 'reader')
+    empty = {n: used(n) for n in NODES}
+    for i in range(BIG):
+        agent.put('space', 'big-%d' % i, 'p', blob('big %d' % i, 6 * MIB))
+    full = {n: used(n) for n in NODES}
+    for n in NODES:
+        check(full[n] - empty[n] >= BIG * 5 * MIB, '%s: %d bytes of segments before, %d after' % (n, empty[n], full[n]))
+
+    for i in (k for k in range(BIG) if k not in KEPT):
+        op.call('Objects.Delete', v1('DeleteRequest', object=v1('ObjectRef', collection='space', case_id='big-%d' % i, path='p'),
+                                     request_id=request_id()))
+    # what stays, the segment that is written, the next one, and one that holds a little of what stays
+    room = len(KEPT) * 6 * MIB + 4 * 16 * MIB
+    for n in NODES:
+        until('%s gives back what was deleted' % n, 60, lambda n=n: used(n) <= room)
+        check(gauge(n, 'reclaim', 'segments') > 0 and gauge(n, 'reclaim', 'copied_bytes') > 0, '%s: nothing was reclaimed by copying' % n)
+        print('%s: %d MiB of segments, %d with all, %d after the deletion; %d MiB copied' % (
+            n, empty[n] / MIB, full[n] / MIB, used(n) / MIB, gauge(n, 'reclaim', 'copied_bytes') / MIB), flush=True)
+    for i in KEPT:
+        check(reader.get('space', 'big-%d' % i, 'p') == blob('big %d' % i, 6 * MIB), 'object %d after reclaim' % i)
+
+    looking = Reader(cluster.api('researcher/reader'))
+    looking.start()
+    flipped = flip_all(VICTIM)
+    check(flipped >= len(KEPT), 'only %d chunk records were found' % flipped)
+    until('what rotted is found', 60, lambda: counter(VICTIM, 'mikura_chunks_quarantined_total') >= len(KEPT))
+    until('and repaired', 60, lambda: gauge(VICTIM, 'disk_quarantined') == 0 and
+          counter(VICTIM, 'mikura_chunks_repaired_total') == counter(VICTIM, 'mikura_chunks_quarantined_total'))
+    found, at = counter(VICTIM, 'mikura_chunks_quarantined_total'), gauge(VICTIM, 'scrub', 'pass')
+    until('two more passes', 60, lambda: gauge(VICTIM, 'scrub', 'pass') >= at + 2)  # one of them began after the repair
+    check(counter(VICTIM, 'mikura_chunks_quarantined_total') == found, 'a later pass found more')
+    looking.stop = True
+    looking.join()
+    check(not looking.wrong, 'wrong reads: %s' % looking.wrong)
+    check(looking.reads >= len(KEPT), 'only %d reads' % looking.reads)
+    for n in NODES:
+        if n != VICTIM:
+            check(counter(n, 'mikura_chunks_quarantined_total') == 0, '%s: found what nobody broke' % n)
+
+    # what an operator sees
+    for node in (json.loads(line) for line in cluster.mikura('operator/admin', 'node', 'ls', '--json').stdout.splitlines()):
+        if node['kind'] == 'storaged':
+            d = node['disks'][0]
+            check(int(d['scrub_pass']) > 0 and int(d['scrub_total_bytes']) > 0 and int(d['live_bytes']) > 0, 'node ls: %s' % d)
+    print('%d records broken, %d live ones found and repaired, %d reads meanwhile' % (flipped, found, looking.reads), flush=True)
+
+
+main()
