@@ -111,6 +111,15 @@ enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct 
     }
     rc = format_check(ix, conf, reterr);
     if (rc != RC_OK) goto fail;
+    ix->cached = malloc(sizeof(*ix));
+    if (ix->cached == NULL) {
+        rc = err_set(reterr, RC_NOMEM, "index");
+        goto fail;
+    }
+    *ix->cached = *ix;
+    ix->cached->cached = NULL;
+    ix->cached->ro = rocksdb_readoptions_create();
+    rocksdb_readoptions_set_read_tier(ix->cached->ro, 1); /* kBlockCacheTier */
     *ret_ix = ix;
     return RC_OK;
 fail:
@@ -124,6 +133,8 @@ void index_close(struct index *ix)
     for (int i = 0; ix->db != NULL && i < CF_N; i++)
         rocksdb_column_family_handle_destroy(ix->cf[i]);
     if (ix->db != NULL) rocksdb_close(ix->db);
+    if (ix->cached != NULL) rocksdb_readoptions_destroy(ix->cached->ro);
+    free(ix->cached);
     rocksdb_options_destroy(ix->opts);
     rocksdb_readoptions_destroy(ix->ro);
     rocksdb_readoptions_destroy(ix->ro_scan);
@@ -133,6 +144,11 @@ void index_close(struct index *ix)
     free(ix->space.segs);
     free(ix->dir);
     free(ix);
+}
+
+struct index *index_cached(struct index *ix)
+{
+    return ix->cached;
 }
 
 enum rc index_sync(struct index *ix, struct err *reterr)

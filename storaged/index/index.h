@@ -1,11 +1,11 @@
 /* storaged/index/index.h - RocksDB of one disk: where chunks and log entries lie, and the state of
  * each group.
  *
- * Every function may block: worker threads (or start-up) only. Thread-safe: any thread; a group's
- * batches must come one after the other (its order is its log's). The WAL is on and not synced: a
- * power cut keeps a prefix of all batches (point-in-time recovery), so that state, applied position
- * and replay position always fit together; what is missing is replayed from the segment log.
- * index_sync makes all before it durable.
+ * Every function may block, but reads through index_cached(): worker threads (or start-up) only.
+ * Thread-safe: any thread; a group's batches must come one after the other (its order is its
+ * log's). The WAL is on and not synced: a power cut keeps a prefix of all batches (point-in-time
+ * recovery), so that state, applied position and replay position always fit together; what is
+ * missing is replayed from the segment log. index_sync makes all before it durable.
  *
  * Column families, keys and values: README.md. After RC_IO or RC_CORRUPT of a write the index takes
  * no more writes (RocksDB's background error); the disk is out. */
@@ -57,6 +57,9 @@ struct index_conf {
 MUST_CHECK enum rc index_open(const struct index_conf *conf, struct index **ret_ix,
                               struct err *reterr);
 void index_close(struct index *ix); /* NULL is fine */
+/* The same index, for reads that must not block: they look only where memory is (memtables, block
+ * cache) and say RC_BUSY when the answer may lie on the disk. Any thread; closed with ix. */
+struct index *index_cached(struct index *ix);
 /* All batches before are durable. RC_IO. */
 MUST_CHECK enum rc index_sync(struct index *ix, struct err *reterr);
 

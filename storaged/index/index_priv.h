@@ -88,6 +88,9 @@ struct index {
     rocksdb_column_family_handle_t *cf[CF_N];
     struct space space;
     uint64_t syncs_n; /* atomic */
+    /* This with a read tier, for reads of rows only: it has no part in `space`. NULL in that one.
+     */
+    struct index *cached;
 };
 struct index_rows {
     struct index *ix;
@@ -107,7 +110,10 @@ struct index_batch {
 
 static inline enum rc rc_from_rocksdb(char *e, const char *what, struct err *reterr)
 {
-    enum rc rc = strncmp(e, "Corruption", 10) == 0 ? RC_CORRUPT : RC_IO;
+    /* "Result incomplete": index_cached() would have had to read the disk */
+    enum rc rc = strncmp(e, "Corruption", 10) == 0          ? RC_CORRUPT
+                 : strncmp(e, "Result incomplete", 17) == 0 ? RC_BUSY
+                                                            : RC_IO;
 
     (void)err_set(reterr, rc, "index: %s: %s", what, e);
     rocksdb_free(e);

@@ -31,10 +31,11 @@ struct reading {
     uint8_t mac[16];
 };
 
-static void look_work(void *arg)
+static enum rc look(void *arg, struct index *ix)
 {
     struct reading *x = arg;
-    struct index *ix = store_index(x->g->disk->store);
+    struct index_chunk_id id = x->id;
+    enum rc rc;
 
     if (x->committed) {
         uint8_t key[APPLY_CHUNK_KEY_BYTES];
@@ -45,17 +46,18 @@ static void look_work(void *arg)
 
         apply_chunk_key(x->ref->placement_hash, &x->id.body, x->id.index, key);
         buf_init(&value, 4096);
-        x->rc = index_state_get(ix, &x->g->ix, (struct slice){key, sizeof key}, &value, &x->err);
-        if (x->rc == RC_OK)
-            x->rc = apply_chunk_row((struct slice){value.p, value.n}, &row, &dropped, &index);
+        rc = index_state_get(ix, &x->g->ix, (struct slice){key, sizeof key}, &value, &x->err);
+        if (rc == RC_OK)
+            rc = apply_chunk_row((struct slice){value.p, value.n}, &row, &dropped, &index);
         buf_deinit(&value);
-        if (x->rc == RC_OK && dropped) x->rc = RC_NOTFOUND;
-        if (x->rc != RC_OK) return;
-        x->id.seal_id = row.seal_id;
+        if (rc == RC_OK && dropped) rc = RC_NOTFOUND;
+        if (rc != RC_OK) return rc;
+        id.seal_id = row.seal_id;
     }
-    x->rc = index_chunk_get(ix, &x->id, &x->chunk, &x->err);
+    rc = index_chunk_get(ix, &id, &x->chunk, &x->err);
+    x->id = id;
     /* listed, but the bytes are not here: this copy is bad, others are good */
-    if (x->rc == RC_NOTFOUND && x->committed) x->rc = RC_CORRUPT;
+    return rc == RC_NOTFOUND && x->committed ? RC_CORRUPT : rc;
 }
 
 /* Only a primary under its lease knows that there is none; others may be behind. */
@@ -182,10 +184,9 @@ static enum rc read_all(struct reading *x, uint32_t share, struct err *reterr)
     if (x->g == NULL || !x->g->ready || x->g->dead || replica_may_read_chunk(&x->g->core) != RC_OK)
         return err_set(reterr, RC_STALE, "no member of that group here");
     for (uint32_t tries = 0; tries < MOVED_TRIES; tries++) {
-        rc = fiber_work(look_work, x);
-        if (rc != RC_OK) return err_set(reterr, rc, "a look-up");
-        if (x->rc == RC_NOTFOUND) return absent(x, reterr);
-        if (x->rc != RC_OK) return err_set(reterr, x->rc, "a look-up: %s", x->err.msg);
+        rc = disk_look(x->g->disk, look, x);
+        if (rc == RC_NOTFOUND) return absent(x, reterr);
+        if (rc != RC_OK) return err_set(reterr, rc, "a look-up: %s", x->err.msg);
         rc = read_bytes(x, share, reterr);
         if (rc != RC_NOTFOUND) break;
         bulk_buf_unref(x->buf);

@@ -148,3 +148,28 @@ enum rc disk_payload(struct sd_disk *d, uint32_t share, uint32_t bytes, uint64_t
     *ret_buf = &p->buf;
     return RC_OK;
 }
+
+struct look {
+    struct index *ix;
+    enum rc (*fn)(void *arg, struct index *ix);
+    void *arg;
+    enum rc rc;
+};
+
+static void look_work(void *arg)
+{
+    struct look *l = arg;
+
+    l->rc = l->fn(l->arg, l->ix);
+}
+
+enum rc disk_look(struct sd_disk *d, enum rc (*fn)(void *arg, struct index *ix), void *arg)
+{
+    struct look l = {.ix = store_index(d->store), .fn = fn, .arg = arg};
+    enum rc rc = fn(arg, index_cached(l.ix));
+
+    if (rc != RC_BUSY) return rc;
+    sdm_add(SDM_LOOKS_DISK, 1);
+    rc = fiber_work(look_work, &l);
+    return rc == RC_OK ? l.rc : rc;
+}

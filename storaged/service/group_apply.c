@@ -87,10 +87,10 @@ static enum rc one_batch(struct sd_group *g, struct batch *b)
                        "committed entry %llu can't be read", (unsigned long long)first);
     }
     g->state_busy = true;
-    rc = fiber_work(batch_work, b);
+    worker_run(store_worker(g->disk->store), batch_work, b);
+    rc = b->rc;
     g->state_busy = false;
     fiber_cond_broadcast(&g->state_cond);
-    if (rc == RC_OK) rc = b->rc;
     if (rc == RC_OK) {
         g->applied = first + b->n - 1;
         sdm_add(SDM_APPLIED, b->n);

@@ -31,29 +31,24 @@ bool entry_chunk(struct slice e, struct apply_chunk *ret)
 }
 
 struct look {
-    struct index *ix;
     const struct index_chunk_id *id;
     struct index_chunk *ret;
-    enum rc rc;
-    struct err err;
+    struct err *err;
 };
 
-static void look_work(void *arg)
+static enum rc look(void *arg, struct index *ix)
 {
     struct look *l = arg;
 
-    l->rc = index_chunk_get(l->ix, l->id, l->ret, &l->err);
+    return index_chunk_get(ix, l->id, l->ret, l->err);
 }
 
 enum rc chunk_held(struct sd_group *g, const struct index_chunk_id *id, struct index_chunk *ret,
                    struct err *reterr)
 {
-    struct look l = {.ix = store_index(g->disk->store), .id = id, .ret = ret};
-    enum rc rc = fiber_work(look_work, &l);
+    struct look l = {.id = id, .ret = ret, .err = reterr};
 
-    if (rc != RC_OK) return err_set(reterr, rc, "a look-up");
-    if (l.rc != RC_OK && reterr != NULL) *reterr = l.err;
-    return l.rc;
+    return disk_look(g->disk, look, &l);
 }
 
 struct decided {

@@ -37,6 +37,8 @@ static struct metric counters[SDM_N] = {
                                               "tries to repair that go on later"),
     [SDM_DISKS_OUT] = METRIC_COUNTER_INIT("mikura_disks_out_total", NULL,
                                           "disks that went out at a failed write or flush"),
+    [SDM_LOOKS_DISK] = METRIC_COUNTER_INIT("mikura_index_looks_disk_total", NULL,
+                                           "index look-ups that had to go to the disk"),
 };
 
 void sdm_add(enum sd_metric m, int64_t v)

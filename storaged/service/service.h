@@ -9,6 +9,7 @@
 #include "common/control/cluster.h"
 #include "common/crypto/capability.h"
 #include "common/fiber/rpc_fiber.h"
+#include "common/fiber/worker.h"
 #include "common/net/bulk.h"
 #include "common/net/net_stream.h"
 #include "proto/mikura/internal/v1/bulk.pb-c.h"
@@ -55,6 +56,9 @@ void disk_upkeep_free(struct sd_disk *d); /* all of it ended */
 /* A read found that record bad. */
 void disk_suspect(struct sd_disk *d, const struct index_chunk_id *id,
                   const struct seg_location *loc);
+/* fn looks something up in ix and tells: RC_BUSY, it lies on the disk. It is called at once with the
+ * view that never blocks, and where that is not enough again, on a thread. Fiber. */
+enum rc disk_look(struct sd_disk *d, enum rc (*fn)(void *arg, struct index *ix), void *arg);
 /* Payload memory with its share of the pool; fiber. RC_BUSY, RC_DEADLINE, RC_NOMEM. */
 MUST_CHECK enum rc disk_payload(struct sd_disk *d, uint32_t share, uint32_t bytes,
                                 uint64_t timeout_ms, struct bulk_buf **ret_buf);
@@ -341,6 +345,7 @@ enum sd_metric {
     SDM_REPAIRED,
     SDM_REPAIR_FAILED,
     SDM_DISKS_OUT,
+    SDM_LOOKS_DISK,
     SDM_N
 };
 void sdm_add(enum sd_metric m, int64_t v);

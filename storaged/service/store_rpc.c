@@ -95,40 +95,41 @@ struct get_job {
     size_t keys_n;
     struct buf *values; /* of keys_n */
     uint64_t applied, tick;
-    enum rc rc;
     struct err err;
 };
 
-static void get_work(void *arg)
+static enum rc get_look(void *arg, struct index *ix)
 {
     struct get_job *j = arg;
-    struct index *ix = store_index(j->g->disk->store);
     struct index_applied at = {0};
     uint8_t key[APPLY_MAPKEY_BYTES_MAX];
     struct buf tick;
     size_t bytes = 0;
 
-    j->rc = index_applied_get(ix, &j->g->ix, &at, &j->err);
+    enum rc rc = index_applied_get(ix, &j->g->ix, &at, &j->err);
+
     j->applied = at.index;
-    for (size_t i = 0; i < j->keys_n && j->rc == RC_OK; i++) {
+    j->tick = 0;
+    for (size_t i = 0; i < j->keys_n && rc == RC_OK; i++) {
         struct slice user = {j->keys[i].data, j->keys[i].len};
 
+        buf_deinit(&j->values[i]); /* of the first look */
         buf_init(&j->values[i], APPLY_SCRATCH_BYTES);
-        j->rc = index_state_get(ix, &j->g->ix, (struct slice){key, apply_user_key(user, key)},
+        rc = index_state_get(ix, &j->g->ix, (struct slice){key, apply_user_key(user, key)},
                                 &j->values[i], &j->err);
-        if (j->rc == RC_NOTFOUND) j->rc = RC_OK;
+        if (rc == RC_NOTFOUND) rc = RC_OK;
         bytes += j->values[i].n;
         if (bytes > SD_GET_BYTES_MAX)
-            j->rc = err_set(&j->err, RC_RANGE, "more than %u bytes: ask for fewer keys",
-                            SD_GET_BYTES_MAX);
+            rc = err_set(&j->err, RC_RANGE, "more than %u bytes: ask for fewer keys",
+                         SD_GET_BYTES_MAX);
     }
-    if (j->rc != RC_OK) return;
+    if (rc != RC_OK) return rc;
     buf_init(&tick, 64);
     key[0] = 't';
-    j->rc = index_state_get(ix, &j->g->ix, (struct slice){key, 1}, &tick, &j->err);
-    if (j->rc == RC_OK && tick.n == 9) j->tick = le_get64(tick.p + 1);
-    if (j->rc == RC_NOTFOUND) j->rc = RC_OK;
+    rc = index_state_get(ix, &j->g->ix, (struct slice){key, 1}, &tick, &j->err);
+    if (rc == RC_OK && tick.n == 9) j->tick = le_get64(tick.p + 1);
     buf_deinit(&tick);
+    return rc == RC_NOTFOUND ? RC_OK : rc;
 }
 
 static enum rc keys_check(const ProtobufCBinaryData *keys, size_t n, struct err *reterr)
@@ -154,8 +155,7 @@ static enum rc get_items(struct fcall *c, struct get_job *j, Item ***ret_items, 
         free(j->values);
         return err_set(reterr, RC_NOMEM, "a read");
     }
-    rc = fiber_work(get_work, j);
-    if (rc == RC_OK) rc = j->rc;
+    rc = disk_look(j->g->disk, get_look, j);
     if (rc != RC_OK) (void)err_set(reterr, rc, "%s", j->err.msg);
     for (size_t i = 0; i < j->keys_n && rc == RC_OK; i++) {
         struct slice value = {0};

@@ -9,6 +9,7 @@
  * An index that fails to write takes the disk out: its log goes on being readable. */
 #include "storaged/store/store.h"
 #include "storaged/store/store_priv.h"
+#include "common/fiber/worker.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +34,9 @@ struct store {
     uint32_t facts_n;
     uint32_t appends_n; /* accepted, callback not fired yet */
     bool working;
-    uv_work_t work;
+    struct worker *worker;
+    struct worker_job batch;
+    uv_work_t work;      /* closing the index */
     struct err work_err; /* the worker's answer; RC_OK = written */
     struct err failed;   /* the index's: nothing is appended any more */
     uint64_t replayed_n;
@@ -74,9 +77,9 @@ static enum rc row_add(struct index_rows *rows, const struct seg_location *loc,
     }
 }
 
-static void batch_work(uv_work_t *w)
+static void batch_work(struct worker_job *job)
 {
-    struct store *s = w->data;
+    struct store *s = CONTAINER_OF(job, struct store, batch);
     struct seg_position end = {0};
     struct index_rows *rows = NULL;
     uint32_t n = 0;
@@ -107,12 +110,11 @@ static void batch_work(uv_work_t *w)
 static void batch_next(struct store *s);
 static void close_step(struct store *s);
 
-static void batch_after(uv_work_t *w, int status)
+static void batch_after(struct worker_job *job)
 {
-    struct store *s = w->data;
+    struct store *s = CONTAINER_OF(job, struct store, batch);
     struct list done;
 
-    CHECK(status == 0); /* nobody cancels it */
     s->working = false;
     if (s->work_err.rc != RC_OK && s->failed.rc == RC_OK) {
         (void)err_set(&s->failed, RC_IO, "%s", s->work_err.msg);
@@ -177,8 +179,8 @@ static void batch_next(struct store *s)
     }
     facts_find(s);
     s->working = true;
-    s->work.data = s;
-    CHECK(uv_queue_work(s->loop, &s->work, batch_work, batch_after) == 0);
+    s->batch = (struct worker_job){.fn = batch_work, .done = batch_after};
+    worker_queue(s->worker, &s->batch);
 }
 
 /* ---- appending ---- */
@@ -308,6 +310,7 @@ void store_buf_free(struct store *s, void *p)
 /* ---- closing: log, then rows, then the disk, then the index on a worker ---- */
 static void store_free(struct store *s)
 {
+    worker_close(s->worker);
     if (s->lock_fd >= 0) (void)close(s->lock_fd); /* nothing was written through it */
     free(s->dir);
     free(s);
@@ -675,6 +678,8 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
     if (rc == RC_OK) rc = replay(s, reterr);
     free(s->known);
     s->known = NULL;
+    if (rc == RC_OK && worker_open(s->loop, &s->worker) != RC_OK)
+        rc = err_set(reterr, RC_NOMEM, "the index's thread");
     if (rc != RC_OK) {
         open_undo(s);
         return rc;
@@ -692,6 +697,11 @@ struct id128 store_disk_id(const struct store *s)
 struct index *store_index(struct store *s)
 {
     return s->index;
+}
+
+struct worker *store_worker(struct store *s)
+{
+    return s->worker;
 }
 
 void store_status(struct store *s, struct store_status *ret)

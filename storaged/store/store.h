@@ -8,8 +8,9 @@
  *
  * Bytes and log entries: the functions below, on the loop, asynchronous. A callback with RC_OK
  * means durable in the log *and* found in the index. Everything in the index (chunk look-up, group
- * state, protocol state) is read and written through index.h with store_index(), on worker threads
- * (fiber_work, uv_queue_work), never on the loop.
+ * state, protocol state) is read and written through index.h with store_index(), on threads
+ * (store_worker for the small batches of each write; fiber_work), never on the loop; but reads
+ * through index_cached() are free to be.
  *
  * Reading a chunk: index_chunk_get on a worker, then store_read with the location. Reading a log
  * entry for a peer: index_log_get, then store_read of its location (block 0 to the end). */
@@ -42,6 +43,8 @@ MUST_CHECK enum rc store_open(const struct store_conf *conf, struct store **ret_
 void store_close(struct store *s, void (*cb)(void *data), void *data);
 struct id128 store_disk_id(const struct store *s);
 struct index *store_index(struct store *s);
+/* The thread that writes this disk's index, for what else is to be written to it in order. */
+struct worker *store_worker(struct store *s);
 
 /* Payload memory of the disk: 4 KiB aligned, registered with the ring where possible; receive into
  * it. NULL: too much under way, answer RC_BUSY. */

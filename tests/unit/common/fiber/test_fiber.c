@@ -1,5 +1,6 @@
 /* Fibers: order, events before and after the wait, timeouts, groups, semaphores, work, reuse. */
 #include "common/fiber/fiber.h"
+#include "common/fiber/worker.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <string.h>
@@ -182,6 +183,66 @@ static void test_work(void **state)
     assert_string_equal(trace, "wwwwwwww");
 }
 
+struct counted {
+    struct worker_job job;
+    uint32_t *ran, *ended;
+    uint32_t nth;
+    struct counted *next; /* queued from done */
+    struct worker *w;
+};
+
+static void counted_run(struct worker_job *job)
+{
+    struct counted *c = CONTAINER_OF(job, struct counted, job);
+
+    c->nth = (*c->ran)++; /* one thread: no lock */
+}
+
+static void counted_done(struct worker_job *job)
+{
+    struct counted *c = CONTAINER_OF(job, struct counted, job);
+
+    assert_int_equal(c->nth, *c->ended); /* in the order of the calls */
+    (*c->ended)++;
+    if (c->next != NULL) worker_queue(c->w, &c->next->job);
+}
+
+static void worker_fiber(void *arg)
+{
+    uint32_t n = 41;
+
+    worker_run(arg, on_thread, &n);
+    assert_int_equal(n, 42);
+    note('r');
+}
+
+static void test_worker(void **state)
+{
+    static struct counted jobs[1000];
+    uint32_t ran = 0, ended = 0;
+    struct worker *w;
+
+    (void)state;
+    assert_int_equal(worker_open(&loop, &w), RC_OK);
+    for (uint32_t i = 0; i < ARRAY_N(jobs); i++) {
+        jobs[i] = (struct counted){
+            .job = {.fn = counted_run, .done = counted_done}, .ran = &ran, .ended = &ended, .w = w};
+        if (i >= ARRAY_N(jobs) / 2) jobs[i - ARRAY_N(jobs) / 2].next = &jobs[i];
+    }
+    for (uint32_t i = 0; i < ARRAY_N(jobs) / 2; i++)
+        worker_queue(w, &jobs[i].job);
+    assert_int_equal(ended, 0); /* never inside the call */
+    while (ended < ARRAY_N(jobs))
+        uv_run(&loop, UV_RUN_ONCE);
+    assert_int_equal(ran, ARRAY_N(jobs));
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(fiber_spawn(fs, worker_fiber, w), RC_OK);
+    while (fibers_running(fs) > 0)
+        uv_run(&loop, UV_RUN_ONCE);
+    assert_string_equal(trace, "rrr");
+    worker_close(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -190,6 +251,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_cond, setup, teardown),
         cmocka_unit_test_setup_teardown(test_group_sem, setup, teardown),
         cmocka_unit_test_setup_teardown(test_work, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_worker, setup, teardown),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
