@@ -1,5 +1,6 @@
 /* common/fiber/arena.c - blocks of at least BLOCK_BYTES; a large piece gets a block of its own. */
 #include "common/fiber/arena.h"
+#include "common/base/bigmem.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@ struct arena_block {
 
 static void *pb_alloc(void *data, size_t n)
 {
-    return arena_alloc(data, n);
+    return arena_raw(data, n); /* protobuf-c writes all that it reads */
 }
 
 static void pb_free(void *data, void *p)
@@ -39,11 +40,11 @@ void arena_deinit(struct arena *a)
         struct arena_block *b = a->blocks;
 
         a->blocks = b->next;
-        free(b);
+        bigmem_free(b, sizeof *b + b->cap);
     }
 }
 
-void *arena_alloc(struct arena *a, size_t n)
+void *arena_raw(struct arena *a, size_t n)
 {
     struct arena_block *b = a->blocks;
     void *p;
@@ -53,8 +54,9 @@ void *arena_alloc(struct arena *a, size_t n)
     if (b == NULL || b->cap - b->used < n) {
         size_t cap = MAX(n, (size_t)BLOCK_BYTES);
 
-        b = calloc(1, sizeof *b + cap);
+        b = bigmem_alloc(sizeof *b + cap);
         if (b == NULL) return NULL;
+        b->used = 0;
         b->cap = cap;
         if (cap > BLOCK_BYTES && a->blocks != NULL) { /* keep the small one in front */
             b->next = a->blocks->next;
@@ -70,11 +72,21 @@ void *arena_alloc(struct arena *a, size_t n)
     return p;
 }
 
+void *arena_alloc(struct arena *a, size_t n)
+{
+    void *p = arena_raw(a, n);
+
+    if (p != NULL) memset(p, 0, n);
+    return p;
+}
+
 void *arena_copy(struct arena *a, const void *p, size_t n)
 {
-    void *to = arena_alloc(a, n + 1); /* a zero after it: text can be used as such */
+    uint8_t *to = arena_raw(a, n + 1); /* a zero after it: text can be used as such */
 
-    if (to != NULL && n > 0) memcpy(to, p, n);
+    if (to == NULL) return NULL;
+    if (n > 0) memcpy(to, p, n);
+    to[n] = 0;
     return to;
 }
 

@@ -3,6 +3,7 @@
  * A callback only stores and wakes. A dead call's handler sees it at its next wait and ends;
  * rpc_call_finish is always called, once, when the handler has returned. */
 #include "common/fiber/rpc_fiber.h"
+#include "common/net/rpc_wire.h"
 #include "common/base/log.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -217,20 +218,41 @@ void fcall_release(struct fcall *c, struct rpc_msg *m)
     rpc_msg_unref(m);
 }
 
-enum rc fcall_request(struct fcall *c, const ProtobufCMessageDescriptor *desc, void *ret_message,
-                      struct err *reterr)
+enum rc fcall_request_payload(struct fcall *c, const ProtobufCMessageDescriptor *desc,
+                              uint32_t field, void *ret_message, struct rpc_msg **ret_msg,
+                              struct slice *ret_payload, struct err *reterr)
 {
+    struct slice rest, payload;
     struct rpc_msg *m;
     ProtobufCMessage *msg;
     enum rc rc = fcall_recv(c, &m);
 
     if (rc == RC_RANGE) return err_set(reterr, RC_INVAL, "no request message");
     if (rc != RC_OK) return err_set(reterr, rc, "%s", rc_text(rc));
-    msg = protobuf_c_message_unpack(desc, &c->arena.pb, m->n, m->p);
-    fcall_release(c, m);
-    if (msg == NULL) return err_set(reterr, RC_INVAL, "the request is no %s", desc->name);
+    if (field == 0 || !rpc_wire_payload((struct slice){m->p, m->n}, field, &rest, &payload)) {
+        rest = (struct slice){m->p, m->n};
+        payload = (struct slice){NULL, 0};
+    }
+    msg = protobuf_c_message_unpack(desc, &c->arena.pb, rest.n, rest.p);
+    if (msg == NULL) {
+        fcall_release(c, m);
+        return err_set(reterr, RC_INVAL, "the request is no %s", desc->name);
+    }
     *(ProtobufCMessage **)ret_message = msg;
+    *ret_msg = m;
+    *ret_payload = payload;
     return RC_OK;
+}
+
+enum rc fcall_request(struct fcall *c, const ProtobufCMessageDescriptor *desc, void *ret_message,
+                      struct err *reterr)
+{
+    struct slice none;
+    struct rpc_msg *m;
+    enum rc rc = fcall_request_payload(c, desc, /* field= */ 0, ret_message, &m, &none, reterr);
+
+    if (rc == RC_OK) fcall_release(c, m);
+    return rc;
 }
 
 static enum rc wait_room(struct fcall *c)

@@ -40,6 +40,12 @@ void fcalls_free(struct fcalls *cs); /* after the server was closed and none run
 /* The one request of a unary method, unpacked into the arena. RC_INVAL: does not decode. */
 MUST_CHECK enum rc fcall_request(struct fcall *c, const ProtobufCMessageDescriptor *desc,
                                  void *ret_message, struct err *reterr);
+/* Likewise, of a message that may end in a payload (rpc_wire_payload): that stays where it arrived,
+ * in *ret_msg, to be given back with fcall_release. *ret_payload empty: look into the message. */
+MUST_CHECK enum rc fcall_request_payload(struct fcall *c, const ProtobufCMessageDescriptor *desc,
+                                         uint32_t field, void *ret_message,
+                                         struct rpc_msg **ret_msg, struct slice *ret_payload,
+                                         struct err *reterr);
 /* Next message of a stream; give it back with fcall_release (which opens the window again). RC_OK;
  * RC_RANGE: the client has half-closed and there is no more; RC_CANCELED, RC_DEADLINE, RC_UNAVAIL:
  * the call has died. */

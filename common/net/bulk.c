@@ -4,6 +4,7 @@
  * Every callback is made from conn_run or on_timer, hence from the loop. A failure is only noted
  * (bulk_conn_fail); conn_end tells all requests, then on_down, and frees. */
 #include "common/net/bulk.h"
+#include "common/base/bigmem.h"
 #include "common/net/bulk_priv.h"
 #include "common/net/net_rc.h"
 #include <errno.h>
@@ -33,9 +34,14 @@ void bulk_buf_unref(struct bulk_buf *b)
     if (--b->refs == 0) b->release(b);
 }
 
+static size_t heap_bytes(uint32_t cap)
+{
+    return ROUND_UP((size_t)MAX(cap, 1u), 4096);
+}
+
 static void heap_release(struct bulk_buf *b)
 {
-    free(b->p);
+    bigmem_free(b->p, heap_bytes(b->cap));
     free(b);
 }
 
@@ -44,7 +50,8 @@ struct bulk_buf *bulk_buf_new(uint32_t cap)
     struct bulk_buf *b = calloc(1, sizeof(*b));
 
     if (b == NULL) return NULL;
-    b->p = aligned_alloc(4096, ROUND_UP((size_t)MAX(cap, 1u), 4096));
+    b->p = heap_bytes(cap) < BIGMEM_MIN_BYTES ? aligned_alloc(4096, heap_bytes(cap))
+                                              : bigmem_alloc(heap_bytes(cap));
     if (b->p == NULL) {
         free(b);
         return NULL;

@@ -75,6 +75,8 @@ struct bulk_conn {
     enum bulk_rx_mode rx_mode;
     uint8_t *rx_buf;
     size_t rx_n, rx_at, rx_cap;
+    uint32_t rx_lowat;       /* SO_RCVLOWAT as set; 0 = never */
+    bool rx_dry;             /* the socket was empty when last read, in this round */
     struct bulk_in *rx_in;   /* whose payload comes next or now; NULL */
     struct bulk_out *rx_out; /* whose answer's payload comes now; NULL */
     struct slice rx_header;  /* of that answer, in rx_buf */

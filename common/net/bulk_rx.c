@@ -12,17 +12,23 @@
 
 #define RX_BYTES    (16u << 10)
 #define ROUND_BYTES (8u << 20) /* then others of the loop have their turn */
+/* Within a payload the loop is woken for so much at a time: at each segment it would be woken, and
+ * would wake the next node of a chain, ten times as often. */
+#define LOWAT_BYTES     (256u << 10)
+#define LOWAT_MIN_BYTES (32u << 10)
 
 /* RC_OK: *ret_n > 0; RC_BUSY: nothing there; RC_CANCELED: the connection has failed. */
 static enum rc socket_read(struct bulk_conn *c, uint8_t *p, size_t n, size_t *ret_n)
 {
     ssize_t r;
 
+    if (c->rx_dry) return RC_BUSY;
     do {
         r = recv(c->fd, p, n, 0);
     } while (r < 0 && errno == EINTR);
     if (r > 0) {
         *ret_n = (size_t)r;
+        c->rx_dry = (size_t)r < n; /* a short read took all there was: no second call to hear so */
         return RC_OK;
     }
     if (r < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return RC_BUSY;
@@ -281,11 +287,26 @@ static bool discard_step(struct bulk_conn *c, size_t *round)
     return true;
 }
 
+/* How much must be there before the socket counts as readable. What is left of a payload will come
+ * without our doing; anything else may be as short as a frame. */
+static void lowat(struct bulk_conn *c)
+{
+    bool payload = c->rx_mode == RX_PAYLOAD || c->rx_mode == RX_DISCARD;
+    uint32_t left = payload ? c->rx_payload_n - c->rx_payload_got : 0;
+    uint32_t want = left < LOWAT_MIN_BYTES ? 1 : MIN(left, LOWAT_BYTES);
+    int v = (int)want;
+
+    if (want == c->rx_lowat || (want == 1 && c->rx_lowat == 0)) return;
+    c->rx_lowat = want;
+    (void)setsockopt(c->fd, SOL_SOCKET, SO_RCVLOWAT, &v, sizeof(v)); /* only slower without */
+}
+
 void bulk_rx_run(struct bulk_conn *c)
 {
     size_t round = 0;
     bool go_on = true;
 
+    c->rx_dry = false;
     while (go_on && (c->state == BULK_ST_HELLO || c->state == BULK_ST_UP)) {
         switch (c->rx_mode) {
         case RX_FRAME:
@@ -302,6 +323,7 @@ void bulk_rx_run(struct bulk_conn *c)
             break;
         }
     }
+    if (c->state == BULK_ST_HELLO || c->state == BULK_ST_UP) lowat(c);
 }
 
 /* ---- what a receiver may do with a request ---- */

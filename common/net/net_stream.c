@@ -254,7 +254,6 @@ static enum rc buffers_setup(struct net_stream *st)
     if (st->stage == NULL) return err_set(&st->err, RC_NOMEM, "connection buffer");
     if (st->ssl == NULL) return RC_OK;
     SSL_set_read_ahead(st->ssl, 1);
-    SSL_set_default_read_buffer_len(st->ssl, READ_AHEAD_BYTES);
     st->ktls = BIO_get_ktls_send(SSL_get_wbio(st->ssl)); /* UNTESTED true: no such kernel here */
     if (st->ktls) return RC_OK;
     bio = bio_method() != NULL ? BIO_new(bio_method()) : NULL;
@@ -340,6 +339,8 @@ static void handshake_start(struct net_stream *st)
         fail(st, RC_NOMEM);
         return;
     }
+    /* before the handshake makes the buffer: later it would change nothing */
+    if (st->alpn_want != NET_ALPN_BULK) SSL_set_default_read_buffer_len(st->ssl, READ_AHEAD_BYTES);
     if (st->server)
         SSL_set_accept_state(st->ssl);
     else

@@ -5,6 +5,7 @@
  * ended by it too. A stream's struct is looked up by id in the sending callbacks, never kept there:
  * an owner may detach and free it while a frame of it waits. */
 #include "common/net/rpc_conn.h"
+#include "common/base/bigmem.h"
 #include "common/net/net_rc.h"
 #include <stdlib.h>
 #include <string.h>
@@ -63,7 +64,7 @@ struct rpc_msg *rpc_msg_ref(struct rpc_msg *m)
 
 void rpc_msg_unref(struct rpc_msg *m)
 {
-    if (m != NULL && --m->refs == 0) free(m);
+    if (m != NULL && --m->refs == 0) bigmem_free(m, sizeof(*m) + m->n);
 }
 
 static uint8_t *msg_bytes(struct rpc_msg *m)
@@ -73,7 +74,7 @@ static uint8_t *msg_bytes(struct rpc_msg *m)
 
 static struct rpc_msg *msg_new(uint32_t n)
 {
-    struct rpc_msg *m = malloc(sizeof(*m) + n);
+    struct rpc_msg *m = bigmem_alloc(sizeof(*m) + n);
 
     if (m != NULL) *m = (struct rpc_msg){.p = (uint8_t *)(m + 1), .n = n, .refs = 1};
     return m;

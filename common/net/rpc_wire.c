@@ -146,6 +146,41 @@ int rpc_wire_status_of_h2(uint32_t h2_code)
     }
 }
 
+static bool varint(struct slice m, size_t *at, uint64_t *ret)
+{
+    *ret = 0;
+    for (uint32_t shift = 0; shift < 64 && *at < m.n; shift += 7) {
+        uint8_t b = m.p[(*at)++];
+
+        *ret |= (uint64_t)(b & 0x7f) << shift;
+        if ((b & 0x80) == 0) return true;
+    }
+    return false;
+}
+
+bool rpc_wire_payload(struct slice m, uint32_t field, struct slice *ret_rest,
+                      struct slice *ret_payload)
+{
+    size_t at = 0;
+
+    while (at < m.n) {
+        size_t start = at;
+        uint64_t tag, n;
+
+        /* length-delimited fields only: that is all that comes before a payload */
+        if (!varint(m, &at, &tag) || (tag & 7) != 2 || !varint(m, &at, &n) || n > m.n - at)
+            return false;
+        if (tag >> 3 == field) {
+            if (n != m.n - at) return false; /* not the last */
+            *ret_rest = (struct slice){m.p, start};
+            *ret_payload = (struct slice){m.p + at, (size_t)n};
+            return true;
+        }
+        at += (size_t)n;
+    }
+    return false;
+}
+
 bool rpc_wire_is_grpc(const char *content_type)
 {
     static const char grpc[] = "application/grpc";

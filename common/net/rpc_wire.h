@@ -15,4 +15,8 @@ bool rpc_wire_base64_decode(const char *s, uint8_t *to, size_t cap, size_t *ret_
 /* An HTTP status without grpc-status; an HTTP/2 error code of a RST_STREAM. As gRPC statuses. */
 int rpc_wire_status_of_http(int http_status);
 int rpc_wire_status_of_h2(uint32_t h2_code);
+/* A message whose last field is the bytes field `field` (a payload): what is before it, and its
+ * bytes, both in place. False: it is not built so, or is no message; a full decoder tells. */
+bool rpc_wire_payload(struct slice m, uint32_t field, struct slice *ret_rest,
+                      struct slice *ret_payload);
 bool rpc_wire_is_grpc(const char *content_type);

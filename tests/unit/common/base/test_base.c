@@ -1,4 +1,5 @@
 /* tests/unit/common/base/test_base.c - the small things that everything rests on. */
+#include "common/base/bigmem.h"
 #include "common/base/buf.h"
 #include "common/base/conf.h"
 #include "common/base/crc32c.h"
@@ -160,6 +161,32 @@ static void test_metrics(void **state)
     buf_deinit(&out);
 }
 
+static void test_bigmem(void **state)
+{
+    uint8_t *p[64];
+    size_t kept = bigmem_kept();
+
+    (void)state;
+    for (size_t n = 1; n <= (96u << 20); n = n * 3 + 1) {
+        uint8_t *q = bigmem_alloc(n);
+
+        assert_non_null(q);
+        if (n >= BIGMEM_MIN_BYTES) assert_int_equal((uintptr_t)q % 4096, 0);
+        q[0] = q[n - 1] = 7; /* all of it is there */
+        bigmem_free(q, n);
+    }
+    for (size_t i = 0; i < ARRAY_N(p); i++) { /* more than is kept */
+        p[i] = bigmem_alloc(3u << 20);
+        assert_non_null(p[i]);
+        for (size_t k = 0; k < i; k++)
+            assert_ptr_not_equal(p[i], p[k]);
+    }
+    for (size_t i = 0; i < ARRAY_N(p); i++)
+        bigmem_free(p[i], 3u << 20);
+    assert_true(bigmem_kept() <= BIGMEM_KEPT_MAX && bigmem_kept() >= kept);
+    bigmem_free(NULL, 1u << 20);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -167,6 +194,7 @@ int main(void)
         cmocka_unit_test(test_buf_limit), cmocka_unit_test(test_ids_hex_le),
         cmocka_unit_test(test_strutil),   cmocka_unit_test(test_list),
         cmocka_unit_test(test_conf),      cmocka_unit_test(test_metrics),
+        cmocka_unit_test(test_bigmem),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,7 @@
 #include "common/net/net_stream.h"
 #include "common/net/net_rc.h"
 #include "common/net/rpc.h"
+#include "common/net/rpc_wire.h"
 #include "proto/grpc/health/v1/health.pb-c.h"
 #include "proto/mikura/v1/objects.pb-c.h"
 #include <arpa/inet.h>
@@ -1149,6 +1150,31 @@ static void test_ktls(void **state)
         (void)uv_run(&loop, UV_RUN_ONCE);
 }
 
+static void test_payload_split(void **state)
+{
+    /* 1: "ab", 15: "xyz" */
+    static const uint8_t good[] = {0x0a, 2, 'a', 'b', 0x7a, 3, 'x', 'y', 'z'};
+    static const uint8_t only[] = {0x7a, 1, 'q'};
+    static const uint8_t first[] = {0x7a, 1, 'q', 0x0a, 0};     /* not the last field */
+    static const uint8_t number[] = {0x08, 1, 0x7a, 1, 'q'};    /* a varint field before it */
+    static const uint8_t longer[] = {0x7a, 0xff, 0xff, 3, 'q'}; /* length past the end */
+    static const uint8_t endless[] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+    struct slice rest, p;
+
+    (void)state;
+    assert_true(rpc_wire_payload((struct slice){good, sizeof(good)}, 15, &rest, &p));
+    assert_true(rest.p == good && rest.n == 4 && p.p == good + 6 && p.n == 3);
+    assert_true(rpc_wire_payload((struct slice){only, sizeof(only)}, 15, &rest, &p));
+    assert_true(rest.n == 0 && p.n == 1 && p.p[0] == 'q');
+    for (size_t n = 0; n < sizeof(good); n++)
+        assert_false(rpc_wire_payload((struct slice){good, n}, 15, &rest, &p));
+    assert_false(rpc_wire_payload((struct slice){good, sizeof(good)}, 2, &rest, &p));
+    assert_false(rpc_wire_payload((struct slice){first, sizeof(first)}, 15, &rest, &p));
+    assert_false(rpc_wire_payload((struct slice){number, sizeof(number)}, 15, &rest, &p));
+    assert_false(rpc_wire_payload((struct slice){longer, sizeof(longer)}, 15, &rest, &p));
+    assert_false(rpc_wire_payload((struct slice){endless, sizeof(endless)}, 15, &rest, &p));
+}
+
 #define BOTH(f)                                                                                    \
     cmocka_unit_test_setup_teardown(f, setup_plain, teardown),                                     \
         cmocka_unit_test_setup_teardown(f, setup_tls, teardown)
@@ -1177,6 +1203,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_keepalive, setup_plain, teardown),
         cmocka_unit_test_setup_teardown(test_ktls, setup_tls, teardown),
         cmocka_unit_test(test_identity_parse),
+        cmocka_unit_test(test_payload_split),
     };
     int failed;
 
