@@ -188,7 +188,7 @@ static enum rc create_collection(struct fcall *c, struct err *reterr)
     Mikura__V1__CreateCollectionRequest *req;
     struct record_collection *rec = arena_alloc(&c->arena, sizeof *rec);
     struct gw_collection *col = arena_alloc(&c->arena, sizeof *col);
-    uint8_t *keys = arena_alloc(&c->arena, 2 * RECORD_KEY_BYTES_MAX), wrapped[KEY_WRAPPED_BYTES];
+    uint8_t *keys = arena_raw(&c->arena, 2 * RECORD_KEY_BYTES_MAX), wrapped[KEY_WRAPPED_BYTES];
     struct key_place place = {.kind = KEY_COLLECTION};
     struct gw_compare absent = {.kind = MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_ABSENT};
     struct record_list row = {0};
@@ -348,7 +348,7 @@ static enum rc grant(struct fcall *c, struct err *reterr)
     struct gw *gw = c->service;
     Mikura__V1__GrantRequest *req;
     struct gw_collection *col = arena_alloc(&c->arena, sizeof *col);
-    uint8_t *key = arena_alloc(&c->arena, RECORD_KEY_BYTES_MAX);
+    uint8_t *key = arena_raw(&c->arena, RECORD_KEY_BYTES_MAX);
     struct tls_identity who;
     enum rc rc = fcall_request(c, &mikura__v1__grant_request__descriptor, &req, reterr);
 
@@ -439,7 +439,7 @@ static struct slice document_identity(const struct gw_case *cs, uint8_t key[RECO
 static enum rc document_read(struct fcall *c, struct gw *gw, const struct gw_case *cs,
                              char **ret_json, struct err *reterr)
 {
-    uint8_t *key = arena_alloc(&c->arena, RECORD_KEY_BYTES_MAX);
+    uint8_t *key = arena_raw(&c->arena, RECORD_KEY_BYTES_MAX);
     Mikura__Internal__V1__GetResponse *got;
     struct record_document doc;
     struct slice k;
@@ -557,7 +557,7 @@ static enum rc put_document(struct fcall *c, struct err *reterr)
     Mikura__V1__Case *m;
     struct gw_collection *col = arena_alloc(&c->arena, sizeof *col);
     struct gw_case *cs = arena_alloc(&c->arena, sizeof *cs);
-    uint8_t *keys = arena_alloc(&c->arena, 2 * RECORD_KEY_BYTES_MAX), *sealed;
+    uint8_t *keys = arena_raw(&c->arena, 2 * RECORD_KEY_BYTES_MAX), *sealed;
     struct gw_compare same = {.kind = MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_VERSION};
     struct record_document doc;
     struct gw_put puts[2];

@@ -94,6 +94,14 @@ void gw_collections_forget_all(struct gw *gw);
 MUST_CHECK enum rc gw_case(struct gw *gw, const struct gw_collection *col, const char *case_id,
                            bool create, struct arena *a, uint64_t left_ms, struct gw_case *ret,
                            struct err *reterr);
+/* For readers who fetch its rows together with others: where they lie (anchor, at); what HEAD and
+ * CASE say. */
+MUST_CHECK enum rc gw_case_place(struct gw *gw, const struct gw_collection *col,
+                                 const char *case_id, struct gw_case *ret, struct err *reterr);
+MUST_CHECK enum rc gw_case_decode(const struct gw_collection *col, const char *case_id,
+                                  const Mikura__Internal__V1__Item *head,
+                                  const Mikura__Internal__V1__Item *rec, struct gw_case *ret,
+                                  struct err *reterr);
 /* Likewise, with the CLAIM row of one upload in the same read (version 0 = none). There is no such
  * case: head_version and rec_version are 0, the rest is that of a new one, nowhere stored yet: what
  * is sealed under its key counts only when the entry that stores the key took effect. */

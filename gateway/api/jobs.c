@@ -28,7 +28,7 @@ typedef Mikura__V1__Job Job;
 enum rc gw_job_read(struct gw *gw, const struct id128 *id, struct arena *a, uint64_t left_ms,
                     struct gw_job *ret, struct err *reterr)
 {
-    uint8_t *key = arena_alloc(a, RECORD_KEY_BYTES_MAX);
+    uint8_t *key = arena_raw(a, RECORD_KEY_BYTES_MAX);
     Mikura__Internal__V1__GetResponse *got;
     char text[ID128_TEXT_BYTES];
     struct slice k;
@@ -49,7 +49,7 @@ enum rc gw_job_read(struct gw *gw, const struct id128 *id, struct arena *a, uint
 enum rc gw_job_write(struct gw *gw, const struct gw_job *job, struct arena *a, uint64_t left_ms,
                      bool *ret_done, uint64_t *ret_version, struct err *reterr)
 {
-    uint8_t *key = arena_alloc(a, RECORD_KEY_BYTES_MAX);
+    uint8_t *key = arena_raw(a, RECORD_KEY_BYTES_MAX);
     struct gw_compare same = {.kind = MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_VERSION,
                               .number = job->version};
     struct gw_put put;
@@ -367,7 +367,7 @@ static enum rc job_list_name(struct arena *a, const struct record_job *rec, stru
 static enum rc publish(struct fcall *c, struct gw_job *job, struct err *reterr)
 {
     struct gw *gw = c->service;
-    uint8_t *keys = arena_alloc(&c->arena, 2 * RECORD_KEY_BYTES_MAX);
+    uint8_t *keys = arena_raw(&c->arena, 2 * RECORD_KEY_BYTES_MAX);
     struct gw_compare claim = {.kind = MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_VERSION,
                                .number = job->version};
     struct record_list row = {.anchor = job->anchor};

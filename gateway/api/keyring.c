@@ -229,8 +229,7 @@ static enum rc case_read(struct gw *gw, const struct gw_collection *col, const c
                          const struct id128 *claim, struct arena *a, uint64_t left_ms,
                          struct gw_case *ret, struct gw_row *ret_claim, struct err *reterr)
 {
-    uint8_t *keys = arena_alloc(a, 3 * RECORD_KEY_BYTES_MAX);
-    struct key_place place = {.kind = KEY_CASE};
+    uint8_t *keys = arena_raw(a, 3 * RECORD_KEY_BYTES_MAX);
     Mikura__Internal__V1__GetResponse *got;
     struct slice k[3];
     enum rc rc;
@@ -246,13 +245,24 @@ static enum rc case_read(struct gw *gw, const struct gw_collection *col, const c
     if (claim != NULL) {
         *ret_claim = (struct gw_row){gw_bytes(got->items[2]->value), got->items[2]->version};
     }
-    if (got->items[0]->version == 0 || got->items[1]->version == 0) {
+    return gw_case_decode(col, case_id, got->items[0], got->items[1], ret, reterr);
+}
+
+enum rc gw_case_decode(const struct gw_collection *col, const char *case_id,
+                       const Mikura__Internal__V1__Item *head,
+                       const Mikura__Internal__V1__Item *rec, struct gw_case *ret,
+                       struct err *reterr)
+{
+    struct key_place place = {.kind = KEY_CASE};
+    enum rc rc;
+
+    if (head->version == 0 || rec->version == 0) {
         return err_set(reterr, RC_NOTFOUND, "no case '%s' in this collection", case_id);
     }
-    ret->head_version = got->items[0]->version;
-    ret->rec_version = got->items[1]->version;
-    rc = record_head_decode(gw_bytes(got->items[0]->value), &ret->head, reterr);
-    if (rc == RC_OK) rc = record_case_decode(gw_bytes(got->items[1]->value), &ret->rec, reterr);
+    ret->head_version = head->version;
+    ret->rec_version = rec->version;
+    rc = record_head_decode(gw_bytes(head->value), &ret->head, reterr);
+    if (rc == RC_OK) rc = record_case_decode(gw_bytes(rec->value), &ret->rec, reterr);
     if (rc != RC_OK) return rc;
     if (ret->head.state == RECORD_CASE_WITHDRAWN) {
         return err_set(reterr, RC_PRECOND, "case '%s' was withdrawn; its images are gone for good",
@@ -291,7 +301,7 @@ static enum rc case_new(const struct gw_collection *col, const char *case_id, st
 static enum rc case_store(struct gw *gw, const struct gw_collection *col, struct arena *a,
                           uint64_t left_ms, const struct gw_case *cs, struct err *reterr)
 {
-    uint8_t *keys = arena_alloc(a, 3 * RECORD_KEY_BYTES_MAX);
+    uint8_t *keys = arena_raw(a, 3 * RECORD_KEY_BYTES_MAX);
     struct record_list row = {.anchor = cs->anchor, .created_unix_ms = cs->rec.created_unix_ms};
     struct gw_put puts[3];
     struct gw_compare absent = {.kind = MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_ABSENT};
@@ -314,8 +324,8 @@ static enum rc case_store(struct gw *gw, const struct gw_collection *col, struct
     return gw_txn(gw, cs->at, &absent, 1, puts, 3, NULL, 0, a, left_ms, &won, NULL, NULL, reterr);
 }
 
-static enum rc case_place(struct gw *gw, const struct gw_collection *col, const char *case_id,
-                          struct gw_case *ret, struct err *reterr)
+enum rc gw_case_place(struct gw *gw, const struct gw_collection *col, const char *case_id,
+                      struct gw_case *ret, struct err *reterr)
 {
     enum rc rc = name_check_case(gw_text(case_id), reterr);
 
@@ -327,7 +337,7 @@ static enum rc case_place(struct gw *gw, const struct gw_collection *col, const 
 enum rc gw_case(struct gw *gw, const struct gw_collection *col, const char *case_id, bool create,
                 struct arena *a, uint64_t left_ms, struct gw_case *ret, struct err *reterr)
 {
-    enum rc rc = case_place(gw, col, case_id, ret, reterr);
+    enum rc rc = gw_case_place(gw, col, case_id, ret, reterr);
 
     if (rc != RC_OK) return rc;
     rc = case_read(gw, col, case_id, NULL, a, left_ms, ret, NULL, reterr);
@@ -342,7 +352,7 @@ enum rc gw_case_or_new(struct gw *gw, const struct gw_collection *col, const cha
                        const struct id128 *claim, struct arena *a, uint64_t left_ms,
                        struct gw_case *ret, struct gw_row *ret_claim, struct err *reterr)
 {
-    enum rc rc = case_place(gw, col, case_id, ret, reterr);
+    enum rc rc = gw_case_place(gw, col, case_id, ret, reterr);
 
     if (rc != RC_OK) return rc;
     rc = case_read(gw, col, case_id, claim, a, left_ms, ret, ret_claim, reterr);

@@ -427,7 +427,7 @@ static enum rc add_commit(struct adding *ad, const struct body_spec *spec,
 {
     struct gw *gw = ad->c->service;
     struct arena *a = &ad->c->arena;
-    uint8_t *keys = arena_alloc(a, 2 * RECORD_KEY_BYTES_MAX);
+    uint8_t *keys = arena_raw(a, 2 * RECORD_KEY_BYTES_MAX);
     struct record_manifest *m = arena_alloc(a, sizeof *m);
     struct record_model rec = {
         .name = gw_text(ad->header->name), .version = version, .size_bytes = ad->got, .key = *key};
@@ -580,7 +580,7 @@ static enum rc fetch_piece(void *arg, const struct object_piece *piece)
 static enum rc open_bytes(struct gw *gw, const struct gw_model *m, struct arena *a,
                           struct gw_case *cs, struct gw_object *o, struct err *reterr)
 {
-    uint8_t *key = arena_alloc(a, RECORD_KEY_BYTES_MAX), self[RECORD_ANCHOR_BYTES + 16];
+    uint8_t *key = arena_raw(a, RECORD_KEY_BYTES_MAX), self[RECORD_ANCHOR_BYTES + 16];
     uint8_t mac[DIGEST_BYTES];
     struct key_place place;
     struct slice covered;

@@ -80,23 +80,13 @@ static enum rc find_each(void *arg, const Mikura__Internal__V1__Item *item)
     return RC_RANGE; /* the newest visible one decides */
 }
 
-static enum rc manifest_read(struct gw *gw, const struct gw_case *cs, struct gw_object *o,
-                             struct arena *a, uint64_t left_ms, struct err *reterr)
+static enum rc manifest_decode(const struct gw_case *cs, struct gw_object *o, struct slice value,
+                               struct err *reterr)
 {
-    uint8_t *key = arena_alloc(a, RECORD_KEY_BYTES_MAX), mac[32];
-    Mikura__Internal__V1__GetResponse *got;
-    struct slice covered, value;
-    enum rc rc;
+    uint8_t mac[32];
+    struct slice covered;
+    enum rc rc = record_manifest_decode(value, &o->manifest, reterr);
 
-    if (key == NULL) return err_set(reterr, RC_NOMEM, "a manifest's key");
-    o->manifest_key = (struct slice){
-        key, record_key_object(&cs->anchor, RECORD_MANIFEST, o->path, o->version, key)};
-    rc = route_get(gw->route, cs->at, &o->manifest_key, 1, left_ms, a, &got, reterr);
-    if (rc != RC_OK) return rc;
-    if (got->items[0]->version == 0)
-        return err_set(reterr, RC_NOTFOUND, "this version was deleted");
-    value = gw_bytes(got->items[0]->value);
-    rc = record_manifest_decode(value, &o->manifest, reterr);
     if (rc == RC_OK) rc = record_manifest_covered(value, &covered);
     if (rc == RC_OK) rc = digest_manifest(&cs->key, o->manifest_key, covered, mac);
     if (rc != RC_OK) return rc;
@@ -108,12 +98,28 @@ static enum rc manifest_read(struct gw *gw, const struct gw_case *cs, struct gw_
     return RC_OK;
 }
 
+static enum rc manifest_read(struct gw *gw, const struct gw_case *cs, struct gw_object *o,
+                             struct arena *a, uint64_t left_ms, struct err *reterr)
+{
+    uint8_t *key = arena_raw(a, RECORD_KEY_BYTES_MAX);
+    Mikura__Internal__V1__GetResponse *got;
+    enum rc rc;
+
+    if (key == NULL) return err_set(reterr, RC_NOMEM, "a manifest's key");
+    o->manifest_key = (struct slice){
+        key, record_key_object(&cs->anchor, RECORD_MANIFEST, o->path, o->version, key)};
+    rc = route_get(gw->route, cs->at, &o->manifest_key, 1, left_ms, a, &got, reterr);
+    if (rc != RC_OK) return rc;
+    if (got->items[0]->version == 0)
+        return err_set(reterr, RC_NOTFOUND, "this version was deleted");
+    return manifest_decode(cs, o, gw_bytes(got->items[0]->value), reterr);
+}
+
 enum rc gw_object_find(struct gw *gw, const struct gw_case *cs, const char *path, uint64_t version,
                        struct arena *a, uint64_t left_ms, struct gw_object **ret,
                        struct err *reterr)
 {
-    uint8_t *from = arena_alloc(a, RECORD_KEY_BYTES_MAX),
-            *until = arena_alloc(a, RECORD_KEY_BYTES_MAX);
+    uint8_t *from = arena_raw(a, RECORD_KEY_BYTES_MAX), *until = arena_raw(a, RECORD_KEY_BYTES_MAX);
     struct find f = {.a = a, .cs = cs, .version = version};
     struct gw_object *o = arena_alloc(a, sizeof *o);
     size_t from_n, until_n;
@@ -147,6 +153,68 @@ enum rc gw_object_find(struct gw *gw, const struct gw_case *cs, const char *path
         rc = object_digests_open(cs, o->index_key, o->index.sealed_digests, &o->digests, reterr);
     if (rc == RC_OK) rc = manifest_read(gw, cs, o, a, left_ms, reterr);
     if (rc == RC_OK) *ret = o;
+    return rc;
+}
+
+/* Do these two rows decide? Newest INDEX row visible and no delete marker, MANIFEST of the same
+ * version. */
+static bool rows_decide(const struct gw_case *cs, struct slice path,
+                        const Mikura__Internal__V1__Item *index,
+                        const Mikura__Internal__V1__Item *manifest, struct gw_object *o)
+{
+    struct slice p;
+    uint64_t version;
+
+    if (index->version == 0 || manifest->version == 0 ||
+        record_key_parse_object(gw_bytes(index->key), &p, &o->version) != RC_OK || p.n != path.n ||
+        memcmp(p.p, path.p, p.n) != 0 ||
+        record_key_parse_object(gw_bytes(manifest->key), &p, &version) != RC_OK || p.n != path.n ||
+        memcmp(p.p, path.p, p.n) != 0 || version != o->version ||
+        record_index_decode(gw_bytes(index->value), &o->index, NULL) != RC_OK)
+        return false;
+    return o->index.stage <= cs->head.visible && !o->index.delete_marker;
+}
+
+enum rc gw_object_open(struct gw *gw, const struct gw_collection *col, const char *case_id,
+                       const char *path, uint64_t version, struct arena *a, uint64_t left_ms,
+                       struct gw_case *ret_cs, struct gw_object **ret, struct err *reterr)
+{
+    uint8_t *keys = arena_raw(a, 4 * RECORD_KEY_BYTES_MAX);
+    struct gw_object *o = arena_alloc(a, sizeof *o);
+    struct slice k[4], name = gw_text(path);
+    uint32_t keys_n =
+        version != 0 ? 4 : 2; /* a version's rows by their keys, else the first ones */
+    Mikura__Internal__V1__GetResponse *got;
+    enum rc rc = name_check_path(name, reterr);
+
+    if (rc == RC_OK) rc = gw_case_place(gw, col, case_id, ret_cs, reterr);
+    if (rc != RC_OK) return rc;
+    if (keys == NULL || o == NULL) return err_set(reterr, RC_NOMEM, "an object");
+    for (uint32_t i = 0; i < 4; i++, keys += RECORD_KEY_BYTES_MAX) {
+        static const enum record_kind kinds[] = {RECORD_HEAD, RECORD_CASE, RECORD_INDEX,
+                                                 RECORD_MANIFEST};
+
+        k[i].p = keys;
+        k[i].n = i < 2 ? record_key(&ret_cs->anchor, kinds[i], keys)
+                       : record_key_object(&ret_cs->anchor, kinds[i], name, version, keys);
+    }
+    rc = route_get_first(gw->route, ret_cs->at, k, keys_n, k + keys_n, 4 - keys_n, left_ms, a, &got,
+                         reterr);
+    if (rc == RC_OK)
+        rc = gw_case_decode(col, case_id, got->items[0], got->items[1], ret_cs, reterr);
+    if (rc != RC_OK) return rc;
+    if (rows_decide(ret_cs, name, got->items[2], got->items[3], o)) {
+        o->path = name;
+        o->index_key = gw_bytes(got->items[2]->key);
+        o->manifest_key = gw_bytes(got->items[3]->key);
+        rc =
+            object_digests_open(ret_cs, o->index_key, o->index.sealed_digests, &o->digests, reterr);
+        if (rc == RC_OK) rc = manifest_decode(ret_cs, o, gw_bytes(got->items[3]->value), reterr);
+        if (rc == RC_OK) *ret = o;
+    } else {
+        rc = gw_object_find(gw, ret_cs, path, version, a, left_ms, ret, reterr);
+    }
+    if (rc != RC_OK) gw_case_wipe(ret_cs);
     return rc;
 }
 

@@ -4,7 +4,7 @@
 #include "proto/mikura/v1/objects.pb-c.h"
 
 #define OBJECT_PIECE_BYTES (1u << 20) /* of a data message */
-#define OBJECT_READ_BYTES  (4u << 20) /* asked of a replica at once */
+#define OBJECT_READ_BYTES  (1u << 20) /* asked of a replica at once */
 
 /* Digests as they are sealed in the INDEX row: format u8 = 1, flags u8 (1 = SHA-256 there, 2 =
  * verified), tree-sha256 32, SHA-256 32 (or zero). Identity of the sealing: the INDEX row's key. */
@@ -32,6 +32,12 @@ struct gw_object {
  * not fit. */
 MUST_CHECK enum rc gw_object_find(struct gw *gw, const struct gw_case *cs, const char *path,
                                   uint64_t version, struct arena *a, uint64_t left_ms,
+                                  struct gw_object **ret, struct err *reterr);
+/* Case and object in one read, as gw_case and gw_object_find; keys are in *ret_cs until
+ * gw_case_wipe. */
+MUST_CHECK enum rc gw_object_open(struct gw *gw, const struct gw_collection *col,
+                                  const char *case_id, const char *path, uint64_t version,
+                                  struct arena *a, uint64_t left_ms, struct gw_case *ret_cs,
                                   struct gw_object **ret, struct err *reterr);
 /* Its description; attributes are opened only with detail. */
 MUST_CHECK enum rc gw_object_info(const struct gw_case *cs, const struct gw_object *o,

@@ -53,7 +53,7 @@ struct deleting {
 static enum rc tomb_puts(struct arena *a, const struct gw_case *cs, const struct id128 *body,
                          struct record_tomb *t, struct gw_put puts[2], struct err *reterr)
 {
-    uint8_t *keys = arena_alloc(a, 2 * RECORD_KEY_BYTES_MAX);
+    uint8_t *keys = arena_raw(a, 2 * RECORD_KEY_BYTES_MAX);
     struct record_list row = {.anchor = cs->anchor};
     enum rc rc;
 
@@ -74,7 +74,7 @@ static enum rc add_tombs(struct fcall *c, const struct gw_case *cs, struct slice
 {
     struct gw *gw = c->service;
     struct arena *a = &c->arena;
-    uint8_t *key = arena_alloc(a, RECORD_KEY_BYTES_MAX);
+    uint8_t *key = arena_raw(a, RECORD_KEY_BYTES_MAX);
     struct record_manifest *m = arena_alloc(a, sizeof *m);
     Mikura__Internal__V1__GetResponse *got;
     struct slice k;
@@ -122,9 +122,8 @@ static enum rc delete_once(struct fcall *c, const struct gw_case *cs,
 {
     struct gw *gw = c->service;
     struct arena *a = &c->arena;
-    uint8_t *from = arena_alloc(a, RECORD_KEY_BYTES_MAX),
-            *until = arena_alloc(a, RECORD_KEY_BYTES_MAX),
-            *head_key = arena_alloc(a, RECORD_KEY_BYTES_MAX);
+    uint8_t *from = arena_raw(a, RECORD_KEY_BYTES_MAX), *until = arena_raw(a, RECORD_KEY_BYTES_MAX),
+            *head_key = arena_raw(a, RECORD_KEY_BYTES_MAX);
     struct versions *vs = arena_alloc(a, sizeof *vs);
     struct deleting *d = arena_alloc(a, sizeof *d);
     struct record_head head = cs->head;
@@ -246,7 +245,7 @@ static enum rc keep_tomb(void *arg, struct slice name, const struct record_list 
 static enum rc sweep_body(struct gw *gw, const struct tomb_name *t, struct arena *a,
                           struct err *reterr)
 {
-    uint8_t *keys = arena_alloc(a, 2 * RECORD_KEY_BYTES_MAX);
+    uint8_t *keys = arena_raw(a, 2 * RECORD_KEY_BYTES_MAX);
     struct route_at at = gw_at(gw, 0, &t->anchor);
     Mikura__Internal__V1__GetResponse *got;
     struct record_tomb tomb = {0};

@@ -19,16 +19,11 @@ static enum rc open_ref(struct fcall *c, const Mikura__V1__ObjectRef *ref, struc
     if (rc != RC_OK) return rc;
     rc = gw_allowed(c, col, GW_READ, reterr);
     if (rc == RC_OK)
-        rc = gw_case(gw, col, ref->case_id, false, &c->arena, gw_left_ms(c), cs, reterr);
+        rc = gw_object_open(gw, col, ref->case_id, ref->path, ref->version, &c->arena,
+                            gw_left_ms(c), cs, ret_o, reterr);
     gw_collection_wipe(col);
-    if (rc != RC_OK) return rc;
-    rc = gw_object_find(gw, cs, ref->path, ref->version, &c->arena, gw_left_ms(c), ret_o, reterr);
-    if (rc != RC_OK) {
-        gw_case_wipe(cs);
-        return rc;
-    }
-    *ret_cs = cs;
-    return RC_OK;
+    if (rc == RC_OK) *ret_cs = cs;
+    return rc;
 }
 
 struct sending {

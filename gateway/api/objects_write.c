@@ -5,10 +5,13 @@
 #include "common/base/log.h"
 #include "common/crypto/digest.h"
 #include "common/image/image.h"
+#include "common/net/rpc_wire.h"
 #include "gateway/api/objects.h"
 #include "gateway/api/upload.h"
 #include "gateway/ingest/name.h"
 #include <openssl/evp.h>
+
+#define DATA_FIELD 15u /* of PutChunkRequest and PutObjectRequest */
 
 /* What every write begins with. */
 struct writing {
@@ -130,13 +133,12 @@ enum rc objects_begin_upload(struct fcall *c, struct err *reterr)
 
 /* ---- PutChunk ---- */
 /* md: NULL when the sender gave no SHA-256 of the chunk. */
-static enum rc chunk_bytes(struct body_chunk *k, EVP_MD_CTX *md, ProtobufCBinaryData d,
-                           struct err *reterr)
+static enum rc chunk_bytes(struct body_chunk *k, EVP_MD_CTX *md, struct slice d, struct err *reterr)
 {
-    if (d.len == 0) return RC_OK;
-    if (md != NULL && EVP_DigestUpdate(md, d.data, d.len) != 1)
+    if (d.n == 0) return RC_OK;
+    if (md != NULL && EVP_DigestUpdate(md, d.p, d.n) != 1)
         return err_set(reterr, RC_INTERNAL, "SHA-256 of a chunk");
-    return body_chunk_fill(k, d.data, d.len, reterr);
+    return body_chunk_fill(k, d.p, d.n, reterr);
 }
 
 static enum rc chunk_sha256_check(EVP_MD_CTX *md, ProtobufCBinaryData want, struct err *reterr)
@@ -152,16 +154,17 @@ static enum rc chunk_sha256_check(EVP_MD_CTX *md, ProtobufCBinaryData want, stru
 
 /* Appends data messages until the chunk is whole. The first message's data may be there already. */
 static enum rc receive_chunk(struct fcall *c, struct body_chunk *k, EVP_MD_CTX *md,
-                             ProtobufCBinaryData first, struct err *reterr)
+                             struct slice first, struct err *reterr)
 {
     uint32_t want = k->put.ident.plain_bytes;
     enum rc rc = RC_OK;
 
-    if (first.len > want)
+    if (first.n > want)
         return err_set(reterr, RC_RANGE, "more bytes than the chunk's declared %u", want);
     rc = chunk_bytes(k, md, first, reterr);
     while (rc == RC_OK) {
-        Mikura__V1__PutChunkRequest *m;
+        Mikura__V1__PutChunkRequest *m = NULL;
+        struct slice rest, d;
         struct rpc_msg *msg;
 
         rc = fcall_recv(c, &msg);
@@ -170,17 +173,22 @@ static enum rc receive_chunk(struct fcall *c, struct body_chunk *k, EVP_MD_CTX *
             break;
         }
         if (rc != RC_OK) return err_set(reterr, rc, "%s", rc_text(rc));
-        m = mikura__v1__put_chunk_request__unpack(NULL, msg->n, msg->p);
-        fcall_release(c, msg);
-        if (m == NULL) return err_set(reterr, RC_INVAL, "a message is no PutChunkRequest");
-        if (m->header != NULL) {
-            rc = err_set(reterr, RC_INVAL, "a header in a later message");
-        } else if (m->data.len > want - k->filled) {
-            rc = err_set(reterr, RC_RANGE, "more bytes than the chunk's declared %u", want);
-        } else {
-            rc = chunk_bytes(k, md, m->data, reterr);
+        if (!rpc_wire_payload((struct slice){msg->p, msg->n}, DATA_FIELD, &rest, &d) ||
+            rest.n > 0) {
+            m = mikura__v1__put_chunk_request__unpack(NULL, msg->n, msg->p);
+            if (m == NULL) {
+                rc = err_set(reterr, RC_INVAL, "a message is no PutChunkRequest");
+            } else if (m->header != NULL) {
+                rc = err_set(reterr, RC_INVAL, "a header in a later message");
+            } else {
+                d = gw_bytes(m->data);
+            }
         }
-        mikura__v1__put_chunk_request__free_unpacked(m, NULL);
+        if (rc == RC_OK && d.n > want - k->filled)
+            rc = err_set(reterr, RC_RANGE, "more bytes than the chunk's declared %u", want);
+        if (rc == RC_OK) rc = chunk_bytes(k, md, d, reterr);
+        if (m != NULL) mikura__v1__put_chunk_request__free_unpacked(m, NULL);
+        fcall_release(c, msg);
     }
     if (rc != RC_OK) return rc;
     if (k->filled != want) {
@@ -194,7 +202,7 @@ static enum rc put_chunk_row(struct fcall *c, const struct writing *w, const str
                              struct body_chunk *k, bool *ret_was_there, struct err *reterr)
 {
     struct upload *u = upload_of(c, w, UPLOAD_CHUNK);
-    uint8_t *key = arena_alloc(&c->arena, RECORD_KEY_BYTES_MAX), *plain, *sealed;
+    uint8_t *key = arena_raw(&c->arena, RECORD_KEY_BYTES_MAX), *plain, *sealed;
     struct upload_action act;
     struct slice row;
     size_t n = (size_t)k->leaves_n * 32;
@@ -234,18 +242,26 @@ enum rc objects_put_chunk(struct fcall *c, struct err *reterr)
     struct id128 id;
     uint64_t version, tick;
     bool was_there;
-    enum rc rc = fcall_request(c, &mikura__v1__put_chunk_request__descriptor, &first, reterr);
+    struct rpc_msg *msg;
+    struct slice data;
+    enum rc rc = fcall_request_payload(c, &mikura__v1__put_chunk_request__descriptor, DATA_FIELD,
+                                       &first, &msg, &data, reterr);
 
     if (rc != RC_OK) return rc;
+    if (data.n == 0) data = gw_bytes(first->data);
     h = first->header;
     if (h == NULL || !id128_from_bytes(h->upload_id.data, h->upload_id.len, &id)) {
-        return err_set(reterr, RC_INVAL,
-                       "the first message needs a header with the upload id (16 bytes)");
+        rc = err_set(reterr, RC_INVAL,
+                     "the first message needs a header with the upload id (16 bytes)");
+    } else if (h->sha256.len != 0 && h->sha256.len != 32) {
+        rc = err_set(reterr, RC_INVAL, "sha256: 32 bytes, or none");
+    } else {
+        rc = open_writing(c, h->collection, h->case_id, false, &w, reterr);
     }
-    if (h->sha256.len != 0 && h->sha256.len != 32)
-        return err_set(reterr, RC_INVAL, "sha256: 32 bytes, or none");
-    rc = open_writing(c, h->collection, h->case_id, false, &w, reterr);
-    if (rc != RC_OK) return rc;
+    if (rc != RC_OK) {
+        fcall_release(c, msg);
+        return rc;
+    }
     rc = upload_session(c, w.cs, &id, &s, &version, &tick, reterr);
     if (rc != RC_OK) goto out;
     if (s->state != RECORD_SESSION_OPEN) {
@@ -272,7 +288,7 @@ enum rc objects_put_chunk(struct fcall *c, struct err *reterr)
         if (md == NULL || EVP_DigestInit_ex(md, EVP_sha256(), NULL) != 1)
             rc = err_set(reterr, RC_NOMEM, "SHA-256 of a chunk");
     }
-    if (rc == RC_OK) rc = receive_chunk(c, k, md, first->data, reterr);
+    if (rc == RC_OK) rc = receive_chunk(c, k, md, data, reterr);
     if (rc == RC_OK && md != NULL) rc = chunk_sha256_check(md, h->sha256, reterr);
     if (rc == RC_OK) rc = body_chunk_sealed(k, reterr);
     if (rc == RC_OK) rc = put_chunk_row(c, &w, &id, k, &was_there, reterr);
@@ -282,6 +298,7 @@ enum rc objects_put_chunk(struct fcall *c, struct err *reterr)
         rc = fcall_send(c, &answer.base);
     }
 out:
+    fcall_release(c, msg);
     EVP_MD_CTX_free(md);
     body_chunk_free(k);
     gw_case_wipe(w.cs);
@@ -306,8 +323,8 @@ enum rc objects_list_chunks(struct fcall *c, struct err *reterr)
     Mikura__V1__ListChunksRequest *req;
     Mikura__V1__ListChunksResponse answer = MIKURA__V1__LIST_CHUNKS_RESPONSE__INIT;
     Mikura__V1__UploadSession session = MIKURA__V1__UPLOAD_SESSION__INIT;
-    uint8_t *from = arena_alloc(&c->arena, RECORD_KEY_BYTES_MAX),
-            *until = arena_alloc(&c->arena, RECORD_KEY_BYTES_MAX);
+    uint8_t *from = arena_raw(&c->arena, RECORD_KEY_BYTES_MAX),
+            *until = arena_raw(&c->arena, RECORD_KEY_BYTES_MAX);
     struct record_session *s;
     struct bitmap b;
     struct writing w;
@@ -388,7 +405,7 @@ static enum rc staged_row(struct fcall *c, const struct gw_case *cs, struct slic
                           struct err *reterr)
 {
     struct gw *gw = c->service;
-    uint8_t *key = arena_alloc(&c->arena, RECORD_KEY_BYTES_MAX);
+    uint8_t *key = arena_raw(&c->arena, RECORD_KEY_BYTES_MAX);
     Mikura__Internal__V1__GetResponse *got;
     struct slice k;
     enum rc rc;
@@ -615,51 +632,31 @@ static enum rc put_bytes(struct put *p, const uint8_t *d, size_t n, struct err *
     return body_write(p->writer, d, n, reterr);
 }
 
-/* A bytes field 15 that is the whole message, in place; false: let protobuf-c do it. */
-static bool data_only(const struct rpc_msg *m, const uint8_t **ret, size_t *ret_n)
-{
-    size_t at = 1, n = 0;
-    uint32_t shift = 0;
-
-    if (m->n < 2 || m->p[0] != (15u << 3 | 2u)) return false;
-    for (;; at++, shift += 7) {
-        if (at >= m->n || shift > 28) return false;
-        n |= (size_t)(m->p[at] & 0x7f) << shift;
-        if ((m->p[at] & 0x80) == 0) break;
-    }
-    at++;
-    if (m->n - at != n) return false;
-    *ret = m->p + at;
-    *ret_n = n;
-    return true;
-}
-
 static enum rc put_stream(struct put *p, struct err *reterr)
 {
     enum rc rc;
 
     for (;;) {
-        Mikura__V1__PutObjectRequest *m;
+        Mikura__V1__PutObjectRequest *m = NULL;
+        struct slice rest, d;
         struct rpc_msg *msg;
-        const uint8_t *d;
-        size_t n;
 
         rc = fcall_recv(p->c, &msg);
         if (rc == RC_RANGE) return RC_OK;
         if (rc != RC_OK) return err_set(reterr, rc, "%s", rc_text(rc));
-        if (data_only(msg, &d, &n)) {
-            rc = put_bytes(p, d, n, reterr);
-        } else {
+        if (!rpc_wire_payload((struct slice){msg->p, msg->n}, DATA_FIELD, &rest, &d) ||
+            rest.n > 0) {
             m = mikura__v1__put_object_request__unpack(NULL, msg->n, msg->p);
             if (m == NULL) {
                 rc = err_set(reterr, RC_INVAL, "a message is no PutObjectRequest");
             } else if (m->header != NULL) {
                 rc = err_set(reterr, RC_INVAL, "a header in a later message");
             } else {
-                rc = put_bytes(p, m->data.data, m->data.len, reterr);
+                d = gw_bytes(m->data);
             }
-            if (m != NULL) mikura__v1__put_object_request__free_unpacked(m, NULL);
         }
+        if (rc == RC_OK) rc = put_bytes(p, d.p, d.n, reterr);
+        if (m != NULL) mikura__v1__put_object_request__free_unpacked(m, NULL);
         fcall_release(p->c, msg);
         if (rc != RC_OK) return rc;
     }
@@ -796,7 +793,7 @@ static enum rc put_open(struct put *p, struct err *reterr)
 
     p->w.col = arena_alloc(&c->arena, sizeof *p->w.col);
     p->w.cs = arena_alloc(&c->arena, sizeof *p->w.cs);
-    p->small = arena_alloc(&c->arena, RECORD_INLINE_MAX);
+    p->small = arena_raw(&c->arena, RECORD_INLINE_MAX);
     if (p->w.col == NULL || p->w.cs == NULL || p->small == NULL)
         return err_set(reterr, RC_NOMEM, "an upload");
     rc = gw_collection(gw, spec->collection, &c->arena, gw_left_ms(c), p->w.col, reterr);
@@ -853,21 +850,32 @@ enum rc objects_put_object(struct fcall *c, struct err *reterr)
     Mikura__V1__PutObjectRequest *first;
     Mikura__V1__PutObjectResponse answer = MIKURA__V1__PUT_OBJECT_RESPONSE__INIT;
     struct put *p = arena_alloc(&c->arena, sizeof *p);
-    enum rc rc = fcall_request(c, &mikura__v1__put_object_request__descriptor, &first, reterr);
+    struct rpc_msg *msg;
+    struct slice data;
+    enum rc rc = fcall_request_payload(c, &mikura__v1__put_object_request__descriptor, DATA_FIELD,
+                                       &first, &msg, &data, reterr);
 
     if (rc != RC_OK) return rc;
-    if (p == NULL) return err_set(reterr, RC_NOMEM, "an upload");
+    if (data.n == 0) data = gw_bytes(first->data);
+    if (p == NULL) {
+        fcall_release(c, msg);
+        return err_set(reterr, RC_NOMEM, "an upload");
+    }
     p->c = c;
     p->h = first->header;
-    if (p->h == NULL) return err_set(reterr, RC_INVAL, "the first message needs a header");
-    rc = spec_check(p->h->spec, reterr);
+    rc = p->h == NULL ? err_set(reterr, RC_INVAL, "the first message needs a header")
+                      : spec_check(p->h->spec, reterr);
     if (rc == RC_OK) rc = request_id(p->h->request_id, &p->id, reterr);
     if (rc == RC_OK) rc = put_open(p, reterr);
-    if (rc != RC_OK) return rc;
+    if (rc != RC_OK) {
+        fcall_release(c, msg);
+        return rc;
+    }
     /* known to be large: seal as bytes come, without the first 64 KiB being copied */
     if (!p->there && !p->h->spec->size_unknown && p->h->spec->size_bytes > RECORD_INLINE_MAX)
         rc = put_body(p, reterr);
-    if (rc == RC_OK) rc = put_bytes(p, first->data.data, first->data.len, reterr);
+    if (rc == RC_OK) rc = put_bytes(p, data.p, data.n, reterr);
+    fcall_release(c, msg);
     if (rc == RC_OK) rc = put_stream(p, reterr);
     if (rc == RC_OK) rc = put_rows(p, &answer, reterr);
     if (p->writer != NULL) body_end(p->writer);

@@ -352,7 +352,7 @@ static enum rc result_put(const struct record_anchor *anchor, uint32_t item,
                           const struct txn_results *res, uint32_t attempt, struct arena *a,
                           struct gw_put *ret, struct err *reterr)
 {
-    uint8_t *key = arena_alloc(a, RECORD_KEY_BYTES_MAX);
+    uint8_t *key = arena_raw(a, RECORD_KEY_BYTES_MAX);
 
     if (key == NULL) return err_set(reterr, RC_NOMEM, "a result");
     ret->key = (struct slice){key, record_key_number(anchor, RECORD_RESULT, item, key)};

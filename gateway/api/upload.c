@@ -13,7 +13,7 @@ enum rc upload_session(struct fcall *c, const struct gw_case *cs, const struct i
                        struct err *reterr)
 {
     struct gw *gw = c->service;
-    uint8_t *key = arena_alloc(&c->arena, RECORD_KEY_BYTES_MAX);
+    uint8_t *key = arena_raw(&c->arena, RECORD_KEY_BYTES_MAX);
     struct record_session *s = arena_alloc(&c->arena, sizeof *s);
     Mikura__Internal__V1__GetResponse *got;
     struct slice k;
@@ -68,32 +68,16 @@ static enum rc do_get(struct upload *u, const struct upload_action *act,
     return RC_OK;
 }
 
-struct newest {
-    uint64_t version;
-};
-static enum rc newest_each(void *arg, const Mikura__Internal__V1__Item *item)
-{
-    struct newest *n = arg;
-    struct slice path;
-    enum rc rc = record_key_parse_object(gw_bytes(item->key), &path, &n->version);
-
-    return rc == RC_OK ? RC_RANGE : rc;
-}
-
 static enum rc do_newest(struct upload *u, const struct upload_action *act, struct upload_event *ev,
                          struct err *reterr)
 {
-    uint8_t *until = arena_copy(&u->c->arena, act->keys[0].p, act->keys[0].n);
-    struct newest n = {0};
-    size_t until_n;
-    enum rc rc;
+    Mikura__Internal__V1__GetResponse *got;
+    struct slice path;
+    enum rc rc = route_get_first(u->gw->route, u->cs->at, NULL, 0, &act->keys[0], 1,
+                                 gw_left_ms(u->c), &u->c->arena, &got, reterr);
 
-    if (until == NULL) return err_set(reterr, RC_NOMEM, "a look-up");
-    until_n = record_key_after(until, act->keys[0].n);
-    rc = route_scan(u->gw->route, u->cs->at, act->keys[0], (struct slice){until, until_n}, 1,
-                    gw_left_ms(u->c), newest_each, &n, reterr);
-    ev->newest = n.version;
-    return rc;
+    if (rc != RC_OK || got->items[0]->version == 0) return rc;
+    return record_key_parse_object(gw_bytes(got->items[0]->key), &path, &ev->newest);
 }
 
 static enum rc do_txn(struct upload *u, const struct upload_action *act, struct upload_event *ev,
@@ -118,7 +102,7 @@ static enum rc do_make(struct upload *u, struct upload_event *ev, struct err *re
     struct record_session *s = &u->session_scratch;
     const Mikura__V1__UploadSpec *spec = u->spec;
     struct key k;
-    uint8_t *key = arena_alloc(&u->c->arena, RECORD_KEY_BYTES_MAX), *packed, *sealed;
+    uint8_t *key = arena_raw(&u->c->arena, RECORD_KEY_BYTES_MAX), *packed, *sealed;
     Mikura__V1__UploadSpec keep = *spec;
     struct slice session_key;
     size_t n;
@@ -164,7 +148,7 @@ static enum rc do_make(struct upload *u, struct upload_event *ev, struct err *re
 static enum rc spec_open(struct upload *u, const struct record_session *s,
                          Mikura__V1__UploadSpec **ret, struct err *reterr)
 {
-    uint8_t *key = arena_alloc(&u->c->arena, RECORD_KEY_BYTES_MAX);
+    uint8_t *key = arena_raw(&u->c->arena, RECORD_KEY_BYTES_MAX);
     uint8_t *plain = arena_alloc(&u->c->arena, s->sealed_spec.n);
     struct slice session_key;
     size_t n;
@@ -235,8 +219,8 @@ static enum rc gather_each(void *arg, const Mikura__Internal__V1__Item *item)
 static enum rc gather_chunks(struct upload *u, const struct record_session *s,
                              struct upload_content *ret, struct err *reterr)
 {
-    uint8_t *from = arena_alloc(&u->c->arena, RECORD_KEY_BYTES_MAX),
-            *until = arena_alloc(&u->c->arena, RECORD_KEY_BYTES_MAX);
+    uint8_t *from = arena_raw(&u->c->arena, RECORD_KEY_BYTES_MAX),
+            *until = arena_raw(&u->c->arena, RECORD_KEY_BYTES_MAX);
     struct gather *g = arena_alloc(&u->c->arena, sizeof *g);
     size_t n;
     enum rc rc;
@@ -391,7 +375,7 @@ static enum rc do_gather(struct upload *u, const struct upload_action *act, stru
                          struct err *reterr)
 {
     const struct record_session *s = act->session;
-    uint8_t *keys = arena_alloc(&u->c->arena, 2 * RECORD_KEY_BYTES_MAX);
+    uint8_t *keys = arena_raw(&u->c->arena, 2 * RECORD_KEY_BYTES_MAX);
     struct record_manifest *m = arena_alloc(&u->c->arena, sizeof *m);
     struct record_index *idx = arena_alloc(&u->c->arena, sizeof *idx);
     struct upload_content gathered = {0}, *content = u->content;
@@ -510,8 +494,8 @@ out:
 static enum rc do_sum(struct upload *u, const struct upload_action *act, struct upload_event *ev,
                       struct err *reterr)
 {
-    uint8_t *from = arena_alloc(&u->c->arena, RECORD_KEY_BYTES_MAX),
-            *until = arena_alloc(&u->c->arena, RECORD_KEY_BYTES_MAX);
+    uint8_t *from = arena_raw(&u->c->arena, RECORD_KEY_BYTES_MAX),
+            *until = arena_raw(&u->c->arena, RECORD_KEY_BYTES_MAX);
     struct sum *s = arena_alloc(&u->c->arena, sizeof *s);
     size_t n;
     enum rc rc;
@@ -577,7 +561,7 @@ static enum rc do_sign(struct upload *u, const struct upload_action *act, struct
 enum rc upload_run(struct upload *u, struct upload_action *ret, struct err *reterr)
 {
     struct upload_core *core = arena_alloc(&u->c->arena, sizeof *core);
-    uint8_t *mem = arena_alloc(&u->c->arena, UPLOAD_MEM_BYTES);
+    uint8_t *mem = arena_raw(&u->c->arena, UPLOAD_MEM_BYTES);
 
     u->gw = u->c->service;
     u->req.anchor = u->cs->anchor;

@@ -40,6 +40,12 @@ MUST_CHECK enum rc route_txn(struct route *r, struct route_at at,
 MUST_CHECK enum rc route_get(struct route *r, struct route_at at, const struct slice *keys,
                              uint32_t keys_n, uint64_t left_ms, struct arena *arena,
                              Mikura__Internal__V1__GetResponse **ret_answer, struct err *reterr);
+/* Likewise, and behind them for each prefix the first row whose key begins so. */
+MUST_CHECK enum rc route_get_first(struct route *r, struct route_at at, const struct slice *keys,
+                                   uint32_t keys_n, const struct slice *prefixes,
+                                   uint32_t prefixes_n, uint64_t left_ms, struct arena *arena,
+                                   Mikura__Internal__V1__GetResponse **ret_answer,
+                                   struct err *reterr);
 /* Items of [from, until) in order, one snapshot. each returns RC_OK to go on; RC_RANGE ends the
  * scan well. A failure in the middle is not repeated: each has seen a part. */
 typedef enum rc (*route_item_fn)(void *arg, const Mikura__Internal__V1__Item *item);

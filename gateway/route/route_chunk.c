@@ -97,8 +97,27 @@ static void chunk_ref(Mikura__Internal__V1__ChunkRef *ref, struct id128 *body, u
     }
 }
 
+static enum rc take_added(const struct asked *a, struct route_chunk *c, bool *ret_added,
+                          struct err *reterr)
+{
+    const Mikura__Internal__V1__ChunkWritten *w =
+        a->answer->kind_case == MIKURA__INTERNAL__V1__BULK_RESPONSE__KIND_WRITTEN
+            ? a->answer->written
+            : NULL;
+    enum rc rc;
+
+    if (w == NULL || !w->added) return RC_OK;
+    rc = w->add_rc >= 0 && w->add_rc < RC_N ? (enum rc)w->add_rc : RC_INTERNAL;
+    if (rc == RC_OK && !id128_from_bytes(w->seal_id.data, w->seal_id.len, &c->won)) return RC_OK;
+    *ret_added = true;
+    return rc == RC_OK ? RC_OK : err_set(reterr, rc, "%s", a->answer->message);
+}
+
+/* *ret_added: the chunk exists too (or *ret_add_rc says why it doesn't); else ChunkAdd is to come.
+ */
 static enum rc write_bytes(struct route *r, struct route_chunk *c, uint8_t mac_key[32],
-                           uint8_t mac[16], struct route_try *t, struct err *reterr)
+                           uint8_t mac[16], struct route_try *t, bool *ret_added,
+                           enum rc *ret_add_rc, struct err *reterr)
 {
     Request req = MIKURA__INTERNAL__V1__BULK_REQUEST__INIT;
     Mikura__Internal__V1__ChunkWrite w = MIKURA__INTERNAL__V1__CHUNK_WRITE__INIT;
@@ -126,6 +145,8 @@ static enum rc write_bytes(struct route *r, struct route_chunk *c, uint8_t mac_k
     w.mac_key.len = 32;
     w.mac.data = mac;
     w.mac.len = 16;
+    w.add = true;
+    *ret_added = false;
     req.kind_case = MIKURA__INTERNAL__V1__BULK_REQUEST__KIND_WRITE;
     req.write = &w;
     for (;;) {
@@ -148,6 +169,7 @@ static enum rc write_bytes(struct route *r, struct route_chunk *c, uint8_t mac_k
         }
         rc = ask(n, MAX(route_left_ms(t), 1), &req, c->cipher, c->ident.plain_bytes, &a, &info,
                  &err);
+        if (rc == RC_OK) *ret_add_rc = take_added(&a, c, ret_added, reterr);
         asked_clear(&a);
         if (rc == RC_OK || !route_again(t, rc, &info)) break;
     }
@@ -162,14 +184,15 @@ enum rc route_chunk_put(struct route *r, struct route_chunk *c, uint64_t left_ms
     Mikura__Internal__V1__ChunkRef ref;
     uint8_t mac_key[32], mac[16];
     struct route_try t;
-    enum rc rc;
+    bool added;
+    enum rc rc, add_rc = RC_OK;
 
     random_bytes(mac_key, sizeof mac_key);
     rc = bulk_gmac(mac_key, c->cipher->p, c->ident.plain_bytes, mac);
     if (rc != RC_OK) return err_set(reterr, rc, "GMAC of a chunk");
     route_try_init(&t, r, c->at, left_ms);
-    rc = write_bytes(r, c, mac_key, mac, &t, reterr);
-    if (rc != RC_OK) return rc;
+    rc = write_bytes(r, c, mac_key, mac, &t, &added, &add_rc, reterr);
+    if (rc != RC_OK || added) return rc != RC_OK ? rc : add_rc;
     chunk_ref(&ref, &c->ident.body, c->ident.index, &c->ident.seal_id);
     add.chunk = &ref;
     add.plain_bytes = c->ident.plain_bytes;

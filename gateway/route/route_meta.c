@@ -72,32 +72,49 @@ enum rc route_txn(struct route *r, struct route_at at, Mikura__Internal__V1__Txn
                 &mikura__internal__v1__txn_response__descriptor, arena, ret_answer, reterr);
 }
 
+static ProtobufCBinaryData *key_list(struct arena *arena, const struct slice *keys, uint32_t n)
+{
+    ProtobufCBinaryData *k = arena_alloc(arena, n * sizeof *k);
+
+    for (uint32_t i = 0; i < n && k != NULL; i++) {
+        k[i].data = (uint8_t *)(uintptr_t)keys[i].p; /* protobuf-c knows no const; it only reads */
+        k[i].len = keys[i].n;
+    }
+    return k;
+}
+
+enum rc route_get_first(struct route *r, struct route_at at, const struct slice *keys,
+                        uint32_t keys_n, const struct slice *prefixes, uint32_t prefixes_n,
+                        uint64_t left_ms, struct arena *arena,
+                        Mikura__Internal__V1__GetResponse **ret_answer, struct err *reterr)
+{
+    Mikura__Internal__V1__GetRequest req = MIKURA__INTERNAL__V1__GET_REQUEST__INIT;
+    Mikura__Internal__V1__GroupRef ref = MIKURA__INTERNAL__V1__GROUP_REF__INIT;
+    struct route_try t;
+    enum rc rc;
+
+    req.keys = key_list(arena, keys, keys_n);
+    req.prefixes = key_list(arena, prefixes, prefixes_n);
+    if (req.keys == NULL || req.prefixes == NULL)
+        return err_set(reterr, RC_NOMEM, "a read of %u keys", keys_n + prefixes_n);
+    req.group = &ref;
+    req.n_keys = keys_n;
+    req.n_prefixes = prefixes_n;
+    route_try_init(&t, r, at, left_ms);
+    rc = call(&t, "/mikura.internal.v1.Store/Get", &req.base, &ref, NULL,
+              &mikura__internal__v1__get_response__descriptor, arena, ret_answer, reterr);
+    if (rc == RC_OK && (*ret_answer)->n_items != (size_t)keys_n + prefixes_n) {
+        return err_set(reterr, RC_INTERNAL, "asked for %u keys, got %zu", keys_n + prefixes_n,
+                       (*ret_answer)->n_items);
+    }
+    return rc;
+}
+
 enum rc route_get(struct route *r, struct route_at at, const struct slice *keys, uint32_t keys_n,
                   uint64_t left_ms, struct arena *arena,
                   Mikura__Internal__V1__GetResponse **ret_answer, struct err *reterr)
 {
-    Mikura__Internal__V1__GetRequest req = MIKURA__INTERNAL__V1__GET_REQUEST__INIT;
-    Mikura__Internal__V1__GroupRef ref = MIKURA__INTERNAL__V1__GROUP_REF__INIT;
-    ProtobufCBinaryData *k = arena_alloc(arena, keys_n * sizeof *k);
-    struct route_try t;
-    enum rc rc;
-
-    if (k == NULL) return err_set(reterr, RC_NOMEM, "a read of %u keys", keys_n);
-    for (uint32_t i = 0; i < keys_n; i++) {
-        k[i].data = (uint8_t *)(uintptr_t)keys[i].p; /* protobuf-c knows no const; it only reads */
-        k[i].len = keys[i].n;
-    }
-    req.group = &ref;
-    req.keys = k;
-    req.n_keys = keys_n;
-    route_try_init(&t, r, at, left_ms);
-    rc = call(&t, "/mikura.internal.v1.Store/Get", &req.base, &ref, NULL,
-              &mikura__internal__v1__get_response__descriptor, arena, ret_answer, reterr);
-    if (rc == RC_OK && (*ret_answer)->n_items != keys_n) {
-        return err_set(reterr, RC_INTERNAL, "asked for %u keys, got %zu", keys_n,
-                       (*ret_answer)->n_items);
-    }
-    return rc;
+    return route_get_first(r, at, keys, keys_n, NULL, 0, left_ms, arena, ret_answer, reterr);
 }
 
 /* One attempt of a scan. *seen: something was handed out, so it can't be begun again. */

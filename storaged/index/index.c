@@ -440,6 +440,36 @@ enum rc index_state_get(struct index *ix, const struct index_group *g, struct sl
     return rc == RC_OK ? rc : err_set(reterr, rc, "value of %zu bytes", n);
 }
 
+enum rc index_state_first(struct index *ix, const struct index_group *g, struct slice prefix,
+                          struct buf *key, struct buf *value, struct err *reterr)
+{
+    uint8_t group[GROUP_BYTES], k[STATE_KEY];
+    rocksdb_iterator_t *it;
+    size_t kn, n = 0, vn = 0;
+    const uint8_t *p;
+    const char *v;
+    enum rc rc;
+
+    if (prefix.n > APPLY_MAPKEY_BYTES_MAX) return err_set(reterr, RC_INVAL, "key too long");
+    group_put(g, group);
+    kn = state_key(group, prefix, k);
+    it = rocksdb_create_iterator_cf(ix->db, ix->ro, ix->cf[CF_STATE]);
+    rocksdb_iter_seek(it, (char *)k, kn);
+    p = iter_key(it, k, kn, &n);
+    rc = p != NULL ? RC_OK : iter_rc(it, reterr);
+    if (p != NULL) {
+        v = rocksdb_iter_value(it, &vn);
+        buf_put(key, p + GROUP_BYTES, n - GROUP_BYTES);
+        buf_put(value, v, vn);
+        rc = buf_rc(key) == RC_OK ? buf_rc(value) : buf_rc(key);
+        if (rc != RC_OK) (void)err_set(reterr, rc, "value of %zu bytes", vn);
+    } else if (rc == RC_OK) {
+        rc = err_set(reterr, RC_NOTFOUND, "index: no such row");
+    }
+    rocksdb_iter_destroy(it);
+    return rc;
+}
+
 enum rc index_state_scan(struct index *ix, const struct index_group *g, struct slice from,
                          struct slice until,
                          enum rc (*fn)(void *ctx, struct slice key, struct slice value), void *ctx,

@@ -234,6 +234,10 @@ MUST_CHECK enum rc index_applied_get(struct index *ix, const struct index_group 
 struct buf;
 MUST_CHECK enum rc index_state_get(struct index *ix, const struct index_group *g, struct slice key,
                                    struct buf *out, struct err *reterr);
+/* The first key that begins with prefix, and its value, appended likewise. RC_NOTFOUND. */
+MUST_CHECK enum rc index_state_first(struct index *ix, const struct index_group *g,
+                                     struct slice prefix, struct buf *key, struct buf *value,
+                                     struct err *reterr);
 /* Keys in [from, until) (until.n = 0: to the end) of one consistent snapshot, in order, with the
  * position it stands for. fn borrows; RC_RANGE from fn ends the scan with RC_OK, others with them.
  */

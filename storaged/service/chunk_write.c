@@ -27,6 +27,10 @@ struct writing {
     bool forwarding;
     uint8_t mac[16];
     enum rc mac_rc;
+    bool added;
+    enum rc add_rc;
+    struct apply_outcome added_as;
+    struct err add_err;
 };
 
 static enum rc check(struct writing *x, struct err *reterr)
@@ -88,6 +92,7 @@ static void forward_start(struct writing *x)
     rc = peer_data(p, MIN(left, 1000), &conn, &err);
     if (rc != RC_OK) goto failed;
     if (x->op->rest_lost) return;
+    next.add = false;
     next.chain = x->w->chain + 1;
     next.n_chain = x->w->n_chain - 1;
     req.kind_case = MIKURA__INTERNAL__V1__BULK_REQUEST__KIND_WRITE;
@@ -185,6 +190,28 @@ static enum rc finish(struct writing *x, struct err *reterr)
     return mac_rc;
 }
 
+/* The log entry that makes the chunk exist, where this is the primary. It needs no request key: the
+ * same sealing again is the same chunk, and one that was dropped stays so. */
+static void add(struct writing *x)
+{
+    struct apply_entry e = {.kind = APPLY_CHUNK_ADD,
+                            .chunk = {.placement_hash = x->w->group->placement_hash,
+                                      .body = x->id.body,
+                                      .index = x->id.index,
+                                      .seal_id = x->id.seal_id,
+                                      .plain_bytes = x->w->plain_bytes,
+                                      .owner_hash = x->w->owner_hash}};
+    enum rc rc;
+
+    memcpy(e.chunk.plain_digest, x->w->plain_digest.data, sizeof e.chunk.plain_digest);
+    memcpy(e.chunk.upload_id.b, x->w->upload_id.data, sizeof e.chunk.upload_id.b);
+    if (x->g->dead || replica_may_write(&x->g->core) != RC_OK) return;
+    rc = group_run(x->g, &e, bulk_op_left_ms(x->op, UINT64_MAX), &x->added_as, &x->add_err);
+    if (rc != RC_OK) return; /* unknown, or not executed: the sender asks again */
+    x->added = true;
+    x->add_rc = chunk_add_rc(&x->added_as, &x->add_err);
+}
+
 static void answer(struct writing *x)
 {
     Response r = MIKURA__INTERNAL__V1__BULK_RESPONSE__INIT;
@@ -200,6 +227,11 @@ static void answer(struct writing *x)
             disks[done.n_durable_disks++] = rest->written->durable_disks[i];
     }
     done.durable_disks = disks;
+    done.added = x->added;
+    done.add_rc = (int32_t)x->add_rc;
+    if (x->added && x->add_rc == RC_OK)
+        done.seal_id = (ProtobufCBinaryData){16, x->added_as.seal_id.b};
+    if (x->add_rc != RC_OK) r.message = x->add_err.msg;
     r.epoch = x->g->core.epoch;
     r.kind_case = MIKURA__INTERNAL__V1__BULK_RESPONSE__KIND_WRITTEN;
     r.written = &done;
@@ -241,6 +273,7 @@ void chunk_write_run(struct bulk_op *op)
     x->w = op->req->write;
     rc = write_all(x, &err);
     if (rc == RC_OK) {
+        if (x->w->add) add(x);
         answer(x);
     } else {
         bulk_op_refuse(op, x->g, rc, &err);

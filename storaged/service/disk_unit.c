@@ -1,5 +1,6 @@
 /* storaged/service/disk_unit.c - the node's disks: opened before anything is served, out at their
  * first failed write, payload memory lent from their arenas. */
+#include "common/base/bigmem.h"
 #include "common/base/log.h"
 #include "storaged/service/service.h"
 #include <stdio.h>
@@ -108,7 +109,7 @@ static void payload_release(struct bulk_buf *b)
     struct sd *sd = p->d->sd;
 
     if (p->heap) {
-        free(b->p);
+        bigmem_free(b->p, p->taken);
     } else {
         store_buf_free(p->d->store, b->p);
     }
@@ -136,7 +137,7 @@ enum rc disk_payload(struct sd_disk *d, uint32_t share, uint32_t bytes, uint64_t
     p->taken = cap;
     p->buf.p = d->closed ? NULL : store_buf_alloc(d->store, cap);
     if (p->buf.p == NULL) { /* the arena is full or in pieces; the share bounds this all the same */
-        p->buf.p = aligned_alloc(4096, cap);
+        p->buf.p = cap < BIGMEM_MIN_BYTES ? aligned_alloc(4096, cap) : bigmem_alloc(cap);
         p->heap = true;
     }
     if (p->buf.p == NULL) {

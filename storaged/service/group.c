@@ -160,6 +160,30 @@ enum rc group_propose(struct sd_group *g, struct slice entry, struct waiter *w)
     return w->rc;
 }
 
+enum rc group_run(struct sd_group *g, const struct apply_entry *e, uint64_t left_ms,
+                  struct apply_outcome *ret, struct err *reterr)
+{
+    uint32_t n = apply_entry_bytes(e, reterr);
+    struct waiter w;
+    uint8_t *bytes;
+    enum rc rc;
+
+    if (n == 0) return RC_INVAL;
+    bytes = malloc(n);
+    if (bytes == NULL) return err_set(reterr, RC_NOMEM, "an entry of %u bytes", n);
+    rc = group_propose(g, (struct slice){bytes, apply_entry_encode(e, bytes)}, &w);
+    free(bytes);
+    if (rc == RC_BUSY) return err_set(reterr, RC_BUSY, "too many requests of this group under way");
+    if (rc != RC_OK) return rc;
+    while (!w.settled) {
+        if (fiber_event_wait_ms(&w.done, left_ms) == RC_OK) continue;
+        waiter_drop(&w);
+        return err_set(reterr, RC_DEADLINE, "no outcome in time; it may still take effect");
+    }
+    if (w.rc == RC_OK) *ret = w.outcome;
+    return w.rc;
+}
+
 void waiter_drop(struct waiter *w)
 {
     list_remove(&w->link);

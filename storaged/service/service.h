@@ -38,6 +38,7 @@ struct sd_disk {
     char dir[512];
     bool out, closed;
     bool starved;           /* log appends wait for room (RC_BUSY) */
+    uint64_t room_until_ms; /* there was room for entries; asked again then */
     bool damaged;           /* found at open */
     struct fiber_sem pulls; /* SD_PULLS_MAX */
     uint32_t groups_n;
@@ -56,8 +57,8 @@ void disk_upkeep_free(struct sd_disk *d); /* all of it ended */
 /* A read found that record bad. */
 void disk_suspect(struct sd_disk *d, const struct index_chunk_id *id,
                   const struct seg_location *loc);
-/* fn looks something up in ix and tells: RC_BUSY, it lies on the disk. It is called at once with the
- * view that never blocks, and where that is not enough again, on a thread. Fiber. */
+/* fn looks something up in ix and tells: RC_BUSY, it lies on the disk. It is called at once with
+ * the view that never blocks, and where that is not enough again, on a thread. Fiber. */
 enum rc disk_look(struct sd_disk *d, enum rc (*fn)(void *arg, struct index *ix), void *arg);
 /* Payload memory with its share of the pool; fiber. RC_BUSY, RC_DEADLINE, RC_NOMEM. */
 MUST_CHECK enum rc disk_payload(struct sd_disk *d, uint32_t share, uint32_t bytes,
@@ -144,6 +145,10 @@ void group_message(struct sd *sd, struct bulk_conn *c,
 /* entry is copied. RC_OK: w will be settled (wait on w->done). Else not executed. */
 MUST_CHECK enum rc group_propose(struct sd_group *g, struct slice entry, struct waiter *w);
 void waiter_drop(struct waiter *w); /* stop waiting */
+/* Likewise, to the entry's outcome; fiber. RC_BUSY, RC_INVAL, RC_NOMEM, and RC_STALE before it was
+ * proposed: not executed. RC_DEADLINE, RC_UNAVAIL: the outcome is unknown. */
+MUST_CHECK enum rc group_run(struct sd_group *g, const struct apply_entry *e, uint64_t left_ms,
+                             struct apply_outcome *ret, struct err *reterr);
 /* group_log.c */
 void group_append(struct sd_group *g, const struct replica_action *a);
 void group_reappend(struct sd_group *g, const struct replica_action *a);
@@ -273,6 +278,8 @@ void bulk_op_answer(struct bulk_op *op, const Mikura__Internal__V1__BulkResponse
                     struct bulk_buf *payload, uint32_t n);
 void bulk_op_refuse(struct bulk_op *op, const struct sd_group *g, enum rc rc, const struct err *e);
 uint64_t bulk_op_left_ms(const struct bulk_op *op, uint64_t cap_ms);
+/* What a ChunkAdd's outcome means to who asked. */
+enum rc chunk_add_rc(const struct apply_outcome *out, struct err *reterr);
 void chunk_write_run(struct bulk_op *op);
 void chunk_read_run(struct bulk_op *op);
 void chunk_pull_run(struct bulk_op *op);

@@ -55,27 +55,11 @@ static enum rc group_for(struct fcall *c, const GroupRef *ref, struct sd_group *
 static enum rc propose(struct fcall *c, struct sd_group *g, const struct apply_entry *e,
                        struct apply_outcome *ret, struct err *reterr)
 {
-    uint32_t n = apply_entry_bytes(e, reterr);
-    uint64_t left_ms = fcall_left_ms(c, WAIT_MS_MAX);
-    struct waiter w;
-    uint8_t *bytes;
-    enum rc rc;
+    enum rc rc = group_run(g, e, fcall_left_ms(c, WAIT_MS_MAX), ret, reterr);
 
-    if (n == 0) return RC_INVAL;
-    bytes = malloc(n);
-    if (bytes == NULL) return err_set(reterr, RC_NOMEM, "an entry of %u bytes", n);
-    rc = group_propose(g, (struct slice){bytes, apply_entry_encode(e, bytes)}, &w);
-    free(bytes);
-    if (rc == RC_BUSY) return err_set(reterr, RC_BUSY, "too many requests of this group under way");
-    if (rc != RC_OK) return refuse(c, g, rc, reterr);
-    while (!w.settled) {
-        if (fiber_event_wait_ms(&w.done, left_ms) == RC_OK) continue;
-        waiter_drop(&w);
-        return err_set(reterr, RC_DEADLINE, "no outcome in time; it may still take effect");
-    }
-    if (w.rc != RC_OK) return refuse(c, g, w.rc, reterr);
-    *ret = w.outcome;
-    return RC_OK;
+    return rc == RC_OK || rc == RC_BUSY || rc == RC_INVAL || rc == RC_NOMEM || rc == RC_DEADLINE
+               ? rc
+               : refuse(c, g, rc, reterr);
 }
 
 static enum rc request_key(const Mikura__Internal__V1__RequestKey *k, struct apply_entry *e,
@@ -91,33 +75,48 @@ static enum rc request_key(const Mikura__Internal__V1__RequestKey *k, struct app
 /* ---- reads of the state ---- */
 struct get_job {
     struct sd_group *g;
-    const ProtobufCBinaryData *keys;
-    size_t keys_n;
-    struct buf *values; /* of keys_n */
+    const ProtobufCBinaryData *keys, *prefixes;
+    size_t keys_n, prefixes_n;
+    struct buf *values; /* of keys, then of prefixes */
+    struct buf *firsts; /* keys found for prefixes */
     uint64_t applied, tick;
     struct err err;
 };
+
+static enum rc get_one(struct get_job *j, struct index *ix, size_t i)
+{
+    bool prefix = i >= j->keys_n;
+    const ProtobufCBinaryData *user = prefix ? &j->prefixes[i - j->keys_n] : &j->keys[i];
+    uint8_t k[APPLY_MAPKEY_BYTES_MAX];
+    struct slice key = {k, apply_user_key((struct slice){user->data, user->len}, k)};
+    struct buf *first = prefix ? &j->firsts[i - j->keys_n] : NULL;
+    enum rc rc;
+
+    buf_deinit(&j->values[i]); /* of the first look */
+    buf_init(&j->values[i], APPLY_SCRATCH_BYTES);
+    if (prefix) {
+        buf_deinit(first);
+        buf_init(first, APPLY_MAPKEY_BYTES_MAX);
+        rc = index_state_first(ix, &j->g->ix, key, first, &j->values[i], &j->err);
+    } else {
+        rc = index_state_get(ix, &j->g->ix, key, &j->values[i], &j->err);
+    }
+    return rc == RC_NOTFOUND ? RC_OK : rc;
+}
 
 static enum rc get_look(void *arg, struct index *ix)
 {
     struct get_job *j = arg;
     struct index_applied at = {0};
-    uint8_t key[APPLY_MAPKEY_BYTES_MAX];
+    uint8_t key = 't';
     struct buf tick;
     size_t bytes = 0;
-
     enum rc rc = index_applied_get(ix, &j->g->ix, &at, &j->err);
 
     j->applied = at.index;
     j->tick = 0;
-    for (size_t i = 0; i < j->keys_n && rc == RC_OK; i++) {
-        struct slice user = {j->keys[i].data, j->keys[i].len};
-
-        buf_deinit(&j->values[i]); /* of the first look */
-        buf_init(&j->values[i], APPLY_SCRATCH_BYTES);
-        rc = index_state_get(ix, &j->g->ix, (struct slice){key, apply_user_key(user, key)},
-                                &j->values[i], &j->err);
-        if (rc == RC_NOTFOUND) rc = RC_OK;
+    for (size_t i = 0; i < j->keys_n + j->prefixes_n && rc == RC_OK; i++) {
+        rc = get_one(j, ix, i);
         bytes += j->values[i].n;
         if (bytes > SD_GET_BYTES_MAX)
             rc = err_set(&j->err, RC_RANGE, "more than %u bytes: ask for fewer keys",
@@ -125,8 +124,7 @@ static enum rc get_look(void *arg, struct index *ix)
     }
     if (rc != RC_OK) return rc;
     buf_init(&tick, 64);
-    key[0] = 't';
-    rc = index_state_get(ix, &j->g->ix, (struct slice){key, 1}, &tick, &j->err);
+    rc = index_state_get(ix, &j->g->ix, (struct slice){&key, 1}, &tick, &j->err);
     if (rc == RC_OK && tick.n == 9) j->tick = le_get64(tick.p + 1);
     buf_deinit(&tick);
     return rc == RC_NOTFOUND ? RC_OK : rc;
@@ -147,17 +145,20 @@ static enum rc keys_check(const ProtobufCBinaryData *keys, size_t n, struct err 
 static enum rc get_items(struct fcall *c, struct get_job *j, Item ***ret_items, struct err *reterr)
 {
     struct arena *a = &c->arena;
-    Item **items = arena_alloc(a, (j->keys_n + 1) * sizeof *items);
+    size_t n = j->keys_n + j->prefixes_n;
+    Item **items = arena_alloc(a, (n + 1) * sizeof *items);
     enum rc rc;
 
-    j->values = calloc(j->keys_n + 1, sizeof *j->values);
-    if (items == NULL || j->values == NULL) {
+    j->values = calloc(n + 1, sizeof *j->values);
+    j->firsts = calloc(j->prefixes_n + 1, sizeof *j->firsts);
+    if (items == NULL || j->values == NULL || j->firsts == NULL) {
         free(j->values);
+        free(j->firsts);
         return err_set(reterr, RC_NOMEM, "a read");
     }
     rc = disk_look(j->g->disk, get_look, j);
     if (rc != RC_OK) (void)err_set(reterr, rc, "%s", j->err.msg);
-    for (size_t i = 0; i < j->keys_n && rc == RC_OK; i++) {
+    for (size_t i = 0; i < n && rc == RC_OK; i++) {
         struct slice value = {0};
         Item *it = arena_alloc(a, sizeof *it);
 
@@ -167,8 +168,16 @@ static enum rc get_items(struct fcall *c, struct get_job *j, Item ***ret_items, 
         }
         mikura__internal__v1__item__init(it);
         items[i] = it;
-        it->key = j->keys[i];
+        if (i < j->keys_n) it->key = j->keys[i];
         if (j->values[i].n == 0) continue;
+        if (i >= j->keys_n) { /* without the byte that marks users' keys */
+            const struct buf *k = &j->firsts[i - j->keys_n];
+
+            it->key.len = k->n - 1;
+            it->key.data = arena_copy(a, k->p + 1, k->n - 1);
+            if (it->key.data == NULL) rc = err_set(reterr, RC_NOMEM, "a read");
+            if (rc != RC_OK) break;
+        }
         rc = apply_user_value((struct slice){j->values[i].p, j->values[i].n}, &it->version, &value);
         if (rc != RC_OK) {
             (void)err_set(reterr, rc, "a stored value does not decode");
@@ -178,9 +187,12 @@ static enum rc get_items(struct fcall *c, struct get_job *j, Item ***ret_items, 
         it->value.len = value.n;
         if (it->value.data == NULL && value.n > 0) rc = err_set(reterr, RC_NOMEM, "a read");
     }
-    for (size_t i = 0; i < j->keys_n; i++)
+    for (size_t i = 0; i < n; i++)
         buf_deinit(&j->values[i]);
+    for (size_t i = 0; i < j->prefixes_n; i++)
+        buf_deinit(&j->firsts[i]);
     free(j->values);
+    free(j->firsts);
     *ret_items = items;
     return rc;
 }
@@ -226,14 +238,20 @@ static enum rc txn_entry(struct fcall *c, const Mikura__Internal__V1__TxnRequest
     return request_key(q->request, e, reterr);
 }
 
-/* Too little room for new bytes; what only deletes may go on. */
-static enum rc room(const struct sd_group *g, bool deletes_only, struct err *reterr)
+/* Too little room for new bytes; what only deletes may go on. A few entries more than the last look
+ * allowed are what the log's own reserve is for. */
+#define ROOM_MS 100u
+static enum rc room(struct sd_group *g, bool deletes_only, struct err *reterr)
 {
+    uint64_t now_ms = clock_boot_ms();
     struct store_status st;
 
-    if (deletes_only) return RC_OK;
+    if (deletes_only || now_ms < g->disk->room_until_ms) return RC_OK;
     store_status(g->disk->store, &st);
-    if (st.log.free_bytes > 2 * (uint64_t)SEGLOG_ENTRY_BYTES_MAX) return RC_OK;
+    if (st.log.free_bytes > 2 * (uint64_t)SEGLOG_ENTRY_BYTES_MAX) {
+        g->disk->room_until_ms = now_ms + ROOM_MS;
+        return RC_OK;
+    }
     return err_set(reterr, RC_FULL, "disk %s is nearly full: add a disk, or delete", g->disk->dir);
 }
 
@@ -282,14 +300,19 @@ static enum rc do_get(struct fcall *c, struct err *reterr)
         fcall_request(c, &mikura__internal__v1__get_request__descriptor, (void *)&q, reterr);
 
     if (rc == RC_OK) rc = keys_check(q->keys, q->n_keys, reterr);
+    if (rc == RC_OK) rc = keys_check(q->prefixes, q->n_prefixes, reterr);
     if (rc == RC_OK) rc = group_for(c, q->group, &g, reterr);
     if (rc != RC_OK) return rc;
     rc = replica_may_read(&g->core, clock_boot_ms());
     if (rc != RC_OK) return refuse(c, g, rc, reterr);
-    j = (struct get_job){.g = g, .keys = q->keys, .keys_n = q->n_keys};
+    j = (struct get_job){.g = g,
+                         .keys = q->keys,
+                         .prefixes = q->prefixes,
+                         .keys_n = q->n_keys,
+                         .prefixes_n = q->n_prefixes};
     rc = get_items(c, &j, &a.items, reterr);
     if (rc != RC_OK) return rc;
-    a.n_items = j.keys_n;
+    a.n_items = j.keys_n + j.prefixes_n;
     a.applied_index = j.applied;
     a.tick = j.tick;
     rc = g->dead ? RC_STALE : replica_may_read(&g->core, clock_boot_ms()); /* (5) */
@@ -398,6 +421,18 @@ static enum rc bytes_here(struct sd_group *g, const struct apply_chunk *k, struc
     return RC_OK;
 }
 
+enum rc chunk_add_rc(const struct apply_outcome *out, struct err *reterr)
+{
+    /* a stored outcome has gRPC's number only */
+    enum rc rc = out->rc == RC_STALE ? RC_PRECOND : out->rc;
+
+    if (rc == RC_OK) return RC_OK;
+    return err_set(reterr, rc, "%s",
+                   rc == RC_EXISTS    ? "other content is there under this identity"
+                   : rc == RC_PRECOND ? "this chunk was dropped; an id is never used again"
+                                      : "older than the client's window: not executed");
+}
+
 static enum rc do_chunk_add(struct fcall *c, struct err *reterr)
 {
     Mikura__Internal__V1__ChunkAddRequest *q;
@@ -438,13 +473,8 @@ static enum rc do_chunk_add(struct fcall *c, struct err *reterr)
     }
     rc = propose(c, g, &e, &out, reterr);
     if (rc != RC_OK) return rc;
-    if (out.rc == RC_STALE) out.rc = RC_PRECOND; /* a stored outcome has gRPC's number only */
-    if (out.rc != RC_OK) {
-        return err_set(reterr, out.rc, "%s",
-                       out.rc == RC_EXISTS    ? "other content is there under this identity"
-                       : out.rc == RC_PRECOND ? "this chunk was dropped; an id is never used again"
-                                              : "older than the client's window: not executed");
-    }
+    rc = chunk_add_rc(&out, reterr);
+    if (rc != RC_OK) return rc;
     a.seal_id = (ProtobufCBinaryData){16, out.seal_id.b};
     a.index = out.index;
     return fcall_send(c, &a.base);

@@ -550,6 +550,70 @@ static void test_scan(void **state)
     index_batch_free(b);
 }
 
+/* The first row of a prefix, in this group only; the same through the view that does not block,
+ * which answers from memory or says that it can't, and never something else. */
+static void test_first_cached(void **state)
+{
+    struct model want = {0};
+    struct index_batch *b;
+    struct slice from, none = {NULL, 0};
+    struct buf key, value;
+    uint8_t fb[8];
+    uint32_t told = 0;
+
+    (void)state;
+    assert_int_equal(index_batch_new(ix, &G, &b), RC_OK);
+    for (uint32_t k = 3; k < KEYS; k++)
+        put(index_batch_map(b), &want, k, k + 1);
+    assert_int_equal(index_batch_commit(b, (struct index_applied){1, 1}, &err), RC_OK);
+    index_batch_free(b);
+    for (int i = 0; i < 2; i++) {
+        struct index *view = i == 0 ? ix : index_cached(ix);
+
+        from = key_of(3, fb);
+        buf_init(&key, 64);
+        buf_init(&value, 8192);
+        assert_int_equal(index_state_first(view, &G, none, &key, &value, &err), RC_OK);
+        assert_int_equal(key.n, from.n);
+        assert_memory_equal(key.p, from.p, from.n);
+        same_value((struct slice){value.p, value.n}, 4);
+        buf_deinit(&key);
+        buf_deinit(&value);
+        buf_init(&key, 64);
+        buf_init(&value, 8192);
+        from = key_of(5, fb);
+        assert_int_equal(index_state_first(view, &G, from, &key, &value, &err), RC_OK);
+        same_value((struct slice){value.p, value.n}, 6);
+        fb[0] = 6; /* keys come before and after it, none begins so */
+        from = (struct slice){fb, 1};
+        assert_int_equal(index_state_first(view, &G, from, &key, &value, &err), RC_NOTFOUND);
+        assert_int_equal(index_state_first(view, &NEAR[1], none, &key, &value, &err), RC_NOTFOUND);
+        buf_deinit(&key);
+        buf_deinit(&value);
+    }
+    reopen(); /* what memory knew is gone: rows are in files, or replayed from the WAL */
+    for (uint32_t k = 0; k < KEYS; k++) {
+        enum rc rc;
+
+        from = key_of(k, fb);
+        buf_init(&value, 8192);
+        rc = index_state_get(index_cached(ix), &G, from, &value, &err);
+        if (k < 3) assert_true(rc == RC_NOTFOUND || rc == RC_BUSY);
+        if (k >= 3) assert_true(rc == RC_OK || rc == RC_BUSY);
+        if (rc == RC_OK) same_value((struct slice){value.p, value.n}, k + 1);
+        told += rc != RC_BUSY;
+        buf_deinit(&value);
+        buf_init(&value, 8192);
+        rc = index_state_get(ix, &G, from, &value, &err); /* brings it into memory */
+        assert_int_equal(rc, k < 3 ? RC_NOTFOUND : RC_OK);
+        buf_deinit(&value);
+        buf_init(&value, 8192);
+        assert_int_equal(index_state_get(index_cached(ix), &G, from, &value, &err), rc);
+        buf_deinit(&value);
+    }
+    print_message("%u of %u known without the disk after opening\n", told, KEYS);
+}
+
 static void test_open(void **state)
 {
     struct index_conf c = {.dir = dir};
@@ -586,6 +650,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_protocol, setup, teardown),
         cmocka_unit_test_setup_teardown(test_batch_model, setup, teardown),
         cmocka_unit_test_setup_teardown(test_scan, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_first_cached, setup, teardown),
         cmocka_unit_test_setup_teardown(test_open, setup, teardown)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
