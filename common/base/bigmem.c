@@ -1,18 +1,21 @@
 /* common/base/bigmem.c - one list for each size class, four classes to each power of two, so that
- * at most a fifth of a buffer is beyond what was asked for. */
+ * at most a fifth of a buffer is beyond what was asked for; over the limit the one that lay longest
+ * goes, whatever its class, so that what is kept follows what is used. */
 #include "common/base/bigmem.h"
-#include "common/base/macros.h"
+#include "common/base/list.h"
 #include <pthread.h>
 #include <stdlib.h>
 
 #define CLASSES 48u /* 64 KiB .. 256 MiB */
 
 struct kept { /* at the start of a kept buffer */
-    struct kept *next;
+    struct list by_class, by_age;
+    size_t bytes;
 };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct kept *lists[CLASSES];
-static size_t kept_bytes;
+static struct list classes[CLASSES], age; /* age: the oldest first */
+static size_t kept_bytes, kept_max = BIGMEM_KEPT_DEFAULT;
+static bool ready;
 
 /* The class and its size; CLASSES: none. */
 static unsigned class_of(size_t n, size_t *ret_bytes)
@@ -31,47 +34,77 @@ static unsigned class_of(size_t n, size_t *ret_bytes)
     return CLASSES;
 }
 
+static void locked(void)
+{
+    CHECK(pthread_mutex_lock(&lock) == 0);
+    if (ready) return;
+    for (unsigned c = 0; c < CLASSES; c++)
+        list_init(&classes[c]);
+    list_init(&age);
+    ready = true;
+}
+
+static void unlocked(void)
+{
+    CHECK(pthread_mutex_unlock(&lock) == 0);
+}
+
+static void take(struct kept *k)
+{
+    list_remove(&k->by_class);
+    list_remove(&k->by_age);
+    kept_bytes -= k->bytes;
+}
+
 void *bigmem_alloc(size_t n)
 {
+    struct kept *k = NULL;
     size_t bytes;
     unsigned c;
-    struct kept *k = NULL;
 
     if (n < BIGMEM_MIN_BYTES) return malloc(n);
     c = class_of(n, &bytes);
     if (c < CLASSES) {
-        CHECK(pthread_mutex_lock(&lock) == 0);
-        k = lists[c];
-        if (k != NULL) {
-            lists[c] = k->next;
-            kept_bytes -= bytes;
+        locked();
+        if (!list_empty(&classes[c])) { /* the youngest: its pages are the warmest */
+            k = CONTAINER_OF(classes[c].prev, struct kept, by_class);
+            take(k);
         }
-        CHECK(pthread_mutex_unlock(&lock) == 0);
+        unlocked();
     }
     return k != NULL ? k : aligned_alloc(4096, bytes);
 }
 
 void bigmem_free(void *p, size_t n)
 {
+#ifndef __SANITIZE_ADDRESS__ /* there a buffer used after it was freed must be found */
+    struct kept *k = p, *old = NULL;
     size_t bytes;
     unsigned c;
-    struct kept *k = p;
 
-#ifndef __SANITIZE_ADDRESS__ /* there a buffer used after it was freed must be found */
     if (p != NULL && n >= BIGMEM_MIN_BYTES && (c = class_of(n, &bytes)) < CLASSES) {
-        CHECK(pthread_mutex_lock(&lock) == 0);
-        if (kept_bytes + bytes <= BIGMEM_KEPT_MAX) {
-            k->next = lists[c];
-            lists[c] = k;
-            kept_bytes += bytes;
-            p = NULL;
+        struct list gone;
+
+        list_init(&gone);
+        locked();
+        k->bytes = bytes;
+        list_push_back(&classes[c], &k->by_class);
+        list_push_back(&age, &k->by_age);
+        kept_bytes += bytes;
+        while (kept_bytes > kept_max) {
+            old = CONTAINER_OF(age.next, struct kept, by_age);
+            take(old);
+            list_push_back(&gone, &old->by_age);
         }
-        CHECK(pthread_mutex_unlock(&lock) == 0);
+        unlocked();
+        while (!list_empty(&gone)) {
+            old = CONTAINER_OF(gone.next, struct kept, by_age);
+            list_remove(&old->by_age);
+            free(old);
+        }
+        return;
     }
 #else
-    (void)bytes;
-    (void)c;
-    (void)k;
     (void)n;
 #endif
     free(p);
@@ -81,8 +114,15 @@ size_t bigmem_kept(void)
 {
     size_t n;
 
-    CHECK(pthread_mutex_lock(&lock) == 0);
+    locked();
     n = kept_bytes;
-    CHECK(pthread_mutex_unlock(&lock) == 0);
+    unlocked();
     return n;
+}
+
+void bigmem_limit(size_t bytes)
+{
+    locked();
+    kept_max = bytes;
+    unlocked();
 }

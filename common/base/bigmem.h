@@ -2,14 +2,16 @@
  *
  * malloc gives buffers of a message's or a chunk's size back to the kernel, which clears each page
  * again at its next use: a tenth of a gateway's CPU. Freed ones are kept here, by size, up to
- * BIGMEM_KEPT_MAX in the process. Contents are not cleared. Any thread. */
+ * a limit for the process (bigmem_limit; BIGMEM_KEPT_DEFAULT). Contents are not cleared. Any
+ * thread. */
 #pragma once
 #include <stddef.h>
 
-#define BIGMEM_MIN_BYTES (64u << 10) /* below: malloc does as well */
-#define BIGMEM_KEPT_MAX  (64u << 20)
+#define BIGMEM_MIN_BYTES    (64u << 10) /* below: malloc does as well */
+#define BIGMEM_KEPT_DEFAULT (16u << 20)
 
 /* 4096-aligned from BIGMEM_MIN_BYTES on, below as malloc. n >= 1. NULL: out of memory. */
 void *bigmem_alloc(size_t n);
 void bigmem_free(void *p, size_t n); /* n as allocated; p may be NULL */
 size_t bigmem_kept(void);
+void bigmem_limit(size_t bytes); /* how much is kept at most, from the next free on */

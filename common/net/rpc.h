@@ -14,7 +14,7 @@
 #include <uv.h>
 
 #define RPC_MESSAGE_BYTES_MAX    (2u << 20) /* default limit; more: RESOURCE_EXHAUSTED */
-#define RPC_STREAM_WINDOW_BYTES  (4u << 20)
+#define RPC_STREAM_WINDOW_BYTES  (2u << 20)
 #define RPC_CONN_WINDOW_BYTES    (32u << 20)
 #define RPC_STREAMS_MAX          256u       /* a connection */
 #define RPC_SEND_QUEUE_BYTES_MAX (2u << 20) /* a stream; rpc_call_send_room */

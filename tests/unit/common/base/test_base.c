@@ -183,7 +183,10 @@ static void test_bigmem(void **state)
     }
     for (size_t i = 0; i < ARRAY_N(p); i++)
         bigmem_free(p[i], 3u << 20);
-    assert_true(bigmem_kept() <= BIGMEM_KEPT_MAX && bigmem_kept() >= kept);
+    assert_true(bigmem_kept() <= BIGMEM_KEPT_DEFAULT && bigmem_kept() >= kept);
+    bigmem_limit(2u << 20);
+    bigmem_free(bigmem_alloc(1u << 20), 1u << 20);
+    assert_true(bigmem_kept() <= 2u << 20); /* the older ones went */
     bigmem_free(NULL, 1u << 20);
 }
 
