@@ -4,6 +4,7 @@
  * ends with exit code 1; nothing is served before all of it stands. SIGTERM or SIGINT: health says
  * NOT_SERVING, connections get GOAWAY, running calls get GRACE_MS, all is closed, exit 0; a second
  * one exits at once. */
+#include "common/base/bigmem.h"
 #include "common/base/conf.h"
 #include "common/base/hex.h"
 #include "common/base/log.h"
@@ -27,13 +28,13 @@
 #define KEEPALIVE_MS_MAX  3600000u
 #define TASK_LEASE_MS_MIN 1000u
 #define TASK_LEASE_MS_MAX 3600000u
-#define UPLOAD_BYTES_MAX  (192u << 20) /* chunks of all uploads under way */
+#define UPLOAD_BYTES_MIN  (64u << 20) /* the largest chunk */
 
 struct settings {
     const char *name, *listen, *advertise, *ca, *cert, *key, *etcd, *cluster, *zone, *rack, *host;
     const char *log_level, *master_key, *inspect, *data;
     bool master_key_create;
-    uint64_t prefix_bits, copies, min_in_sync, disk_patience, keepalive, task_lease;
+    uint64_t prefix_bits, copies, min_in_sync, disk_patience, keepalive, task_lease, upload_bytes;
 };
 #define AT(field) offsetof(struct settings, field)
 static const struct conf_opt OPTS[] = {
@@ -56,6 +57,8 @@ static const struct conf_opt OPTS[] = {
      "2^n groups a pool, when the cluster is new"},
     {"copies", CONF_U64, AT(copies), "3", "1..8", "of everything, when the cluster is new"},
     {"min_in_sync", CONF_U64, AT(min_in_sync), "2", "1..8", "copies a write needs at least"},
+    {"upload_bytes", CONF_BYTES, AT(upload_bytes), "96MiB", "BYTES",
+     "memory for chunks on their way in, all uploads; at least 64MiB"},
     {"disk_patience", CONF_MS, AT(disk_patience), "10m", "TIME",
      "a disk away for longer is given up and copied elsewhere"},
     {"keepalive", CONF_MS, AT(keepalive), "30s", "TIME",
@@ -332,7 +335,7 @@ static void on_metrics(struct http_request *r, struct slice body)
     (void)body;
     for (uint32_t i = 0; i < d->calls_n; i++)
         metric_set(&calls_inflight[i], fcalls_running(d->calls[i]));
-    metric_set(&upload_memory, (int64_t)(UPLOAD_BYTES_MAX - d->gw.upload_bytes.free));
+    metric_set(&upload_memory, (int64_t)(d->set.upload_bytes - d->gw.upload_bytes.free));
     buf_init(&b, 4u << 20);
     metrics_print(&b);
     if (buf_rc(&b) == RC_OK) {
@@ -594,6 +597,11 @@ static enum rc settings_check(struct daemon *d, struct err *reterr)
     if (s->keepalive < KEEPALIVE_MS_MIN || s->keepalive > KEEPALIVE_MS_MAX)
         return err_set(reterr, RC_INVAL, "keepalive: from %u ms to %u s", KEEPALIVE_MS_MIN,
                        KEEPALIVE_MS_MAX / 1000);
+    if (s->upload_bytes < UPLOAD_BYTES_MIN)
+        return err_set(reterr, RC_INVAL,
+                       "upload_bytes: at least %u MiB, or the largest chunk waits "
+                       "for ever",
+                       UPLOAD_BYTES_MIN >> 20);
     if (s->task_lease < TASK_LEASE_MS_MIN || s->task_lease > TASK_LEASE_MS_MAX)
         return err_set(reterr, RC_INVAL, "task_lease: from %u to %u s", TASK_LEASE_MS_MIN / 1000,
                        TASK_LEASE_MS_MAX / 1000);
@@ -634,7 +642,8 @@ int main(int argc, char **argv)
     list_init(&d->gw.cached);
     if (fibers_open(&d->loop, &d->fs) != RC_OK) return 1;
     d->gw.fs = d->fs;
-    fiber_sem_init(&d->gw.upload_bytes, UPLOAD_BYTES_MAX);
+    fiber_sem_init(&d->gw.upload_bytes, d->set.upload_bytes);
+    bigmem_limit(d->set.upload_bytes);
     if (fiber_spawn(d->fs, live, d) != RC_OK) return 1;
     (void)uv_run(&d->loop, UV_RUN_DEFAULT);
     fibers_close(d->fs);

@@ -36,6 +36,7 @@ struct sched {
     struct job *jobs;
     struct worker *workers;
     struct task *tasks;
+    uint32_t tasks_top; /* from here on never used, nor set */
     uint8_t key[RECORD_KEY_BYTES_MAX], bytes[16384];
 };
 
@@ -57,7 +58,8 @@ struct sched *sched_init(void *mem, const struct sched_limits *l)
     struct sched *s = mem;
     uint8_t *p = mem;
 
-    memset(mem, 0, sched_bytes(&limits));
+    /* not the tasks, some 30 MB: each is set when it is first used (tasks_top) */
+    memset(mem, 0, sched_bytes(&limits) - part(limits.tasks, sizeof(struct task)));
     s->l = limits;
     p += part(1, sizeof(struct sched));
     s->users = (void *)p;
@@ -67,8 +69,6 @@ struct sched *sched_init(void *mem, const struct sched_limits *l)
     s->workers = (void *)p;
     p += part(limits.workers, sizeof(struct worker));
     s->tasks = (void *)p;
-    for (uint32_t i = 0; i < limits.tasks; i++)
-        s->tasks[i].job = SCHED_NONE;
     return s;
 }
 
@@ -84,7 +84,7 @@ static struct task *task_find(struct sched *s, const struct id128 *job, uint64_t
 {
     uint32_t j = job_find(s, job);
 
-    for (uint32_t i = 0; j != SCHED_NONE && i < s->l.tasks; i++) {
+    for (uint32_t i = 0; j != SCHED_NONE && i < s->tasks_top; i++) {
         if (s->tasks[i].job == j && s->tasks[i].no == no) return &s->tasks[i];
     }
     return NULL;
@@ -150,6 +150,10 @@ enum rc sched_task_add(struct sched *s, const struct id128 *job, uint64_t no,
     for (uint32_t i = 0; i < s->l.tasks; i++) {
         struct task *t = &s->tasks[i];
 
+        if (i == s->tasks_top) {
+            *t = (struct task){.job = SCHED_NONE};
+            s->tasks_top++;
+        }
         if (t->job != SCHED_NONE) continue;
         t->job = j;
         t->no = no;
@@ -173,7 +177,7 @@ void sched_job_remove(struct sched *s, const struct id128 *job)
     uint32_t j = job_find(s, job);
 
     if (j == SCHED_NONE) return;
-    for (uint32_t i = 0; i < s->l.tasks; i++) {
+    for (uint32_t i = 0; i < s->tasks_top; i++) {
         struct task *t = &s->tasks[i];
 
         if (t->job != j) continue;
@@ -199,7 +203,7 @@ bool sched_progress(const struct sched *s, const struct id128 *job, struct sched
 
     if (j == SCHED_NONE) return false;
     *ret = (struct sched_progress){.cancelled = s->jobs[j].in.cancelled};
-    for (uint32_t i = 0; i < s->l.tasks; i++) {
+    for (uint32_t i = 0; i < s->tasks_top; i++) {
         const struct task *t = &s->tasks[i];
 
         if (t->job != j) continue;
@@ -315,7 +319,7 @@ enum rc sched_pull(struct sched *s, const struct sched_worker_in *w, uint64_t no
     *ret = (struct sched_action){0};
     if (at == SCHED_NONE) return RC_BUSY;
     if (s->workers[at].out >= MIN(MAX(w->slots, 1u), SCHED_BACKLOG_MAX)) return RC_BUSY;
-    for (uint32_t i = 0; i < s->l.tasks; i++) {
+    for (uint32_t i = 0; i < s->tasks_top; i++) {
         struct task *t = &s->tasks[i];
 
         if (t->job == SCHED_NONE || t->doing != IDLE || t->row.state != RECORD_TASK_OPEN ||
@@ -398,7 +402,7 @@ enum rc sched_finish(struct sched *s, const struct id128 *job, uint64_t task, ui
 void sched_tick(struct sched *s, uint64_t now_ms, struct sched_action *ret)
 {
     *ret = (struct sched_action){0};
-    for (uint32_t i = 0; i < s->l.tasks; i++) {
+    for (uint32_t i = 0; i < s->tasks_top; i++) {
         struct task *t = &s->tasks[i];
         struct record_task_item *only = NULL;
         uint32_t out_n = 0;
@@ -435,7 +439,7 @@ void sched_txn_done(struct sched *s, uint32_t token, enum rc rc, bool succeeded,
     enum doing did;
 
     *ret = (struct sched_action){0};
-    CHECK(token < s->l.tasks);
+    CHECK(token < s->tasks_top);
     t = &s->tasks[token];
     if (t->job == SCHED_NONE || t->doing == IDLE) return; /* the job was removed meanwhile */
     did = t->doing;

@@ -385,7 +385,7 @@ enum rc sd_open(struct sd *sd, const struct sd_settings *conf, uv_loop_t *loop, 
     for (uint32_t i = 0; i < SD_GROUP_BUCKETS; i++)
         list_init(&sd->buckets[i]);
     fiber_cond_init(&sd->work_cond);
-    entry_cache_init(&sd->cache, SD_CACHE_BYTES);
+    entry_cache_init(&sd->cache, conf->entry_bytes);
     chunk_pool_init(&sd->pool, conf->chunk_bytes);
     sd->node_id = node_id_of(conf->name);
     sd->boot_id = id128_random();

@@ -30,6 +30,8 @@ static enum rc disk_open_one(struct sd *sd, const char *dir, size_t dir_n, enum 
     struct store_conf conf = {.loop = sd->loop,
                               .dir = d->dir,
                               .engine = engine,
+                              .arena_bytes = sd->conf.chunk_bytes,
+                              .cache_bytes = sd->conf.index_bytes,
                               .segment_bytes = sd->conf.segment_bytes,
                               .reserve_bytes = sd->conf.reserve_bytes,
                               .limit_bytes = sd->conf.limit_bytes};

@@ -23,6 +23,4 @@
 #define SD_TICK_MS     50u     /* REPLICA_TICK_MS */
 #define SD_DIAL_MS     100u    /* first pause between dials, doubles to ... */
 #define SD_DIAL_MS_MAX 2000u
-#define SD_FORWARD_MS  3000u       /* the rest of a chain; then it is left to pull */
-#define SD_CACHE_BYTES (24u << 20) /* log entries in memory, all groups */
-#define SD_CHUNK_BYTES (72u << 20) /* payloads in memory a process: 9 chunks of 8 MiB */
+#define SD_FORWARD_MS  3000u /* the rest of a chain; then it is left to pull */

@@ -25,8 +25,8 @@
 struct sd_settings {
     const char *name, *listen, *advertise, *ca, *cert, *key, *etcd, *cluster, *zone, *rack, *host;
     const char *disks, *data, *log_level, *engine;
-    uint64_t segment_bytes, reserve_bytes, limit_bytes, chunk_bytes, tick_ms, log_keep;
-    uint64_t reclaim_rate, reclaim_dead, scrub_period_ms, scrub_rate;
+    uint64_t segment_bytes, reserve_bytes, limit_bytes, chunk_bytes, index_bytes, entry_bytes;
+    uint64_t tick_ms, log_keep, reclaim_rate, reclaim_dead, scrub_period_ms, scrub_rate;
 };
 struct sd;
 
