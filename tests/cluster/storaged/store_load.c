@@ -1,7 +1,7 @@
 /* What a gateway asks of storage nodes, without a gateway: makes the cluster's first records,
  * writes items whose content follows from their number, and reads back what was acknowledged.
  *
- *   store_load ETCD CA CERT KEY setup NODES GROUP_BITS
+ *   store_load ETCD CA CERT KEY setup NODES GROUP_BITS [COPIES MIN_IN_SYNC]
  *   store_load ... load FIRST N FIBERS ACKED     append the number of each acknowledged item
  *   store_load ... check ACKED                   every one, each chunk from every in-sync replica
  *   store_load ... wish NODES                    all disks that are there shall be members
@@ -333,7 +333,10 @@ static uint32_t disks_of(struct placement_disk *ret, uint32_t max)
 static void setup(void)
 {
     uint32_t nodes = (uint32_t)strtoul(args[6], NULL, 10), n;
-    struct placement_pool pool = {POOL, (uint32_t)strtoul(args[7], NULL, 10), 3, 2, PLACEMENT_HOST};
+    struct placement_pool pool = {POOL, (uint32_t)strtoul(args[7], NULL, 10),
+                                  args_n > 8 ? (uint8_t)strtoul(args[8], NULL, 10) : 3,
+                                  args_n > 9 ? (uint8_t)strtoul(args[9], NULL, 10) : 2,
+                                  PLACEMENT_HOST};
     struct placement_disk disks[16];
     struct id128 id = id128_random();
     char text[ID128_TEXT_BYTES], key[128], *json = cluster_pool_json(&pool);
