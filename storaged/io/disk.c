@@ -80,6 +80,8 @@ enum rc disk_open(const struct disk_conf *conf, struct disk **ret_disk, struct e
     p = mmap(NULL, (size_t)d->pages_n * DISK_ALIGN_BYTES, PROT_READ | PROT_WRITE,
              MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     d->arena = p == MAP_FAILED ? NULL : p;
+    /* huge pages, where the kernel has them to give: fewer segments a request */
+    if (d->arena != NULL) (void)madvise(p, (size_t)d->pages_n * DISK_ALIGN_BYTES, MADV_HUGEPAGE);
     d->run = calloc(d->pages_n, sizeof(*d->run));
     if (d->arena == NULL || d->run == NULL) {
         rc = err_set(reterr, RC_NOMEM, "a disk's arena of %zu bytes", bytes);
@@ -369,15 +371,22 @@ enum rc disk_remove(struct disk *d, struct disk_req *req, const char *name, disk
 }
 
 enum rc disk_create(struct disk *d, struct disk_req *req, const char *name, uint64_t bytes,
-                    const void *page, struct disk_file **ret_file, disk_cb cb)
+                    uint64_t zero_bytes, const void *page, struct disk_file **ret_file, disk_cb cb)
 {
     named(req, name);
     req->priv.op = DISK_OP_CREATE;
     req->priv.buf = (void *)(uintptr_t)page; /* only read from */
     req->priv.n = DISK_ALIGN_BYTES;
     req->priv.file_bytes = bytes;
+    req->priv.zero_bytes = MIN(zero_bytes, bytes);
+    req->priv.hurry = false;
     req->priv.ret_file = ret_file;
     return take(d, req, cb);
+}
+
+void disk_create_hurry(struct disk_req *req)
+{
+    __atomic_store_n(&req->priv.hurry, true, __ATOMIC_RELAXED);
 }
 
 void disk_defer(struct disk *d, struct disk_req *req, disk_cb cb)

@@ -63,7 +63,8 @@ struct disk_req {
         int injected; /* errno to answer with, by disk_inject */
         struct disk_file **ret_file;
         char name[DISK_NAME_BYTES];
-        uint64_t file_bytes;
+        uint64_t file_bytes, zero_bytes;
+        bool hurry; /* atomic: the worker looks */
     } priv;
 };
 
@@ -116,10 +117,16 @@ MUST_CHECK enum rc disk_write(struct disk_file *f, struct disk_req *req, uint64_
 MUST_CHECK enum rc disk_sync(struct disk_file *f, struct disk_req *req, disk_cb cb);
 /* A new file of `bytes` (preallocated, reads as zero) that begins with page (DISK_ALIGN_BYTES,
  * borrowed until cb). It appears under its name whole and durable, or not at all. Also RC_FULL: no
- * space, nothing is damaged. */
+ * space, nothing is damaged.
+ * Its first zero_bytes are written with zeros, and all of it where the disk does that by itself:
+ * a flush of what was never written commits the file system's journal too, and takes 2 to 6 times
+ * as long (ext4; tests/bench/disk/RESULTS.md). Written slowly, beside other requests, at a quarter
+ * of the disk's time, until disk_create_hurry; the rest is left as it is then. */
 MUST_CHECK enum rc disk_create(struct disk *d, struct disk_req *req, const char *name,
-                               uint64_t bytes, const void *page, struct disk_file **ret_file,
-                               disk_cb cb);
+                               uint64_t bytes, uint64_t zero_bytes, const void *page,
+                               struct disk_file **ret_file, disk_cb cb);
+/* The file is wanted now. Of a creation that is under way. */
+void disk_create_hurry(struct disk_req *req);
 /* A file that exists. Completes RC_OK, RC_NOTFOUND, RC_NOMEM (descriptors too), RC_IO: the disk is
  * not marked failed. */
 MUST_CHECK enum rc disk_open_file(struct disk *d, struct disk_req *req, const char *name,

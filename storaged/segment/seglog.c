@@ -3,6 +3,7 @@
  * An append waits until a segment has room (waiting), is written at its place (placed), and is told
  * durable when a flush that began after its writes, and after all writes before it, has ended.
  * There is at most one flush: what becomes ready meanwhile shares the next one. */
+#include "common/base/clock.h"
 #include "common/base/crc32c.h"
 #include "storaged/segment/seglog_priv.h"
 #include <stdlib.h>
@@ -100,6 +101,7 @@ void seglog_close(struct seglog *log, void (*cb)(void *data), void *data)
 {
     CHECK(!log->closing);
     log->closing = true;
+    if (log->creating) disk_create_hurry(&log->create_req);
     log->close_cb = cb;
     log->close_data = data;
     log->close_req.data = log;
@@ -203,6 +205,15 @@ static void on_created(struct disk_req *req, enum rc rc)
     }
 }
 
+/* Writing zeros first makes each later flush of a segment cheaper and writes everything twice:
+ * worth it where flushes are many and bytes few. So not for a log that fills segments fast; of the
+ * very first one, which appends wait for, a little. */
+static uint64_t zero_bytes(const struct seglog *log)
+{
+    if (log->cur == NULL) return SEGLOG_ZERO_FIRST_BYTES;
+    return log->slow ? log->conf.segment_bytes : 0;
+}
+
 static enum rc create(struct seglog *log)
 {
     struct segment s = {.id = log->id_next, .generation = 1, .bytes = log->conf.segment_bytes};
@@ -214,7 +225,7 @@ static enum rc create(struct seglog *log)
     segment_header_encode(log, &s, log->create_page);
     segment_name(s.id, name);
     log->create_req.data = log;
-    rc = disk_create(log->disk, &log->create_req, name, s.bytes, log->create_page,
+    rc = disk_create(log->disk, &log->create_req, name, s.bytes, zero_bytes(log), log->create_page,
                      &log->create_file, on_created);
     if (rc != RC_OK) return rc;
     log->creating = true;
@@ -342,17 +353,34 @@ static void place(struct seglog *log, struct seglog_append *a)
             if (rc == RC_OK) p->writes_left++;
         }
     }
+    if (log->creating && s->end > s->bytes / 2) disk_create_hurry(&log->create_req);
     if (rc != RC_OK) give_up(log, rc, NULL);
+}
+
+static void begin(struct seglog *log, struct segment *s)
+{
+    struct segment *old = log->cur;
+    uint64_t now_ms = clock_boot_ms();
+
+    log->cur = s;
+    if (old != NULL) {
+        log->slow =
+            old->bytes / MAX(now_ms - log->rolled_ms, (uint64_t)1) < SEGLOG_SLOW_BYTES_PER_MS;
+        s->prior = (struct seg_position){.segment_id = old->id, .offset = old->end};
+        seal(log, old);
+        segment_unuse(old);
+    }
+    log->rolled_ms = now_ms;
 }
 
 static void place_all(struct seglog *log)
 {
     while (!list_empty(&log->waiting) && log->failed.rc == RC_OK) {
         struct seglog_append *a = CONTAINER_OF(log->waiting.next, struct seglog_append, priv.link);
-        struct segment *old = log->cur;
+        struct segment *next = log->next;
 
         if (log->cur == NULL || record_bytes(a) > log->cur->bytes - log->cur->end) {
-            if (log->next == NULL) {
+            if (next == NULL) {
                 if (create(log) !=
                     RC_OK) { /* over the limit; seen only in a callback, see fits_now */
                     list_remove(&a->priv.link);
@@ -360,15 +388,11 @@ static void place_all(struct seglog *log)
                     tell(log, a, err_set(&a->err, RC_FULL, "no room for another segment"));
                     continue;
                 }
+                if (log->cur != NULL) disk_create_hurry(&log->create_req);
                 return;
             }
-            log->cur = log->next;
             log->next = NULL;
-            if (old != NULL) {
-                log->cur->prior = (struct seg_position){.segment_id = old->id, .offset = old->end};
-                seal(log, old);
-                segment_unuse(old);
-            }
+            begin(log, next);
             (void)create(log); /* ahead of need; when it fails, the next roll asks again */
         }
         list_remove(&a->priv.link);

@@ -22,7 +22,11 @@
 #define SEGLOG_RESERVE           3u
 #define SEGLOG_SEGMENT_BYTES_MIN (64u << 10)
 #define SEGLOG_DATA_AT           8192u /* header page, seal page, then records */
-#define SEGLOG_APPENDS_MAX       1024u /* accepted and not yet durable */
+#define SEGLOG_ZERO_FIRST_BYTES                                                                    \
+    (8u << 20)                          /* of the first segment; appends wait for it: some ms      \
+                                         */
+#define SEGLOG_SLOW_BYTES_PER_MS 50000u /* a segment filled slower: the next is written first */
+#define SEGLOG_APPENDS_MAX       1024u  /* accepted and not yet durable */
 #define SEGLOG_READS_MAX         512u
 #define SEGLOG_FILES_MAX         256u /* open at once; the rest is opened when it is read */
 #define SEGLOG_ENTRY_BYTES_MAX   (4u << 20)

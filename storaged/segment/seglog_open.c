@@ -457,6 +457,7 @@ enum rc seglog_open(const struct seglog_conf *conf, struct seglog **ret_log, str
     }
     log->conf = *conf;
     log->disk = conf->disk;
+    log->slow = true; /* until it shows */
     if (log->conf.segment_bytes == 0) log->conf.segment_bytes = SEGLOG_SEGMENT_DEFAULT;
     if (log->conf.reserve_bytes == 0)
         log->conf.reserve_bytes = SEGLOG_RESERVE * log->conf.segment_bytes;

@@ -38,7 +38,9 @@ struct seglog {
     struct segment *flush_seg;
     uint8_t *create_page;
     struct disk_file *create_file;
-    struct err failed; /* a write or flush failed: nothing is appended any more */
+    uint64_t rolled_ms; /* when the segment that is being written was begun; 0: none yet */
+    bool slow;          /* the one before it took long to fill */
+    struct err failed;  /* a write or flush failed: nothing is appended any more */
     uint64_t id_next;
     struct seg_position durable;
     struct seglog_stats stats;

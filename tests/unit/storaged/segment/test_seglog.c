@@ -235,6 +235,50 @@ static void test_tmpfs_refused(void **state)
     assert_non_null(strstr(err.msg, "ext4"));
 }
 
+/* A creation that writes zeros at leisure ends at once when the file is wanted. */
+static void on_created(struct disk_req *req, enum rc rc)
+{
+    assert_int_equal(rc, RC_OK);
+    *(bool *)req->data = true;
+}
+static void test_create_hurry(void **state)
+{
+    char dir[] = "/var/tmp/mikura-seglog-XXXXXX", cmd[64];
+    struct disk_conf dc = {.loop = &loop, .dir = dir, .engine = DISK_AUTO, .arena_bytes = 1u << 20};
+    struct disk_file *file;
+    struct disk_req req = {0};
+    struct err err = {0};
+    uint8_t *page, *tail;
+    bool done = false;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    assert_int_equal(disk_open(&dc, &disk, &err), RC_OK);
+    page = disk_buf_alloc(disk, DISK_ALIGN_BYTES);
+    tail = disk_buf_alloc(disk, DISK_ALIGN_BYTES);
+    assert_true(page != NULL && tail != NULL);
+    memset(page, 7, DISK_ALIGN_BYTES);
+    req.data = &done;
+    assert_int_equal(disk_create(disk, &req, "one", 64u << 20, UINT64_MAX, page, &file, on_created),
+                     RC_OK);
+    for (int i = 0; i < 5; i++)
+        (void)uv_run(&loop, UV_RUN_NOWAIT);
+    disk_create_hurry(&req);
+    while (!done)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    assert_int_equal(disk_read_now(file, 0, tail, DISK_ALIGN_BYTES, &err), RC_OK);
+    assert_memory_equal(page, tail, DISK_ALIGN_BYTES);
+    memset(page, 0, DISK_ALIGN_BYTES);
+    for (uint64_t at = DISK_ALIGN_BYTES; at < 64u << 20; at += 12u << 20) {
+        assert_int_equal(disk_read_now(file, at, tail, DISK_ALIGN_BYTES, &err), RC_OK);
+        assert_memory_equal(page, tail, DISK_ALIGN_BYTES);
+    }
+    disk_close(disk, on_closed, NULL);
+    wait_closed();
+    (void)snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
+    assert_int_equal(system(cmd), 0);
+}
+
 /* Power cut after a random number of loop turns; then all that was told durable is there. */
 static void test_crash(void **state)
 {
@@ -533,11 +577,12 @@ static void test_many(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_uring),  cmocka_unit_test(test_pread),
-        cmocka_unit_test(test_memory), cmocka_unit_test(test_tmpfs_refused),
-        cmocka_unit_test(test_crash),  cmocka_unit_test(test_io_failures),
-        cmocka_unit_test(test_damage), cmocka_unit_test(test_damage_tail),
-        cmocka_unit_test(test_full),   cmocka_unit_test(test_many)};
+        cmocka_unit_test(test_uring),        cmocka_unit_test(test_pread),
+        cmocka_unit_test(test_memory),       cmocka_unit_test(test_tmpfs_refused),
+        cmocka_unit_test(test_create_hurry), cmocka_unit_test(test_crash),
+        cmocka_unit_test(test_io_failures),  cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_damage_tail),  cmocka_unit_test(test_full),
+        cmocka_unit_test(test_many)};
     int bad;
 
     if (uv_loop_init(&loop) != 0) return 1;
