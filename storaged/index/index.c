@@ -15,8 +15,7 @@ static enum rc format_write(struct index *ix, struct err *reterr)
 {
     char f = (char)INDEX_FORMAT, *e = NULL;
 
-    rocksdb_put_cf(ix->db, ix->wo_sync, ix->cf[CF_DEFAULT], FORMAT_KEY, sizeof(FORMAT_KEY), &f, 1,
-                   &e);
+    rocksdb_put_cf(ix->db, ix->wo, ix->cf[CF_DEFAULT], FORMAT_KEY, sizeof(FORMAT_KEY), &f, 1, &e);
     return e == NULL ? RC_OK : rc_from_rocksdb(e, "format", reterr);
 }
 
@@ -59,12 +58,12 @@ enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct 
         return err_set(reterr, RC_NOMEM, "index");
     }
     ix->opts = rocksdb_options_create();
+    CHECK(pthread_mutex_init(&ix->mark.lock, NULL) == 0);
+    ix->mark.fd = -1;
     ix->ro = rocksdb_readoptions_create();
     ix->ro_scan = rocksdb_readoptions_create();
     rocksdb_readoptions_set_fill_cache(ix->ro_scan, 0);
     ix->wo = rocksdb_writeoptions_create();
-    ix->wo_sync = rocksdb_writeoptions_create();
-    rocksdb_writeoptions_set_sync(ix->wo_sync, 1);
     rocksdb_options_set_create_if_missing(ix->opts, 1);
     rocksdb_options_set_create_missing_column_families(ix->opts, 1);
     rocksdb_options_set_paranoid_checks(ix->opts, 1);
@@ -89,6 +88,7 @@ enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct 
             rc = rc_from_rocksdb(e, "rebuild", reterr);
             goto fail;
         }
+        mark_remove(conf->dir);
     }
     for (int i = 0; i < CF_N; i++)
         opts[i] = ix->opts;
@@ -109,7 +109,8 @@ enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct 
         if (held) rc = err_set(reterr, RC_BUSY, "index '%s' is in use", conf->dir);
         goto fail;
     }
-    rc = format_check(ix, conf, reterr);
+    rc = mark_open(ix, conf->dir, conf->read_only, reterr);
+    if (rc == RC_OK) rc = format_check(ix, conf, reterr);
     if (rc != RC_OK) goto fail;
     ix->cached = malloc(sizeof(*ix));
     if (ix->cached == NULL) {
@@ -139,7 +140,8 @@ void index_close(struct index *ix)
     rocksdb_readoptions_destroy(ix->ro);
     rocksdb_readoptions_destroy(ix->ro_scan);
     rocksdb_writeoptions_destroy(ix->wo);
-    rocksdb_writeoptions_destroy(ix->wo_sync);
+    mark_close(ix);
+    (void)pthread_mutex_destroy(&ix->mark.lock);
     (void)pthread_mutex_destroy(&ix->space.lock);
     free(ix->space.segs);
     free(ix->dir);
@@ -153,11 +155,10 @@ struct index *index_cached(struct index *ix)
 
 enum rc index_sync(struct index *ix, struct err *reterr)
 {
-    char *e = NULL;
+    enum rc rc = mark_sync(ix, reterr);
 
-    rocksdb_flush_wal(ix->db, /* sync= */ 1, &e);
     (void)__atomic_add_fetch(&ix->syncs_n, 1, __ATOMIC_RELAXED);
-    return e == NULL ? RC_OK : rc_from_rocksdb(e, "sync", reterr);
+    return rc;
 }
 
 /* ---- protocol state: meta rows, group + 'p'; applied: group + 'a' ---- */
@@ -173,9 +174,9 @@ enum rc index_persist(struct index *ix, const struct index_group *g, struct slic
     v[0] = FORMAT;
     le_put32(v + 1, crc32c(0, blob.p, blob.n));
     memcpy(v + 5, blob.p, blob.n);
-    rocksdb_put_cf(ix->db, ix->wo_sync, ix->cf[CF_META], (char *)k, sizeof(k), (char *)v,
-                   5 + blob.n, &e);
-    return e == NULL ? RC_OK : rc_from_rocksdb(e, "persist", reterr);
+    rocksdb_put_cf(ix->db, ix->wo, ix->cf[CF_META], (char *)k, sizeof(k), (char *)v, 5 + blob.n,
+                   &e);
+    return e == NULL ? mark_sync(ix, reterr) : rc_from_rocksdb(e, "persist", reterr);
 }
 
 enum rc index_persisted(struct index *ix, const struct index_group *g, uint8_t *p, size_t cap,

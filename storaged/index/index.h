@@ -60,6 +60,9 @@ void index_close(struct index *ix); /* NULL is fine */
 /* The same index, for reads that must not block: they look only where memory is (memtables, block
  * cache) and say RC_BUSY when the answer may lie on the disk. Any thread; closed with ix. */
 struct index *index_cached(struct index *ix);
+/* What was durable is not there any more (a WAL that rots; index_mark.c): promises may be missing.
+ * Told until the next index_sync. */
+bool index_lost(struct index *ix);
 /* All batches before are durable. RC_IO. */
 MUST_CHECK enum rc index_sync(struct index *ix, struct err *reterr);
 

@@ -79,14 +79,30 @@ MUST_CHECK enum rc plain_end(struct plain *p, enum rc rc, const char *what, stru
 /* sst_check.cc. 0: good; 1: bad; 2: can't be read; 3: not there. */
 int sst_check(const char *path, char *msg, size_t msg_n);
 
+/* ---- index_mark.c: what was synced ---- */
+struct mark {
+    int fd; /* -1: none (a read-only look at an index without) */
+    pthread_mutex_t lock;
+    uint64_t seq, turn;
+    bool lost;
+};
+struct index;
+/* The database is open. Compares it with its mark. RC_IO, RC_FULL. */
+MUST_CHECK enum rc mark_open(struct index *ix, const char *dir, bool read_only, struct err *reterr);
+void mark_remove(const char *dir); /* with the database */
+void mark_close(struct index *ix);
+/* All before is durable, and marked so. RC_IO, RC_FULL. */
+MUST_CHECK enum rc mark_sync(struct index *ix, struct err *reterr);
+
 struct index {
     rocksdb_t *db;
     char *dir;
     rocksdb_options_t *opts;
     rocksdb_readoptions_t *ro, *ro_scan; /* ro_scan: leaves the cache alone */
-    rocksdb_writeoptions_t *wo, *wo_sync;
+    rocksdb_writeoptions_t *wo;
     rocksdb_column_family_handle_t *cf[CF_N];
     struct space space;
+    struct mark mark;
     uint64_t syncs_n; /* atomic */
     /* This with a read tier, for reads of rows only: it has no part in `space`. NULL in that one.
      */

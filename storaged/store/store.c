@@ -567,6 +567,10 @@ static enum rc replay(struct store *s, struct err *reterr)
     if (rc != RC_OK) return rc;
     seglog_stats(s->log, &st);
     if (st.damage_n > 0) rc = damage_note(s, 0, 0, 0, reterr); /* found in search of an end */
+    if (rc == RC_OK && index_lost(s->index)) { /* rows are replayed, promises are not */
+        rc = store_dir_damage_note(s->dir, "the index lost what was synced\n", reterr);
+        s->damaged = true;
+    }
     /* Rows are written for durable records only: the log lost what it had flushed. */
     if (rc == RC_OK && from.segment_id != 0 && position_before(end, from)) {
         rc = damage_note(s, from.segment_id, end.segment_id == from.segment_id ? end.offset : 0,

@@ -232,6 +232,7 @@ static enum rc look(struct check *c, struct tool_disk *d, struct err *reterr)
 
     (void)snprintf(path, sizeof(path), "%s/index", c->args->dir);
     ix = index_look(c, path);
+    if (ix != NULL && index_lost(ix)) fault(c, "index", "it lost what was synced");
     if (ix != NULL && index_replay_from(ix, &c->replay_from, reterr) != RC_OK)
         fault(c, "index: replay position", reterr->msg);
     rc = seglog_scan(d->disk, &d->id, &scan, &end, reterr);
