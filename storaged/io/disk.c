@@ -288,6 +288,19 @@ static void on_kick(uv_idle_t *h)
     close_step(d);
 }
 
+/* 0, or the errno that this call has to fail with. */
+static int injected(struct disk *d)
+{
+    return d->inject_at != 0 && --d->inject_at == 0 ? d->inject_errno : 0;
+}
+
+static enum rc injected_now(struct disk *d, const char *what, struct err *reterr)
+{
+    int e = injected(d);
+
+    return e == 0 ? RC_OK : err_set(reterr, RC_IO, "%s: %s (injected)", what, strerror(e));
+}
+
 static enum rc take(struct disk *d, struct disk_req *req, disk_cb cb)
 {
     CHECK(!d->closing);
@@ -302,9 +315,8 @@ static enum rc take(struct disk *d, struct disk_req *req, disk_cb cb)
     req->priv.disk = d;
     req->priv.cb = cb;
     req->priv.done = 0;
-    req->priv.injected = 0;
     d->requests_n++;
-    if (d->inject_at != 0 && --d->inject_at == 0) req->priv.injected = d->inject_errno;
+    req->priv.injected = injected(d);
     d->accepted_n++;
     list_push_back(&d->queue, &req->priv.link);
     disk_kick(d);
@@ -406,6 +418,11 @@ void disk_inject(struct disk *d, uint64_t n, int err)
     d->inject_errno = err;
 }
 
+uint64_t disk_inject_left(const struct disk *d)
+{
+    return d->inject_at;
+}
+
 uint64_t disk_requests(const struct disk *d)
 {
     return d->requests_n;
@@ -484,11 +501,12 @@ size_t disk_buf_used(const struct disk *d)
 enum rc disk_list(struct disk *d, enum rc (*fn)(void *ctx, const char *name), void *ctx,
                   struct err *reterr)
 {
-    enum rc rc = RC_OK;
+    enum rc rc = injected_now(d, "list", reterr);
     struct dirent *e;
     DIR *dir;
     int fd;
 
+    if (rc != RC_OK) return rc;
     if (d->conf.engine == DISK_MEMORY) return disk_mem_list(d->conf.mem, fn, ctx);
     fd = openat(d->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     dir = fd >= 0 ? fdopendir(fd) : NULL;
@@ -511,8 +529,14 @@ enum rc disk_file_open(struct disk *d, const char *name, struct disk_file **ret_
 {
     struct disk_file *f = calloc(1, sizeof(*f));
     struct stat st;
+    enum rc rc;
 
     if (f == NULL) return err_set(reterr, RC_NOMEM, "file '%s'", name);
+    rc = injected_now(d, name, reterr);
+    if (rc != RC_OK) {
+        free(f);
+        return rc;
+    }
     f->disk = d;
     f->fd = -1;
     (void)snprintf(f->name, sizeof(f->name), "%s", name);
@@ -528,9 +552,7 @@ enum rc disk_file_open(struct disk *d, const char *name, struct disk_file **ret_
         f->fd =
             openat(d->dir_fd, name, (d->conf.read_only ? O_RDONLY : O_RDWR) | O_DIRECT | O_CLOEXEC);
         if (f->fd < 0 || fstat(f->fd, &st) != 0) {
-            enum rc rc =
-                err_set(reterr, rc_from_errno(errno), "file '%s': %s", name, strerror(errno));
-
+            rc = err_set(reterr, rc_from_errno(errno), "file '%s': %s", name, strerror(errno));
             disk_file_close(f);
             return rc;
         }
@@ -587,6 +609,9 @@ static enum rc move_now(struct disk_file *f, uint64_t at, uint8_t *in, const uin
 
 enum rc disk_read_now(struct disk_file *f, uint64_t at, void *p, size_t n, struct err *reterr)
 {
+    enum rc rc = injected_now(f->disk, f->name, reterr);
+
+    if (rc != RC_OK) return rc;
     if (f->mem != NULL) {
         return disk_mem_read(f->mem, at, p, n) < 0
                    ? err_set(reterr, RC_RANGE, "'%s' ends before %llu", f->name,
@@ -602,12 +627,13 @@ enum rc disk_write_sync_now(struct disk_file *f, uint64_t at, const void *p, siz
     enum rc rc = disk_state(f->disk, reterr);
 
     if (rc != RC_OK) return rc;
-    if (f->mem != NULL) {
+    rc = injected_now(f->disk, f->name, reterr);
+    if (rc == RC_OK && f->mem != NULL) {
         int r = disk_mem_write_sync(f->disk->conf.mem, f->mem, at, p, n);
 
         if (r < 0)
             rc = err_set(reterr, rc_from_errno(-r), "write of '%s': %s", f->name, strerror(-r));
-    } else {
+    } else if (rc == RC_OK) {
         rc = move_now(f, at, NULL, p, n, reterr);
     }
     if (rc == RC_OK && f->mem == NULL && fdatasync(f->fd) != 0) {
@@ -619,6 +645,9 @@ enum rc disk_write_sync_now(struct disk_file *f, uint64_t at, const void *p, siz
 
 enum rc disk_truncate_now(struct disk_file *f, uint64_t bytes, struct err *reterr)
 {
+    enum rc rc = injected_now(f->disk, f->name, reterr);
+
+    if (rc != RC_OK) return rc;
     if (f->mem != NULL) {
         int r = disk_mem_truncate(f->disk->conf.mem, f->mem, bytes);
 
@@ -632,6 +661,9 @@ enum rc disk_truncate_now(struct disk_file *f, uint64_t bytes, struct err *reter
 
 enum rc disk_remove_now(struct disk *d, const char *name, struct err *reterr)
 {
+    enum rc rc = injected_now(d, name, reterr);
+
+    if (rc != RC_OK) return rc;
     if (d->conf.engine == DISK_MEMORY) {
         int r = disk_mem_remove(d->conf.mem, name);
 

@@ -138,9 +138,10 @@ MUST_CHECK enum rc disk_remove(struct disk *d, struct disk_req *req, const char 
 void disk_defer(struct disk *d, struct disk_req *req, disk_cb cb);
 
 /* ---- tests ---- */
-/* The n-th request from now (1 = the next) that is a read/write/sync/create fails with errno. */
+/* The n-th request or blocking call from now (1 = the next) fails with errno; 0: none does. */
 void disk_inject(struct disk *d, uint64_t n, int err);
-uint64_t disk_requests(const struct disk *d); /* begun since open */
+uint64_t disk_inject_left(const struct disk *d); /* 0: it has failed, or none was to */
+uint64_t disk_requests(const struct disk *d);    /* begun since open */
 /* seed: the order in which requests run, how many a loop iteration, what a crash leaves. */
 struct disk_mem *disk_mem_new(uint64_t seed, uint64_t capacity_bytes);
 void disk_mem_free(struct disk_mem *m);
