@@ -100,6 +100,12 @@ enum rc segment_window(struct window *w, uint64_t at, size_t n, const uint8_t **
 
         CHECK(n <= want && want <= WINDOW_BYTES);
         w->n = 0;
+        if (want > w->cap) { /* most segments need no more than what is read ahead */
+            free(w->p);
+            w->p = aligned_alloc(DISK_ALIGN_BYTES, ROUND_UP(want, (size_t)DISK_ALIGN_BYTES));
+            w->cap = w->p != NULL ? want : 0;
+            if (w->p == NULL) return err_set(reterr, RC_NOMEM, "reading a segment");
+        }
         rc = disk_read_now(w->seg->file, at, w->p, want, reterr);
         if (rc == RC_IO && want > n) { /* what is read ahead may lie on a bad sector */
             want = n;
@@ -443,14 +449,14 @@ enum rc seglog_open(const struct seglog_conf *conf, struct seglog **ret_log, str
 {
     struct seglog *log = calloc(1, sizeof(*log));
     struct record_block *blocks = calloc(RECORD_BLOCKS_MAX, sizeof(*blocks));
-    struct window w = {.p = aligned_alloc(DISK_ALIGN_BYTES, WINDOW_BYTES)};
+    struct window w = {0};
     struct seg_position before = {0};
     bool searched = false; /* its end; not read from a seal */
     uint64_t *ids = NULL;
     uint32_t ids_n = 0;
     enum rc rc = RC_NOMEM;
 
-    if (log == NULL || blocks == NULL || w.p == NULL) {
+    if (log == NULL || blocks == NULL) {
         free(log);
         (void)err_set(reterr, RC_NOMEM, "segment log");
         goto out;
@@ -554,10 +560,10 @@ enum rc seglog_replay(struct seglog *log, struct seg_position from, const struct
                       struct err *reterr)
 {
     struct record_block *blocks = calloc(RECORD_BLOCKS_MAX, sizeof(*blocks));
-    struct window w = {.p = aligned_alloc(DISK_ALIGN_BYTES, WINDOW_BYTES)};
+    struct window w = {0};
     enum rc rc = RC_OK;
 
-    if (blocks == NULL || w.p == NULL) rc = err_set(reterr, RC_NOMEM, "replay");
+    if (blocks == NULL) rc = err_set(reterr, RC_NOMEM, "replay");
     for (uint32_t i = 0; i < log->segs_n && rc == RC_OK; i++) {
         struct segment *s = log->segs[i];
         char name[DISK_NAME_BYTES];

@@ -70,16 +70,16 @@ void segment_unuse(struct segment *s);
 #define WINDOW_BYTES (SEGLOG_ENTRY_BYTES_MAX + RECORD_HEADER_BYTES_MAX)
 struct window {
     struct segment *seg;
-    uint8_t *p; /* WINDOW_BYTES, aligned */
+    uint8_t *p; /* aligned; grows when it has to; free() at the end */
     uint64_t at;
-    size_t n;
+    size_t n, cap;
 };
 struct found {
     struct record_header h;
     uint64_t at, end;
     uint32_t header_bytes;
 };
-/* n <= WINDOW_BYTES; the bytes are there until the next call. */
+/* n <= WINDOW_BYTES; the bytes are there until the next call. RC_IO, RC_NOMEM. */
 MUST_CHECK enum rc segment_window(struct window *w, uint64_t at, size_t n, const uint8_t **ret,
                                   struct err *reterr);
 /* Is there a record of this segment at `at`? RC_CORRUPT: no. RC_IO. */

@@ -145,8 +145,7 @@ enum rc seglog_scan(struct disk *disk, const struct id128 *disk_id, const struct
     list_init(&x.log.idle);
     x.log.create_page = disk_buf_alloc(disk, DISK_ALIGN_BYTES);
     x.blocks = calloc(RECORD_BLOCKS_MAX, sizeof(*x.blocks));
-    x.w.p = aligned_alloc(DISK_ALIGN_BYTES, WINDOW_BYTES);
-    if (x.log.create_page == NULL || x.blocks == NULL || x.w.p == NULL) {
+    if (x.log.create_page == NULL || x.blocks == NULL) {
         (void)err_set(reterr, RC_NOMEM, "reading the log");
     } else {
         rc = segment_ids(&x.log, &ids, &ids_n, reterr);

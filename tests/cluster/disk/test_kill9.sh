@@ -14,6 +14,10 @@ client() {
     timeout 200 "$MIKURA_BUILD/bin/store_load" "127.0.0.1:$((base + 80))" "$work/c/pki/ca.crt" \
         "$work/c/pki/gateway-g1.crt" "$work/c/pki/gateway-g1.key" "$@"
 }
+kill_and_wait() { # the kernel takes a moment to close what a killed process had open
+    cluster kill storaged-1
+    until flock -n "$disk/LOCK" true; do sleep 0.05; done
+}
 client setup 1 2 1 1 >/dev/null
 client wait 1 >/dev/null
 : >"$work/acked"
@@ -36,7 +40,7 @@ for ((k = 1; k <= kills; k++)); do
     client check "$work/round" >/dev/null # what was written before and after this kill
     if [ $((k % 20)) = 0 ]; then # files are closed in no order either: check the disk as it lies there
         client check "$work/acked"
-        cluster kill storaged-1
+        kill_and_wait
         "$MIKURA_BUILD/bin/storaged" check --dir "$disk" || fail "the disk after kill $k"
         cluster start storaged-1 >/dev/null
         client wait 1 >/dev/null
@@ -45,7 +49,7 @@ for ((k = 1; k <= kills; k++)); do
 done
 client check "$work/acked"
 [ ! -e "$disk/damaged" ] || fail "damage was noted: $(cat "$disk/damaged")"
-cluster kill storaged-1
+kill_and_wait
 "$MIKURA_BUILD/bin/storaged" check --dir "$disk" || fail "the disk"
 
 # the index is deleted and made again from the segments alone: one copy, so no other replica's help
