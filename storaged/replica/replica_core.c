@@ -508,12 +508,15 @@ void replica_core_init(struct replica_core *c, const struct replica_conf *conf,
     CHECK(c->conf.beacon_ms < c->conf.lease_ms && c->conf.lease_ms < c->conf.grace_ms);
     c->now_ms = c->start_ms = c->word_ms = c->answer_ms = s->now_ms;
     c->durable = s->durable;
-    c->epoch = MUTANT(21) ? 0 : s->durable.epoch;
+    /* A record may have become durable before the promise of its epoch did: it is one, too. Else an
+     * older primary's entries would be answered for and hidden by it at the next start. */
+    c->epoch = MUTANT(70) ? s->durable.epoch : MAX(s->durable.epoch, s->log_epoch);
+    if (MUTANT(21)) c->epoch = 0;
     c->config = MUTANT(21) ? 0 : s->durable.config;
     c->applied = c->apply_asked = s->applied;
     c->log_first = s->log_last == 0 ? s->applied + 1 : s->log_first;
     c->log_last = MAX(s->log_last, s->applied);
-    c->epoch_last = s->epoch_last;
+    c->epoch_last = s->log_epoch == c->epoch ? s->epoch_last : 0;
     c->commit = MAX(s->durable.commit, s->applied);
     if (MUTANT(12)) c->commit = c->log_last;
     /* P5, rule 7: what is damaged stays, counts for nothing and is replaced by a snapshot. */
@@ -532,6 +535,8 @@ void replica_step(struct replica_core *c, const struct replica_event *ev,
     out->n = 0;
     c->now_ms = MAX(c->now_ms, ev->now_ms);
     held = c->answered;
+    if (c->persist_id == 0 && c->durable.epoch < c->epoch)
+        replica_persist(c, out, /* gate= */ true);
     switch (ev->type) {
     case REPLICA_EV_TICK:
         on_tick(c, out);

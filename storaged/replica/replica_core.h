@@ -82,7 +82,8 @@ struct replica_start {
         log_first; /* lowest index in the log; applied + 1 or lower, or log_last + 1 if empty */
     uint64_t
         log_last; /* all of [log_first, log_last] is there, by rule 3; 0 if there never was one */
-    uint64_t epoch_last; /* highest index there whose record is of durable.epoch; 0 = none */
+    uint64_t log_epoch;  /* highest epoch of a record there; 0 = none */
+    uint64_t epoch_last; /* highest index there whose record is of that epoch */
     bool damaged;        /* the engine or the log is behind what it promised (a hole, a bad record
                             below flushed_upto, applied above log_last with nothing above it is fine) */
 };

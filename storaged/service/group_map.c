@@ -251,7 +251,10 @@ static enum rc log_extent(struct birth *b, struct index *ix, struct index_log_ro
             dead = rows[i].index > b->start.durable.cut_index &&
                    rows[i].epoch < b->start.durable.cut_epoch;
             if (dead) break;
-            if (rows[i].epoch == b->start.durable.epoch) b->start.epoch_last = rows[i].index;
+            if (rows[i].epoch >= b->start.log_epoch) {
+                b->start.log_epoch = rows[i].epoch;
+                b->start.epoch_last = rows[i].index;
+            }
             at++;
         }
     }

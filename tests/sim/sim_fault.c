@@ -20,6 +20,7 @@ enum strike {
     DISK_SLOW,
     CLOCK,
     HEAL,
+    LINK,
     STRIKES
 };
 
@@ -129,6 +130,9 @@ static void strike(enum strike kind, uint32_t a, uint32_t b, uint64_t us)
     case HEAL:
         heal();
         break;
+    case LINK: /* these two hear each other */
+        w.cut[a][b] = w.cut[b][a] = w.nodes[b].paused_us = 0;
+        break;
     case STRIKES:
         break;
     }
@@ -158,10 +162,15 @@ static void by_the_clock(void)
     strike((enum strike)kind, a, b, duration());
 }
 
+static void strike_at(enum strike kind, uint32_t a, uint32_t b, uint64_t in_us, uint64_t us)
+{
+    later(EV_STRIKE, -1, in_us,
+          (struct sim_event){.a = kind | (uint64_t)a << 8 | (uint64_t)b << 16, .c = us});
+}
+
 static void strike_soon(enum strike kind, uint32_t a, uint32_t b)
 {
-    later(EV_STRIKE, -1, chance(4000) ? 0 : between(0, 900 * MS),
-          (struct sim_event){.a = kind | (uint64_t)a << 8 | (uint64_t)b << 16, .c = duration()});
+    strike_at(kind, a, b, chance(4000) ? 0 : between(0, 900 * MS), duration());
 }
 
 /* Somebody whom the change concerns: a new member, else any. */
@@ -189,6 +198,21 @@ void fault_hook(int node, const struct group_config *target)
         if (i != a && i != x && chance(2500)) strike_soon(chance(5000) ? CRASH : PAUSE, i, a);
     }
     if (chance(3000)) strike_soon(kinds[rnd(ARRAY_N(kinds))], (uint32_t)rnd(w.n), x);
+}
+
+/* A kill between two writes: the log may have the new epoch and the promise not. Then it starts
+ * without a word from etcd, and hears of whom it took over from, who knows nothing either. */
+void fault_hook_promise(int node)
+{
+    const struct record *was = &w.history[w.history_n - MIN(w.history_n, 2u)];
+    uint32_t a = (uint32_t)node, old = (uint32_t)node_of(&was->cfg.primary);
+
+    if (w.faults_left == 0 || !chance(w.hooked / 4)) return;
+    strike_at(CRASH, a, old, between(0, 6 * MS), between(1 * MS, 60 * MS));
+    if (chance(3000)) return;
+    strike_at(ETCD_CUT, a, old, 0, 2000 * MS);
+    strike_at(ETCD_CUT, old, a, 0, 2000 * MS);
+    strike_at(LINK, a, old, between(0, 80 * MS), 0);
 }
 
 void fault_event(const struct sim_event *e)

@@ -132,6 +132,7 @@ static void do_persist(struct node *n, const struct replica_action *a)
     if (replica_durable_decode((struct slice){b, sizeof(b)}, d, NULL) != RC_OK)
         fail("a promise does not decode");
     later(EV_PERSISTED, node_idx(n), disk_delay(n), (struct sim_event){.a = a->id, .p = d});
+    if (a->durable.epoch > n->promise.epoch) fault_hook_promise(node_idx(n));
 }
 
 static void do_persisted(struct node *n, const struct sim_event *e)
@@ -484,8 +485,10 @@ void node_start(struct node *n)
         last++;
     for (uint64_t k = last + 1; k < INDEX_MAX; k++)
         n->at[k] = 0;
-    for (uint64_t k = last; k > 0 && n->at[k] != 0 && s.epoch_last == 0; k--) {
-        if (n->log[n->at[k] - 1].epoch == n->promise.epoch) s.epoch_last = k;
+    for (uint64_t k = last; k > 0 && n->at[k] != 0; k--) {
+        if (n->log[n->at[k] - 1].epoch <= s.log_epoch) continue;
+        s.log_epoch = n->log[n->at[k] - 1].epoch;
+        s.epoch_last = k;
     }
     first = n->flushed_index + 1;
     while (first > 1 && n->at[first - 1] != 0)
@@ -511,7 +514,8 @@ void node_start(struct node *n)
           n->core.damaged ? ", damaged" : "");
     truth_step(n);
     later(EV_TICK, i, between(0, 50 * MS), (struct sim_event){0});
-    later(EV_RELIST, i, between(0, 50 * MS), (struct sim_event){0});
+    later(EV_RELIST, i, chance(3000) ? between(0, 2500 * MS) : between(0, 50 * MS),
+          (struct sim_event){0});
     later(EV_FLUSH, i, between(50 * MS, 4000 * MS), (struct sim_event){0});
 }
 

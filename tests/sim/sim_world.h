@@ -208,6 +208,7 @@ struct op *op_of_entry(struct slice entry);
 /* sim_fault.c */
 void fault_event(const struct sim_event *e);
 void fault_hook(int node, const struct group_config *target); /* something is at stake there */
+void fault_hook_promise(int node); /* a promise of a new epoch is under way to its disk */
 void heal(void);
 
 /* sim_truth.c */
