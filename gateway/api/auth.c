@@ -32,6 +32,7 @@ static const struct right RIGHTS[] = {
     {"/mikura.v1.Objects/Abort", A},
     {"/mikura.v1.Objects/PutObject", A},
     {"/mikura.v1.Objects/CommitCase", A},
+    {"/mikura.v1.Objects/ReceiptKeys", O | R | A},
     {"/mikura.v1.Objects/Read", R},
     {"/mikura.v1.Objects/Stat", R},
     {"/mikura.v1.Objects/List", R | O},

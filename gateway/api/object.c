@@ -232,6 +232,22 @@ static Mikura__V1__Digest *digest_message(struct arena *a, Mikura__V1__DigestKin
     return d->value.data == NULL ? NULL : d;
 }
 
+bool object_digest_messages(struct arena *a, const struct object_digests *d,
+                            Mikura__V1__Digest ***ret, size_t *ret_n)
+{
+    Mikura__V1__Digest **to = arena_alloc(a, 2 * sizeof(Mikura__V1__Digest *));
+    size_t n = 0;
+
+    if (to == NULL) return false;
+    to[n++] = digest_message(a, MIKURA__V1__DIGEST_KIND__TREE_SHA256, d->tree, true);
+    if (d->has_sha256) {
+        to[n++] = digest_message(a, MIKURA__V1__DIGEST_KIND__SHA256, d->sha256, d->sha256_verified);
+    }
+    *ret = to;
+    *ret_n = n;
+    return to[0] != NULL && to[n - 1] != NULL;
+}
+
 enum rc gw_object_info(const struct gw_case *cs, const struct gw_object *o, const char *collection,
                        const char *case_id, bool detail, struct arena *a,
                        Mikura__V1__ObjectInfo **ret, struct err *reterr)
@@ -254,17 +270,9 @@ enum rc gw_object_info(const struct gw_case *cs, const struct gw_object *o, cons
     m->stored_unix_ms = o->index.stored_unix_ms;
     m->retain_until_unix_ms = o->index.retain_until_unix_ms;
     m->hold = o->index.hold != 0;
-    m->digests = arena_alloc(a, 2 * sizeof *m->digests);
-    if (ref->path == NULL || m->media_type == NULL || m->digests == NULL)
+    if (ref->path == NULL || m->media_type == NULL ||
+        !object_digest_messages(a, &o->digests, &m->digests, &m->n_digests)) {
         return err_set(reterr, RC_NOMEM, "an object's description");
-    m->digests[m->n_digests++] =
-        digest_message(a, MIKURA__V1__DIGEST_KIND__TREE_SHA256, o->digests.tree, true);
-    if (o->digests.has_sha256) {
-        m->digests[m->n_digests++] = digest_message(a, MIKURA__V1__DIGEST_KIND__SHA256,
-                                                    o->digests.sha256, o->digests.sha256_verified);
-    }
-    for (size_t i = 0; i < m->n_digests; i++) {
-        if (m->digests[i] == NULL) return err_set(reterr, RC_NOMEM, "an object's digests");
     }
     *ret = m;
     if (!detail || o->manifest.sealed_attrs.n == 0) return RC_OK;

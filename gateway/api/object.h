@@ -20,6 +20,10 @@ MUST_CHECK enum rc object_digests_open(const struct gw_case *cs, struct slice in
                                        struct slice sealed, struct object_digests *ret,
                                        struct err *reterr);
 
+/* As messages in the arena; false: out of memory. */
+bool object_digest_messages(struct arena *a, const struct object_digests *d,
+                            Mikura__V1__Digest ***ret, size_t *ret_n);
+
 struct gw_object {
     struct slice path;
     uint64_t version;

@@ -11,7 +11,8 @@
 #include "gateway/ingest/name.h"
 #include <openssl/evp.h>
 
-#define DATA_FIELD 15u /* of PutChunkRequest and PutObjectRequest */
+#define DATA_FIELD        15u         /* of PutChunkRequest and PutObjectRequest */
+#define PUT_HASH_HERE_MAX (64u << 10) /* larger pieces are hashed on the thread pool */
 
 /* What every write begins with. */
 struct writing {
@@ -372,12 +373,10 @@ static Mikura__V1__StagedObject *staged(struct fcall *c, const char *collection,
     struct arena *a = &c->arena;
     Mikura__V1__StagedObject *m = arena_alloc(a, sizeof *m);
     Mikura__V1__ObjectRef *ref = arena_alloc(a, sizeof *ref);
-    Mikura__V1__Digest *tree = arena_alloc(a, sizeof *tree);
 
-    if (m == NULL || ref == NULL || tree == NULL) return NULL;
+    if (m == NULL || ref == NULL) return NULL;
     mikura__v1__staged_object__init(m);
     mikura__v1__object_ref__init(ref);
-    mikura__v1__digest__init(tree);
     ref->collection = (char *)(uintptr_t)collection;
     ref->case_id = (char *)(uintptr_t)case_id;
     ref->path = gw_dup(a, path);
@@ -388,13 +387,7 @@ static Mikura__V1__StagedObject *staged(struct fcall *c, const char *collection,
     if (idx != NULL) {
         m->size_bytes = idx->size_bytes;
         m->media_type = gw_dup(a, idx->media_type);
-        m->digests = arena_alloc(a, sizeof *m->digests);
-        tree->kind = MIKURA__V1__DIGEST_KIND__TREE_SHA256;
-        tree->verified = true;
-        tree->value.data = arena_copy(a, d->tree, 32);
-        tree->value.len = 32;
-        if (m->digests == NULL || tree->value.data == NULL) return NULL;
-        m->digests[m->n_digests++] = tree;
+        if (!object_digest_messages(a, d, &m->digests, &m->n_digests)) return NULL;
     }
     return ref->path == NULL || m->media_type == NULL ? NULL : m;
 }
@@ -564,8 +557,9 @@ struct put {
     struct body_writer *writer;  /* NULL: inline so far */
     uint8_t *small; /* the first RECORD_INLINE_MAX bytes; with a writer: IMAGE_SNIFF_BYTES */
     uint32_t small_n;
-    bool there; /* completed by an earlier try: bytes are dropped */
-    bool sent;  /* an entry that refers to the bytes went out: its outcome may be unknown */
+    EVP_MD_CTX *sha256; /* of what came; NULL: the sender claimed none */
+    bool there;         /* completed by an earlier try: bytes are dropped */
+    bool sent;          /* an entry that refers to the bytes went out: its outcome may be unknown */
 };
 
 /* The body's key under the case's: again when it turns out that the case has another key. */
@@ -614,11 +608,60 @@ static void put_head(struct put *p, const uint8_t *d, size_t n)
     p->small_n += (uint32_t)n;
 }
 
+/* The sender's own SHA-256, over the one stream; off the loop, and only where one was claimed: it
+ * costs as much as all the rest of a put. */
+struct put_hash {
+    EVP_MD_CTX *md;
+    const uint8_t *d;
+    size_t n;
+    bool ok;
+};
+static void put_hash_work(void *arg)
+{
+    struct put_hash *h = arg;
+
+    h->ok = EVP_DigestUpdate(h->md, h->d, h->n) == 1;
+}
+
+static enum rc put_hash(struct put *p, const uint8_t *d, size_t n, struct err *reterr)
+{
+    struct put_hash h = {p->sha256, d, n, false};
+    enum rc rc = RC_OK;
+
+    if (n < PUT_HASH_HERE_MAX) {
+        put_hash_work(&h);
+    } else {
+        rc = fiber_work(put_hash_work, &h);
+    }
+    return rc == RC_OK && h.ok ? RC_OK : err_set(reterr, RC_NOMEM, "SHA-256 of an object");
+}
+
+static enum rc put_sha256_check(struct put *p, struct object_digests *ret, struct err *reterr)
+{
+    uint8_t got[EVP_MAX_MD_SIZE];
+
+    if (EVP_DigestFinal_ex(p->sha256, got, NULL) != 1)
+        return err_set(reterr, RC_INTERNAL, "SHA-256 of an object");
+    if (memcmp(got, p->h->spec->sha256.data, 32) != 0) {
+        return err_set(reterr, RC_CORRUPT,
+                       "the bytes have another sha256 than claimed: damaged on the way or at the "
+                       "sender; nothing was stored, compare the file with its checksum and send it "
+                       "again");
+    }
+    memcpy(ret->sha256, got, 32);
+    ret->has_sha256 = ret->sha256_verified = true;
+    return RC_OK;
+}
+
 static enum rc put_bytes(struct put *p, const uint8_t *d, size_t n, struct err *reterr)
 {
     enum rc rc;
 
     if (p->there || n == 0) return RC_OK;
+    if (p->sha256 != NULL) {
+        rc = put_hash(p, d, n, reterr);
+        if (rc != RC_OK) return rc;
+    }
     if (p->writer == NULL) {
         if (n <= RECORD_INLINE_MAX - p->small_n) {
             memcpy(p->small + p->small_n, d, n);
@@ -690,7 +733,7 @@ static enum rc put_content(struct put *p, struct upload_content *ret, struct err
     }
     ret->head = (struct slice){p->small, p->small_n};
     s->size_bytes = ret->size_bytes;
-    return RC_OK;
+    return p->sha256 == NULL ? RC_OK : put_sha256_check(p, &ret->digests, reterr);
 }
 
 /* A tombstone for bytes that nothing refers to, now or later. */
@@ -871,18 +914,50 @@ enum rc objects_put_object(struct fcall *c, struct err *reterr)
         fcall_release(c, msg);
         return rc;
     }
+    if (!p->there && p->h->spec->sha256.len != 0) {
+        p->sha256 = EVP_MD_CTX_new();
+        if (p->sha256 == NULL || EVP_DigestInit_ex(p->sha256, EVP_sha256(), NULL) != 1)
+            rc = err_set(reterr, RC_NOMEM, "SHA-256 of an object");
+    }
     /* known to be large: seal as bytes come, without the first 64 KiB being copied */
-    if (!p->there && !p->h->spec->size_unknown && p->h->spec->size_bytes > RECORD_INLINE_MAX)
+    if (rc == RC_OK && !p->there && !p->h->spec->size_unknown &&
+        p->h->spec->size_bytes > RECORD_INLINE_MAX) {
         rc = put_body(p, reterr);
+    }
     if (rc == RC_OK) rc = put_bytes(p, data.p, data.n, reterr);
     fcall_release(c, msg);
     if (rc == RC_OK) rc = put_stream(p, reterr);
     if (rc == RC_OK) rc = put_rows(p, &answer, reterr);
     if (p->writer != NULL) body_end(p->writer);
     if (rc != RC_OK && !p->sent) put_give_up(p);
+    EVP_MD_CTX_free(p->sha256);
     key_wipe(&p->spec.key);
     gw_case_wipe(p->w.cs);
     return rc != RC_OK ? rc : fcall_send(c, &answer.base);
+}
+
+/* ---- ReceiptKeys ---- */
+static enum rc objects_receipt_keys(struct fcall *c, struct err *reterr)
+{
+    const struct gw *gw = c->service;
+    Mikura__V1__ReceiptKeysRequest *req;
+    Mikura__V1__ReceiptKeysResponse answer = MIKURA__V1__RECEIPT_KEYS_RESPONSE__INIT;
+    Mikura__V1__ReceiptKey key = MIKURA__V1__RECEIPT_KEY__INIT, *keys = &key;
+    char id[ID128_TEXT_BYTES];
+    enum rc rc = fcall_request(c, &mikura__v1__receipt_keys_request__descriptor, &req, reterr);
+
+    if (rc != RC_OK) return rc;
+    if (!gw->receipt_ready) {
+        return err_set(reterr, RC_UNAVAIL, "this gateway has not read the receipt key yet; retry");
+    }
+    key.key_id = (char *)(uintptr_t)id128_text(&gw->receipt_key.id, id);
+    key.public_key.data = (uint8_t *)(uintptr_t)gw->receipt_key.b;
+    key.public_key.len = SIGN_PUBLIC_BYTES;
+    answer.cluster_id.data = (uint8_t *)(uintptr_t)gw->cluster_id.b;
+    answer.cluster_id.len = 16;
+    answer.keys = &keys; /* the first and, so far, only one */
+    answer.n_keys = 1;
+    return fcall_send(c, &answer.base);
 }
 
 const struct fcall_method gw_object_methods[] = {
@@ -893,6 +968,7 @@ const struct fcall_method gw_object_methods[] = {
     {"/mikura.v1.Objects/Abort", false, 0, objects_abort},
     {"/mikura.v1.Objects/PutObject", true, 0, objects_put_object},
     {"/mikura.v1.Objects/CommitCase", false, 0, objects_commit_case},
+    {"/mikura.v1.Objects/ReceiptKeys", false, 0, objects_receipt_keys},
     {"/mikura.v1.Objects/Read", false, 0, objects_read},
     {"/mikura.v1.Objects/Stat", false, 0, objects_stat},
     {"/mikura.v1.Objects/List", false, 0, objects_list},

@@ -248,9 +248,13 @@ static enum rc gather_chunks(struct upload *u, const struct record_session *s,
 static enum rc check_digests(struct upload *u, struct upload_content *content,
                              const Mikura__V1__UploadSpec *spec, struct err *reterr)
 {
-    if (u->expected != NULL && u->expected->kind == MIKURA__V1__DIGEST_KIND__TREE_SHA256) {
-        if (u->expected->value.len != 32)
-            return err_set(reterr, RC_INVAL, "expected digest: 32 bytes");
+    if (u->expected != NULL) {
+        if (u->expected->kind != MIKURA__V1__DIGEST_KIND__TREE_SHA256 ||
+            u->expected->value.len != 32) {
+            return err_set(reterr, RC_INVAL,
+                           "expected digest: a tree-sha256 of 32 bytes (chunks came in any order: "
+                           "a plain SHA-256 is checked by PutObject only)");
+        }
         if (memcmp(u->expected->value.data, content->digests.tree, 32) != 0) {
             return err_set(
                 reterr, RC_PRECOND,
@@ -440,6 +444,12 @@ static enum rc do_gather(struct upload *u, const struct upload_action *act, stru
 }
 
 /* ---- sum: what a commit publishes ---- */
+static void count_sha256(struct upload *u, const struct object_digests *d)
+{
+    u->sha256_verified += d->has_sha256 && d->sha256_verified;
+    u->sha256_claimed += d->has_sha256 && !d->sha256_verified;
+}
+
 struct sum {
     struct upload *u;
     uint64_t after, upto;
@@ -485,6 +495,7 @@ static enum rc sum_each(void *arg, const Mikura__Internal__V1__Item *item)
     line = (struct commit_line){.path = path, .version = version, .size_bytes = idx->size_bytes};
     memcpy(line.tree_sha256, d.tree, sizeof line.tree_sha256);
     rc = commit_root_add(&s->root, &line);
+    count_sha256(s->u, &d);
     s->count++;
 out:
     free(idx);
@@ -505,6 +516,7 @@ static enum rc do_sum(struct upload *u, const struct upload_action *act, struct 
     s->after = act->stage_after;
     s->upto = act->stage_upto;
     s->err = reterr;
+    u->sha256_verified = u->sha256_claimed = 0;
     commit_root_init(&s->root);
     n = record_key_path_prefix(&u->cs->anchor, RECORD_INDEX, (struct slice){NULL, 0}, from);
     memcpy(until, from, n);
@@ -542,6 +554,12 @@ static enum rc do_sign(struct upload *u, const struct upload_action *act, struct
     body.merkle_root.data = (uint8_t *)(uintptr_t)act->root;
     body.merkle_root.len = 32;
     body.committed_unix_ms = (int64_t)clock_wall_ms();
+    if (u->req.op == UPLOAD_PUBLISH) { /* nothing was summed: it is the one that was gathered */
+        u->sha256_verified = u->sha256_claimed = 0;
+        count_sha256(u, &u->gathered);
+    }
+    body.sha256_verified = u->sha256_verified;
+    body.sha256_claimed = u->sha256_claimed;
     body.key_id = key_id;
     if (body.collection == NULL || body.case_id == NULL)
         return err_set(reterr, RC_NOMEM, "a receipt");

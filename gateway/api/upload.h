@@ -29,7 +29,8 @@ struct upload {
     struct slice manifest;
     struct record_index *index;
     struct object_digests gathered;
-    bool txn_sent;     /* out: an entry went out */
+    uint64_t sha256_verified, sha256_claimed; /* objects of a commit by their plain SHA-256 */
+    bool txn_sent;                            /* out: an entry went out */
     struct id128 body; /* out, COMPLETE: of the object, maybe an earlier try's */
 };
 /* Runs req to its answer. RC_OK: *ret is the ANSWER action; slices in it live in the call's arena.

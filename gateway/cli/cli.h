@@ -122,6 +122,8 @@ int cmd_job_ls(struct cli *c);
 int cmd_job_show(struct cli *c);
 int cmd_job_results(struct cli *c);
 int cmd_job_cancel(struct cli *c);
+int cmd_receipt_keys(struct cli *c); /* receipt.c */
+int cmd_receipt_verify(struct cli *c);
 int cmd_node_ls(struct cli *c); /* admin.c */
 int cmd_group_ls(struct cli *c);
 int cmd_key_create(struct cli *c);

@@ -28,6 +28,7 @@ static const struct cli_opt PUT[] = {
     {"collection", "NAME", "needed: where to"},
     {"case", "NAME", "all files into this case (DICOM: its study; others: their folder or stem)"},
     {"path", "PATH", "the object's path; from stdin only"},
+    {"receipts", "FILE", "append the cluster's signed receipts, for `mikura receipt verify`"},
     PARALLEL_OPT,
     {0}};
 static const struct cli_opt GET[] = {{"o", "FILE", "where to: a file, a folder, or '-' for stdout"},
@@ -44,6 +45,10 @@ static const struct cli_opt RM[] = {
     {"yes", NULL, "do not ask"}, {"object-version", "N", "this version only (all versions)"}, {0}};
 static const struct cli_opt QUERY[] = {{"limit", "N", "at most so many (all)"}, {0}};
 static const struct cli_opt MODEL_ADD[] = {{"name", "NAME", "[a-z0-9-] (the file's stem)"}, {0}};
+static const struct cli_opt VERIFY[] = {
+    {"keys", "FILE", "output of `mikura receipt keys --json` (else the cluster is asked)"},
+    {"files", NULL, "the files are still here: compare their bytes too"},
+    {0}};
 #define RESULTS_OPTS                                                                               \
     {"format", "FORMAT", "table, csv or json (table)"},                                            \
     {                                                                                              \
@@ -107,6 +112,16 @@ const struct command COMMANDS[] = {
      "  mikura put a.jpg b.jpg --collection endoscopy --case colon-17\n"
      "  tar c slides | mikura put - --collection pathology --case p-3 --path slides.tar\n",
      cmd_put},
+    {"receipt keys", "", 0, 0, "the public keys that receipts are signed with", JSON_ONLY,
+     "example:\n  mikura receipt keys --json >receipt-keys.json\n", cmd_receipt_keys},
+    {"receipt verify", "FILE|-", 1, 1, "check signed receipts, offline with --keys", VERIFY,
+     "FILE is what `mikura put --receipts FILE` wrote, or the output of `mikura put --json`. A "
+     "receipt\n"
+     "proves that the cluster stored these names, sizes and digests. Exit 13: one does not.\n"
+     "examples:\n"
+     "  mikura receipt verify receipts.json --keys receipt-keys.json\n"
+     "  mikura receipt verify receipts.json --keys receipt-keys.json --files\n",
+     cmd_receipt_verify},
     {"get", "COLLECTION[/CASE[/PATH]]", 1, 1, "fetch an object, a case, a collection", GET,
      "A file appears under its name when it is whole and its digest was checked; files that are\n"
      "there already are kept. Folders are COLLECTION/CASE/PATH's last parts.\nexamples:\n"

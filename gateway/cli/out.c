@@ -179,14 +179,19 @@ json_t *out_message(const ProtobufCMessage *m)
     return j;
 }
 
-enum rc out_json(json_t *j)
+enum rc out_json_to(FILE *f, json_t *j)
 {
     int bad;
 
     if (j == NULL) return RC_NOMEM;
-    bad = json_dumpf(j, stdout, JSON_COMPACT);
+    bad = json_dumpf(j, f, JSON_COMPACT);
     json_decref(j);
-    return bad != 0 || putchar('\n') == EOF ? RC_IO : RC_OK;
+    return bad != 0 || putc('\n', f) == EOF ? RC_IO : RC_OK;
+}
+
+enum rc out_json(json_t *j)
+{
+    return out_json_to(stdout, j);
 }
 
 enum rc out_json_message(const ProtobufCMessage *m)

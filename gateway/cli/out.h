@@ -10,6 +10,7 @@
 json_t *out_message(const ProtobufCMessage *m);
 /* One line; takes j. RC_NOMEM (j NULL too), RC_IO (stdout is gone). */
 MUST_CHECK enum rc out_json(json_t *j);
+MUST_CHECK enum rc out_json_to(FILE *f, json_t *j);
 MUST_CHECK enum rc out_json_message(const ProtobufCMessage *m);
 
 /* A table with columns as wide as needed. Headers that begin with '>' are right-aligned. */

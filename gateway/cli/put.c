@@ -46,7 +46,8 @@ struct putting {
     size_t files_n, cases_n, next, next_case_of; /* next file to take; its case */
     struct fiber_cond cond;
     struct progress progress;
-    bool stop; /* what happened would happen to every file */
+    FILE *receipts; /* or NULL */
+    bool stop;      /* what happened would happen to every file */
     enum rc first_rc;
     struct err stop_err;
     uint64_t stored_n, failed_n, bytes;
@@ -168,17 +169,50 @@ static enum rc case_ready(struct putting *p, struct put_case *k, struct err *ret
     return k->rc;
 }
 
+static json_t *case_json(const struct putting *p, const struct put_case *k,
+                         const Mikura__V1__Receipt *signed_receipt)
+{
+    json_t *receipt = signed_receipt == NULL ? json_null() : out_message(&signed_receipt->base);
+
+    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:o}", "type", "case", "collection", p->collection,
+                     "case_id", k->case_id, "generation", (json_int_t)k->generation, "objects",
+                     (json_int_t)k->n, "receipt", receipt);
+}
+
+static json_t *file_json(const struct putting *p, const struct put_case *k,
+                         const struct put_file *f, bool stored)
+{
+    char hex[65] = "";
+
+    if (stored) hex_encode(f->result.tree_sha256, 32, hex);
+    return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s}", "type", "file",
+                     "file", f->f->file, "state", stored ? "stored" : "failed", "collection",
+                     p->collection, "case_id", f->f->case_id, "path", f->f->path, "version",
+                     (json_int_t)(stored ? f->result.version : 0), "generation",
+                     (json_int_t)(stored ? k->generation : 0), "size_bytes",
+                     (json_int_t)(stored ? f->result.size_bytes : f->f->size_bytes), "tree_sha256",
+                     hex, "reason",
+                     f->why != NULL ? f->why
+                     : stored       ? ""
+                                    : "not tried");
+}
+
+/* What was published is told at once: a break after it loses nothing. */
 static enum rc case_print(struct putting *p, const struct put_case *k,
                           const Mikura__V1__Receipt *signed_receipt)
 {
-    json_t *j, *receipt;
+    enum rc rc = p->c->json ? out_json(case_json(p, k, signed_receipt)) : RC_OK;
 
-    if (!p->c->json) return RC_OK;
-    receipt = signed_receipt == NULL ? json_null() : out_message(&signed_receipt->base);
-    j = json_pack("{s:s, s:s, s:s, s:I, s:I, s:o}", "type", "case", "collection", p->collection,
-                  "case_id", k->case_id, "generation", (json_int_t)k->generation, "objects",
-                  (json_int_t)k->n, "receipt", receipt);
-    return out_json(j);
+    if (rc != RC_OK || p->receipts == NULL) return rc;
+    rc = out_json_to(p->receipts, case_json(p, k, signed_receipt));
+    for (size_t i = 0; rc == RC_OK && i < k->n; i++)
+        rc = out_json_to(p->receipts, file_json(p, k, &p->files[k->first + i], true));
+    return rc == RC_OK && fflush(p->receipts) != 0 ? RC_IO : rc;
+}
+
+static void unprinted(struct put_case *k, enum rc rc)
+{
+    (void)err_set(&k->err, rc, "it is stored; telling so failed: %s", rc_text(rc));
 }
 
 static void case_commit(struct putting *p, struct put_case *k)
@@ -222,6 +256,7 @@ static void case_commit(struct putting *p, struct put_case *k)
         k->committed = true;
         k->generation = answer->generation;
         rc = case_print(p, k, answer->receipt);
+        if (rc != RC_OK) unprinted(k, rc);
     }
     k->rc = rc;
     mikura__v1__commit_case_response__free_unpacked(answer, NULL);
@@ -233,6 +268,7 @@ static void case_committed(struct putting *p, struct put_case *k, struct mikura_
     k->committed = true;
     k->generation = r->generation;
     k->rc = case_print(p, k, r->receipt);
+    if (k->rc != RC_OK) unprinted(k, k->rc);
     mikura__v1__receipt__free_unpacked(r->receipt, NULL);
     r->receipt = NULL;
 }
@@ -268,7 +304,7 @@ static void case_end(struct putting *p, struct put_case *k)
         }
         if (k->rc != RC_OK) {
             failed(p, k->rc, &k->err);
-            note(p, k->case_id, "case not published", k->err.msg);
+            note(p, k->case_id, k->committed ? "case" : "case not published", k->err.msg);
         }
     }
     if (!k->committed) {
@@ -335,34 +371,23 @@ static enum rc plan(struct putting *p, const struct cases *cs, struct err *reter
     return RC_OK;
 }
 
-static enum rc file_print(const struct putting *p, const struct put_file *f)
-{
-    char hex[65] = "";
-
-    if (f->state == FILE_STORED) hex_encode(f->result.tree_sha256, 32, hex);
-    return out_json(
-        json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:s}", "type", "file", "file",
-                  f->f->file, "state", f->state == FILE_STORED ? "stored" : "failed", "collection",
-                  p->collection, "case_id", f->f->case_id, "path", f->f->path, "version",
-                  (json_int_t)(f->state == FILE_STORED ? f->result.version : 0), "size_bytes",
-                  (json_int_t)f->f->size_bytes, "tree_sha256", hex, "reason",
-                  f->why != NULL            ? f->why
-                  : f->state == FILE_STORED ? ""
-                                            : "not tried"));
-}
-
 static enum rc report(struct putting *p, const struct cases *cs, uint64_t ms)
 {
     uint64_t cases_n = 0;
     char a[32], b[32];
     enum rc rc = RC_OK;
 
-    for (size_t i = 0; i < p->cases_n; i++)
-        cases_n += p->cases[i].committed ? 1 : 0;
-    for (size_t i = 0; i < p->files_n; i++) {
-        p->stored_n += p->files[i].state == FILE_STORED ? 1 : 0;
-        p->failed_n += p->files[i].state == FILE_STORED ? 0 : 1;
-        if (rc == RC_OK && p->c->json) rc = file_print(p, &p->files[i]);
+    for (size_t i = 0; i < p->cases_n; i++) {
+        const struct put_case *k = &p->cases[i];
+
+        cases_n += k->committed ? 1 : 0;
+        for (size_t n = k->first; n < k->first + k->n; n++) {
+            bool stored = p->files[n].state == FILE_STORED;
+
+            p->stored_n += stored ? 1 : 0;
+            p->failed_n += stored ? 0 : 1;
+            if (rc == RC_OK && p->c->json) rc = out_json(file_json(p, k, &p->files[n], stored));
+        }
     }
     for (size_t i = p->files_n; i < cs->n; i++) {
         const struct case_file *f = &cs->files[i];
@@ -393,7 +418,8 @@ static enum rc report(struct putting *p, const struct cases *cs, uint64_t ms)
     return rc;
 }
 
-static int put_files(struct cli *c, const char *collection, uint64_t parallel, struct cases *cs)
+static int put_files(struct cli *c, const char *collection, uint64_t parallel, FILE *receipts,
+                     struct cases *cs)
 {
     struct putting *p = calloc(1, sizeof *p);
     struct fiber_group group = {0};
@@ -404,6 +430,7 @@ static int put_files(struct cli *c, const char *collection, uint64_t parallel, s
     if (rc != RC_OK) return cli_fail(c, rc);
     p->c = c;
     p->collection = collection;
+    p->receipts = receipts;
     fiber_cond_init(&p->cond);
     progress_init(&p->progress, stderr, collection, c->quiet);
     for (size_t i = cs->n - cs->refused_n; i < cs->n; i++)
@@ -448,14 +475,35 @@ out:
 }
 
 /* ---- stdin ---- */
-static int put_stdin(struct cli *c, const char *collection)
+/* As a put of files tells it. */
+static enum rc stdin_print(struct cli *c, FILE *receipts, const struct mikura_put *put,
+                           const struct mikura_put_result *r)
+{
+    struct case_file f = {
+        .file = cli_text("-"), .case_id = cli_text(put->case_id), .path = cli_text(put->path)};
+    struct put_file file = {.f = &f, .state = FILE_STORED, .result = *r};
+    struct put_case k = {.case_id = put->case_id, .n = 1, .generation = r->generation};
+    struct putting p = {
+        .c = c, .collection = put->collection, .files = &file, .files_n = 1, .receipts = receipts};
+    char hex[65];
+    enum rc rc = case_print(&p, &k, r->receipt);
+
+    if (rc == RC_OK && c->json) return out_json(file_json(&p, &k, &file, true));
+    if (rc != RC_OK) return rc;
+    hex_encode(r->tree_sha256, 32, hex);
+    (void)printf("%s/%s/%s: %llu bytes, version %llu, tree-sha256 %s\n", put->collection,
+                 put->case_id, put->path, (unsigned long long)r->size_bytes,
+                 (unsigned long long)r->version, hex);
+    return RC_OK;
+}
+
+static int put_stdin(struct cli *c, const char *collection, FILE *receipts)
 {
     const char *case_id = cli_value(c, "case"), *path = cli_value(c, "path");
     struct mikura_put put = {.collection = collection, .case_id = case_id, .path = path};
     struct mikura_put_result r;
     struct progress progress;
     struct stat st;
-    char hex[65];
     enum rc rc;
 
     if (case_id == NULL || path == NULL) {
@@ -476,26 +524,40 @@ static int put_stdin(struct cli *c, const char *collection)
     rc = mikura_put(c->client, &put, &r, &c->err);
     progress_end(&progress);
     if (rc != RC_OK) return cli_fail(c, rc);
-    hex_encode(r.tree_sha256, 32, hex);
-    if (c->json) {
-        rc = out_json(json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:s, s:I}", "type",
-                                "file", "file", "-", "state", "stored", "collection", collection,
-                                "case_id", case_id, "path", path, "version", (json_int_t)r.version,
-                                "size_bytes", (json_int_t)r.size_bytes, "tree_sha256", hex,
-                                "generation", (json_int_t)r.generation));
-    } else {
-        (void)printf("%s/%s/%s: %llu bytes, version %llu, tree-sha256 %s\n", collection, case_id,
-                     path, (unsigned long long)r.size_bytes, (unsigned long long)r.version, hex);
-    }
+    rc = stdin_print(c, receipts, &put, &r);
+    if (rc != RC_OK) (void)err_set(&c->err, rc, "it is stored; telling so failed: %s", rc_text(rc));
     mikura__v1__receipt__free_unpacked(r.receipt, NULL);
-    return rc == RC_OK ? EXIT_OK : EXIT_BUG;
+    return rc == RC_OK ? EXIT_OK : cli_fail(c, rc);
+}
+
+static int put_all(struct cli *c, const char *collection, uint64_t parallel, FILE *receipts)
+{
+    struct cases cs;
+    enum rc rc = RC_OK;
+    int code;
+
+    if (c->args_n == 1 && strcmp(c->args[0], "-") == 0) return put_stdin(c, collection, receipts);
+    if (cli_value(c, "path") != NULL) return cli_usage(c, "--path is for stdin ('-') only");
+    cases_init(&cs);
+    for (unsigned i = 0; rc == RC_OK && i < c->args_n; i++)
+        rc = strcmp(c->args[i], "-") == 0
+                 ? err_set(&c->err, RC_INVAL, "'-' (stdin) stands alone")
+                 : cases_add(&cs, c->args[i], cli_value(c, "case"), &c->err);
+    if (rc == RC_OK) rc = cases_sort(&cs, &c->err);
+    if (rc == RC_OK && cs.n == 0) {
+        rc = err_set(&c->err, RC_NOTFOUND, "no files below '%s'", c->args[0]);
+    }
+    code =
+        rc == RC_OK ? put_files(c, collection, MAX(parallel, 1u), receipts, &cs) : cli_fail(c, rc);
+    cases_deinit(&cs);
+    return code;
 }
 
 int cmd_put(struct cli *c)
 {
-    const char *collection = cli_value(c, "collection"), *case_id = cli_value(c, "case");
+    const char *collection = cli_value(c, "collection"), *to = cli_value(c, "receipts");
     uint64_t parallel = PARALLEL;
-    struct cases cs;
+    FILE *receipts = NULL;
     enum rc rc;
     int code;
 
@@ -503,18 +565,15 @@ int cmd_put(struct cli *c)
     rc = name_check_collection((struct slice){(const uint8_t *)collection, strlen(collection)},
                                &c->err);
     if (rc == RC_OK) rc = cli_number(c, "parallel", PARALLEL_MAX, &parallel);
-    if (rc != RC_OK) return cli_fail(c, rc);
-    if (c->args_n == 1 && strcmp(c->args[0], "-") == 0) return put_stdin(c, collection);
-    if (cli_value(c, "path") != NULL) return cli_usage(c, "--path is for stdin ('-') only");
-    cases_init(&cs);
-    for (unsigned i = 0; rc == RC_OK && i < c->args_n; i++)
-        rc = strcmp(c->args[i], "-") == 0 ? err_set(&c->err, RC_INVAL, "'-' (stdin) stands alone")
-                                          : cases_add(&cs, c->args[i], case_id, &c->err);
-    if (rc == RC_OK) rc = cases_sort(&cs, &c->err);
-    if (rc == RC_OK && cs.n == 0) {
-        rc = err_set(&c->err, RC_NOTFOUND, "no files below '%s'", c->args[0]);
+    if (rc == RC_OK && to != NULL) {
+        receipts = fopen(to, "ae"); /* now, not when the first case is stored */
+        if (receipts == NULL) rc = err_set(&c->err, RC_INTERNAL, "'%s': %s", to, strerror(errno));
     }
-    code = rc == RC_OK ? put_files(c, collection, MAX(parallel, 1u), &cs) : cli_fail(c, rc);
-    cases_deinit(&cs);
+    if (rc != RC_OK) return cli_fail(c, rc);
+    code = put_all(c, collection, parallel, receipts);
+    if (receipts != NULL && fclose(receipts) != 0 && code == EXIT_OK) {
+        (void)err_set(&c->err, RC_INTERNAL, "'%s': %s", to, strerror(errno));
+        code = cli_fail(c, RC_INTERNAL);
+    }
     return code;
 }

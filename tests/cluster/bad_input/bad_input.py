@@ -152,6 +152,8 @@ def sizes(agent, reader):
     for n in (100, 200 * KIB, 9 * MIB):
         rpc('%d bytes of %d' % (n // 2, n), agent, put, putting(blob(n, n // 2), size=n), 'INVALID_ARGUMENT', 'declared', str(n))
         rpc('%d bytes of %d' % (n + 50, n), agent, put, putting(blob(n, n + 50), size=n), ('OUT_OF_RANGE', 'INVALID_ARGUMENT'), 'declared', str(n))
+        rpc('%d bytes with a wrong sha256' % n, agent, put, putting(blob(n, n), size=n, sha256=bytes(32)), 'DATA_LOSS', 'sha256', 'again')
+    rpc('half a sha256 of an object', agent, put, putting(sha256=bytes(16)), 'INVALID_ARGUMENT', '32 bytes')
     rpc('an upload beyond 16 TiB', agent, 'Objects.BeginUpload', v1('BeginUploadRequest', request_id=request_id(), spec=spec(size=(1 << 44) + 1)),
         'INVALID_ARGUMENT', '16 TiB')
     rpc('a read past the end', reader, 'Objects.Read', v1('ReadRequest', object=v1('ObjectRef', collection='bad', case_id='good', path='a.bin'),

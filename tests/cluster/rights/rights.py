@@ -63,6 +63,7 @@ ROWS = {
         dict(agent='OK')),
     'Objects.CommitCase': (lambda: v1('CommitCaseRequest', collection='col-a', case_id='case-1', expected_generation=77, count=1,
                                       request_id=request_id()), dict(agent='ABORTED')),
+    'Objects.ReceiptKeys': (lambda: v1('ReceiptKeysRequest'), dict(agent='OK', other='OK', reader='OK', stranger='OK', op='OK')),
     'Objects.Read': (lambda: v1('ReadRequest', object=REF), dict(reader='OK')),
     'Objects.Stat': (lambda: v1('StatRequest', object=REF), dict(reader='OK')),
     'Objects.List': (lambda: v1('ListRequest', collection='col-a'), dict(reader='OK', op='OK')),
