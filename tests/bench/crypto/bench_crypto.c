@@ -1,15 +1,19 @@
 /* tests/bench/crypto/bench_crypto.c - CPU-seconds per GB (10^9 bytes) of what a byte of user data
- * goes through, beside raw AES-256-GCM and raw SHA-256 of the same run. One JSON object a line.
+ * goes through, beside raw AES-256-GCM and raw SHA-256 of the same run. One JSON object a row, with
+ * the fields of every benchmark here (tests/bench/put_get/README.md).
  *   bench_crypto [MIB-PER-ROW, default 512] */
+#include "common/base/clock.h"
 #include "common/base/crc32c.h"
 #include "common/base/strutil.h"
 #include "common/crypto/chunk_seal.h"
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #define CHUNK_BYTES (8u << 20)
+#define MIB_MAX     (1u << 20)
 
 static double cpu_s(void)
 {
@@ -91,6 +95,40 @@ static void open_chunk(struct bench *b)
     seal_free(s);
 }
 
+static int by_value(const void *x, const void *y)
+{
+    double p = *(const double *)x, q = *(const double *)y;
+
+    return (p > q) - (p < q);
+}
+
+static void row(struct bench *b, const char *op, void (*run)(struct bench *b), size_t times)
+{
+    double *ms = calloc(times, sizeof(*ms)), cpu_from, cpu, wall_s = 0;
+    double gb = (double)times * CHUNK_BYTES / 1e9;
+    struct rusage ru;
+
+    must(ms != NULL);
+    run(b); /* warm */
+    cpu_from = cpu_s();
+    for (size_t i = 0; i < times; i++) {
+        uint64_t from_us = clock_boot_us();
+
+        run(b);
+        ms[i] = (double)(clock_boot_us() - from_us) / 1e3;
+        wall_s += ms[i] / 1e3;
+    }
+    cpu = cpu_s() - cpu_from;
+    qsort(ms, times, sizeof(*ms), by_value);
+    must(getrusage(RUSAGE_SELF, &ru) == 0);
+    (void)printf(
+        "{\"size\":%u,\"op\":\"%s\",\"mb_s\":%.1f,\"ops_s\":%.1f,\"p50_ms\":%.3f,\"p99_ms\":%.3f,"
+        "\"cpu_s_per_gb\":%.3f,\"rss_mb\":%.1f}\n",
+        CHUNK_BYTES, op, gb * 1e3 / wall_s, (double)times / wall_s, ms[times / 2],
+        ms[times - 1 - times / 100], cpu / gb, (double)ru.ru_maxrss / 1024);
+    free(ms);
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -104,7 +142,7 @@ int main(int argc, char **argv)
     static struct bench b;
     uint64_t mib = 512;
 
-    if (argc > 1 && !str_to_u64(argv[1], 1u << 20, &mib)) {
+    if (argc > 1 && !str_to_u64(argv[1], MIB_MAX, &mib)) {
         (void)fprintf(stderr, "usage: bench_crypto [MIB]\n");
         return 2;
     }
@@ -116,18 +154,8 @@ int main(int argc, char **argv)
     must(b.plain != NULL && b.cipher != NULL && b.tags != NULL && b.gcm != NULL && b.md != NULL);
     random_bytes(b.plain, CHUNK_BYTES);
     key_random(&b.body);
-    for (size_t i = 0; i < ARRAY_N(rows); i++) {
-        uint64_t times = MAX(mib * (1u << 20) / CHUNK_BYTES, 1);
-        double from, s;
-
-        rows[i].run(&b); /* warm */
-        from = cpu_s();
-        for (uint64_t t = 0; t < times; t++)
-            rows[i].run(&b);
-        s = cpu_s() - from;
-        (void)printf("{\"bench\":\"crypto\",\"op\":\"%s\",\"size\":%u,\"cpu_s_per_gb\":%.3f}\n",
-                     rows[i].op, CHUNK_BYTES, s / ((double)times * CHUNK_BYTES / 1e9));
-    }
+    for (size_t i = 0; i < ARRAY_N(rows); i++)
+        row(&b, rows[i].op, rows[i].run, MAX(mib * (1u << 20) / CHUNK_BYTES, 1));
     EVP_CIPHER_CTX_free(b.gcm);
     EVP_MD_CTX_free(b.md);
     free(b.plain);
