@@ -1,24 +1,22 @@
-/* computed/backend/cpu/cpu.c - the plugin `cpu`: a plan of "ref" in which the nodes that cost time
- * are oneDNN primitives. Buffers, constants and the placing of values are ref's; fp32. */
-#include "computed/backend/cpu/cpu_priv.h"
+/* computed/backend/cpu/cpu.c - the plugin `cpu`: its device, its buffers, its table. Plans are in
+ * cpu_plan.c. */
+#include "computed/backend/cpu/cpu.h"
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Of the OpenMP library that oneDNN brings along; absent with another threading of it. */
 void omp_set_num_threads(int n) __attribute__((weak));
 
 struct be_dev {
-    const struct be_ops *ref;
-    struct be_dev *host; /* ref's device */
-    dnnl_engine_t engine;
-    dnnl_stream_t stream;
-    char text[48];
+    struct cpu_plan_conf conf;
+    char text[64];
 };
 
-enum rc rc_from_dnnl(dnnl_status_t s)
-{
-    return s == dnnl_success ? RC_OK : s == dnnl_out_of_memory ? RC_NOMEM : RC_INTERNAL;
-}
+struct be_buf {
+    size_t bytes;
+    _Alignas(64) uint8_t data[];
+};
 
 static enum rc cpu_probe(struct err *reterr)
 {
@@ -29,9 +27,8 @@ static enum rc cpu_probe(struct err *reterr)
 static void cpu_close(struct be_dev *d)
 {
     if (d == NULL) return;
-    if (d->stream != NULL) (void)dnnl_stream_destroy(d->stream); /* nothing more can be done */
-    if (d->engine != NULL) (void)dnnl_engine_destroy(d->engine);
-    if (d->host != NULL) d->ref->close(d->host);
+    if (d->conf.stream != NULL) (void)dnnl_stream_destroy(d->conf.stream); /* nothing more to do */
+    if (d->conf.engine != NULL) (void)dnnl_engine_destroy(d->conf.engine);
     free(d);
 }
 
@@ -40,26 +37,21 @@ static enum rc cpu_open(uint32_t idx, struct be_dev **ret, struct err *reterr)
     const dnnl_version_t *v = dnnl_version();
     struct be_dev *d;
     dnnl_status_t s;
-    enum rc rc;
 
     if (idx != 0) return err_set(reterr, RC_NOTFOUND, "cpu has one device, number 0");
     d = calloc(1, sizeof(*d));
     if (d == NULL) return err_set(reterr, RC_NOMEM, "cpu device");
-    d->ref = ref_backend();
-    rc = d->ref->open(0, &d->host, reterr);
-    if (rc != RC_OK) goto out;
-    s = dnnl_engine_create(&d->engine, dnnl_cpu, 0);
-    if (s == dnnl_success) s = dnnl_stream_create(&d->stream, d->engine, dnnl_stream_default_flags);
+    d->conf.kern = kern_pick();
+    s = dnnl_engine_create(&d->conf.engine, dnnl_cpu, 0);
+    if (s == dnnl_success)
+        s = dnnl_stream_create(&d->conf.stream, d->conf.engine, dnnl_stream_default_flags);
     if (s != dnnl_success) {
-        rc = err_set(reterr, rc_from_dnnl(s), "oneDNN gives no CPU engine: status %d", (int)s);
-        goto out;
+        cpu_close(d);
+        return err_set(reterr, rc_from_dnnl(s), "oneDNN gives no CPU engine: status %d", (int)s);
     }
     (void)snprintf(d->text, sizeof(d->text), "cpu (oneDNN %d.%d.%d)", v->major, v->minor, v->patch);
     *ret = d;
     return RC_OK;
-out:
-    cpu_close(d);
-    return rc;
 }
 
 static const char *cpu_text(const struct be_dev *d)
@@ -70,70 +62,75 @@ static const char *cpu_text(const struct be_dev *d)
 static enum rc cpu_buf_alloc(struct be_dev *d, size_t bytes, struct be_buf **ret,
                              struct err *reterr)
 {
-    return d->ref->buf_alloc(d->host, bytes, ret, reterr);
+    struct be_buf *b = NULL;
+
+    (void)d;
+    if (bytes < SIZE_MAX / 2) b = aligned_alloc(64, ROUND_UP(sizeof(*b) + bytes, (size_t)64));
+    if (b == NULL) return err_set(reterr, RC_NOMEM, "buffer of %zu bytes", bytes);
+    b->bytes = bytes;
+    *ret = b;
+    return RC_OK;
 }
 
 static void cpu_buf_free(struct be_dev *d, struct be_buf *b)
 {
-    d->ref->buf_free(d->host, b);
+    (void)d;
+    if (b != NULL) memset(b->data, 0, b->bytes); /* image memory is zeroed before it goes */
+    free(b);
 }
 
 static enum rc cpu_upload(struct be_dev *d, struct be_buf *b, size_t off, const void *src, size_t n,
                           struct err *reterr)
 {
-    return d->ref->upload(d->host, b, off, src, n, reterr);
+    (void)d;
+    if (off > b->bytes || n > b->bytes - off) return err_set(reterr, RC_RANGE, "upload");
+    if (n > 0) memcpy(b->data + off, src, n);
+    return RC_OK;
 }
 
 static enum rc cpu_download(struct be_dev *d, const struct be_buf *b, size_t off, void *dst,
                             size_t n, struct err *reterr)
 {
-    return d->ref->download(d->host, b, off, dst, n, reterr);
+    (void)d;
+    if (off > b->bytes || n > b->bytes - off) return err_set(reterr, RC_RANGE, "download");
+    if (n > 0) memcpy(dst, b->data + off, n);
+    return RC_OK;
 }
 
 static enum rc cpu_plan(struct be_dev *d, const struct be_graph *g, const struct be_plan_conf *conf,
                         struct be_plan **ret, struct err *reterr)
 {
-    struct be_plan *p = NULL;
-    enum rc rc;
-
-    if (conf->precision != BE_FP32) return err_set(reterr, RC_UNIMPL, "cpu computes in fp32 only");
+    if (conf->precision != BE_FP32 && conf->precision != BE_PREC_BF16)
+        return err_set(reterr, RC_UNIMPL, "cpu computes in fp32 and bf16");
+    if (conf->precision == BE_PREC_BF16 && !kern_has_bf16())
+        return err_set(reterr, RC_UNIMPL, "this CPU has no bf16 instructions; ask for fp32");
     if (omp_set_num_threads != NULL) omp_set_num_threads((int)MIN(MAX(conf->threads, 1u), 1024u));
-    rc = d->ref->plan(d->host, g, conf, &p, reterr);
-    for (uint32_t i = 0; rc == RC_OK && i < g->node_n; i++) {
-        struct ref_special *s = NULL;
-
-        rc = cpu_node(d->engine, d->stream, g, &g->node[i], &s, reterr);
-        if (rc != RC_OK || s == NULL) continue;
-        rc = ref_plan_special(p, i, s, conf->bytes_max, reterr);
-        if (rc != RC_OK) s->free(s);
-    }
-    if (rc != RC_OK) {
-        d->ref->plan_free(p);
-        return rc;
-    }
-    *ret = p;
-    return RC_OK;
+    return cpu_plan_new(&d->conf, g, conf, ret, reterr);
 }
 
-static void cpu_plan_free(struct be_plan *p)
-{
-    ref_backend()->plan_free(p);
-}
-
-static size_t cpu_plan_bytes(const struct be_plan *p)
-{
-    return ref_backend()->plan_bytes(p);
-}
+#define IO_MAX 128
 
 static enum rc cpu_run(struct be_plan *p, struct be_buf *const *in, struct be_buf *const *out,
                        struct err *reterr)
 {
-    return ref_backend()->run(p, in, out, reterr);
+    const void *from[IO_MAX];
+    void *to[IO_MAX];
+    uint32_t in_n, out_n;
+
+    cpu_plan_io(p, &in_n, &out_n);
+    CHECK(in_n <= IO_MAX && out_n <= IO_MAX); /* models have at most 64 of each */
+    for (uint32_t i = 0; i < in_n; i++)
+        from[i] = in[i]->data;
+    for (uint32_t i = 0; i < out_n; i++)
+        to[i] = out[i]->data;
+    return cpu_plan_run(p, from, to, reterr);
 }
 
 static enum rc cpu_sync(struct be_dev *d, struct err *reterr)
 {
-    return d->ref->sync(d->host, reterr);
+    (void)d;
+    (void)reterr;
+    return RC_OK;
 }
 
 __attribute__((visibility("default"))) const struct be_ops *mikura_backend(void);

@@ -1,195 +1,191 @@
-/* computed/backend/cpu/cpu_nodes.c - one node, one oneDNN primitive.
+/* computed/backend/cpu/cpu_nodes.c - nodes as oneDNN primitives.
  *
- * Values stay row-major between nodes; constant weights are packed into the layout that the
- * primitive likes, once, when the plan is made. A shape that oneDNN refuses is no error: the node
- * is ref's. Source: oneDNN 2.6 developer guide (convolution, pooling, matmul, softmax, eltwise,
- * binary). */
+ * Convolutions choose the layout of their input and output themselves; pooling and activations keep
+ * what they find. Constant weights are packed into the layout that the primitive likes, once, when
+ * the plan is made. A shape that oneDNN refuses is no error: the node is the reference's. Source:
+ * oneDNN 2.6 developer guide (convolution, deconvolution, pooling, matmul, softmax, eltwise). */
+#include "computed/backend/cpu/cpu.h"
 #include "computed/backend/cpu/cpu_priv.h"
-#include <stdlib.h>
 #include <string.h>
 
-#define ARGS_MAX 5
+/* ---- activations ---- */
 
-struct node {
-    struct ref_special special;
-    dnnl_primitive_t prim;
-    dnnl_stream_t stream;
-    dnnl_exec_arg_t arg[ARGS_MAX];
-    uint32_t tensor[ARGS_MAX]; /* whose bytes the argument is; BE_NONE: fixed */
-    int arg_n;
-    uint32_t copy_from, copy_to; /* a residual is copied to the output first; BE_NONE: none */
-    size_t copy_bytes;
-    void *packed; /* weights */
+/* y = act(x) as eltwise operations: one, or two. */
+struct elt {
+    dnnl_alg_kind_t alg;
+    float alpha, beta;
 };
 
-struct maker {
-    dnnl_engine_t engine;
-    dnnl_stream_t stream;
-    const struct be_graph *g;
-    const struct be_node *n;
-    struct node *x;
-    dnnl_primitive_desc_t pd;
-    dnnl_primitive_attr_t attr;
-};
-
-static enum rc node_run(struct ref_special *s, const struct be_graph *g, const struct be_node *n,
-                        void *const *data, struct err *reterr)
+static int act_elts(const struct be_node *n, struct elt e[2])
 {
-    struct node *x = (struct node *)s;
-    dnnl_status_t st = dnnl_success;
-
-    (void)g;
-    (void)n;
-    if (x->copy_to != BE_NONE && data[x->copy_to] != data[x->copy_from])
-        memcpy(data[x->copy_to], data[x->copy_from], x->copy_bytes);
-    for (int i = 0; st == dnnl_success && i < x->arg_n; i++)
-        if (x->tensor[i] != BE_NONE)
-            st = dnnl_memory_set_data_handle(x->arg[i].memory, data[x->tensor[i]]);
-    if (st == dnnl_success) st = dnnl_primitive_execute(x->prim, x->stream, x->arg_n, x->arg);
-    if (st == dnnl_success) st = dnnl_stream_wait(x->stream);
-    if (st == dnnl_success) return RC_OK;
-    return err_set(reterr, rc_from_dnnl(st), "oneDNN: status %d", (int)st);
-}
-
-static void node_free(struct ref_special *s)
-{
-    struct node *x = (struct node *)s;
-
-    if (x == NULL) return;
-    for (int i = 0; i < x->arg_n; i++)
-        (void)dnnl_memory_destroy(x->arg[i].memory); /* fails for NULL only */
-    if (x->prim != NULL) (void)dnnl_primitive_destroy(x->prim);
-    free(x->packed);
-    free(x);
-}
-
-/* ---- descriptions ---- */
-static dnnl_status_t plain(dnnl_memory_desc_t *md, const int64_t *dim, int rank)
-{
-    dnnl_dims_t d, stride;
-    int64_t step = 1;
-
-    for (int i = rank; i-- > 0;) {
-        d[i] = dim[i];
-        stride[i] = step;
-        step *= dim[i];
-    }
-    return dnnl_memory_desc_init_by_strides(md, rank, d, dnnl_f32, stride);
-}
-
-static dnnl_status_t plain_of(dnnl_memory_desc_t *md, const struct be_tensor *t)
-{
-    return plain(md, t->dim, t->rank);
-}
-
-/* One argument in the layout of md; tensor: whose bytes, BE_NONE with fixed = where they are. */
-static dnnl_status_t arg_add(struct maker *m, int what, const dnnl_memory_desc_t *md,
-                             uint32_t tensor, void *fixed)
-{
-    struct node *x = m->x;
-    dnnl_status_t st;
-
-    CHECK(x->arg_n < ARGS_MAX);
-    st = dnnl_memory_create(&x->arg[x->arg_n].memory, md, m->engine,
-                            fixed == NULL ? DNNL_MEMORY_NONE : fixed);
-    if (st != dnnl_success) return st;
-    x->arg[x->arg_n].arg = what;
-    x->tensor[x->arg_n++] = tensor;
-    return dnnl_success;
-}
-
-/* y = act(x) as eltwise operations. */
-static dnnl_status_t act_append(dnnl_post_ops_t po, const struct be_node *n)
-{
-    dnnl_status_t st;
-
     switch (n->act) {
-    case BE_ACT_RELU:
-        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_relu, 0, 0);
-    case BE_ACT_LEAKY_RELU:
-        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_relu, n->lo, 0);
-    case BE_ACT_CLIP:
-        if (!(n->lo <= n->hi)) return dnnl_unimplemented;
-        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_clip, n->lo, n->hi);
-    case BE_ACT_SIGMOID:
-        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_logistic, 0, 0);
-    case BE_ACT_TANH:
-        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_tanh, 0, 0);
-    case BE_ACT_HARD_SIGMOID:
-        st = dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_linear, n->lo, n->hi);
-        if (st != dnnl_success) return st;
-        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_clip, 0, 1);
-    case BE_ACT_HARD_SWISH:
-        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_hardswish, 0, 0);
-    case BE_ACT_SWISH:
-        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_swish, 1, 0);
-    case BE_ACT_GELU:
-        return dnnl_post_ops_append_eltwise(po, 1.0f, dnnl_eltwise_gelu_erf, 0, 0);
     case BE_ACT_NONE:
+        return 0;
+    case BE_ACT_RELU:
+        e[0] = (struct elt){dnnl_eltwise_relu, 0, 0};
+        return 1;
+    case BE_ACT_LEAKY_RELU:
+        e[0] = (struct elt){dnnl_eltwise_relu, n->lo, 0};
+        return 1;
+    case BE_ACT_CLIP:
+        if (!(n->lo <= n->hi)) return -1;
+        e[0] = (struct elt){dnnl_eltwise_clip, n->lo, n->hi};
+        return 1;
+    case BE_ACT_SIGMOID:
+        e[0] = (struct elt){dnnl_eltwise_logistic, 0, 0};
+        return 1;
+    case BE_ACT_TANH:
+        e[0] = (struct elt){dnnl_eltwise_tanh, 0, 0};
+        return 1;
+    case BE_ACT_HARD_SIGMOID:
+        e[0] = (struct elt){dnnl_eltwise_linear, n->lo, n->hi};
+        e[1] = (struct elt){dnnl_eltwise_clip, 0, 1};
+        return 2;
+    case BE_ACT_HARD_SWISH:
+        e[0] = (struct elt){dnnl_eltwise_hardswish, 0, 0};
+        return 1;
+    case BE_ACT_SWISH:
+        e[0] = (struct elt){dnnl_eltwise_swish, 1, 0};
+        return 1;
+    case BE_ACT_GELU:
+        e[0] = (struct elt){dnnl_eltwise_gelu_erf, 0, 0};
+        return 1;
     case BE_ACT_N:
         break;
     }
-    return dnnl_unimplemented;
+    return -1;
 }
 
-/* The node's activation, after a residual if there is one. */
-static dnnl_status_t post_ops(struct maker *m)
-{
-    const struct be_node *n = m->n;
-    dnnl_post_ops_t po = NULL;
-    dnnl_status_t st = dnnl_primitive_attr_create(&m->attr);
+struct maker {
+    struct be_plan *p;
+    const struct be_node *n;
+    dnnl_primitive_desc_t pd;
+    dnnl_primitive_attr_t attr;
+    dnnl_primitive_t prim;
+    struct cpu_arg arg[CPU_ARGS_MAX];
+    int arg_n;
+};
 
+static void maker_end(struct maker *m)
+{
+    if (m->pd != NULL) (void)dnnl_primitive_desc_destroy(m->pd); /* the primitive has its own */
+    if (m->attr != NULL) (void)dnnl_primitive_attr_destroy(m->attr);
+    if (m->prim != NULL) (void)dnnl_primitive_destroy(m->prim);
+}
+
+/* Scratch memory of the plan's; after a residual, if there is one, the node's activation. */
+static dnnl_status_t attr_make(struct maker *m, bool residual, float scale)
+{
+    struct elt e[2];
+    int n = act_elts(m->n, e);
+    dnnl_post_ops_t po = NULL;
+    dnnl_status_t st = n < 0 ? dnnl_unimplemented : dnnl_primitive_attr_create(&m->attr);
+
+    if (st == dnnl_success)
+        st = dnnl_primitive_attr_set_scratchpad_mode(m->attr, dnnl_scratchpad_mode_user);
+    if (st == dnnl_success && (scale < 1 || scale > 1))
+        st = dnnl_primitive_attr_set_output_scales(m->attr, 1, 0, &scale);
     if (st == dnnl_success) st = dnnl_post_ops_create(&po);
-    if (st == dnnl_success && n->residual != BE_NONE) st = dnnl_post_ops_append_sum(po, 1.0f);
-    if (st == dnnl_success && n->act != BE_ACT_NONE) st = act_append(po, n);
+    if (st == dnnl_success && residual) st = dnnl_post_ops_append_sum(po, 1.0f);
+    for (int i = 0; st == dnnl_success && i < n; i++)
+        st = dnnl_post_ops_append_eltwise(po, 1.0f, e[i].alg, e[i].alpha, e[i].beta);
     if (st == dnnl_success) st = dnnl_primitive_attr_set_post_ops(m->attr, po);
     if (po != NULL) (void)dnnl_post_ops_destroy(po); /* copied into attr */
     return st;
 }
 
-static dnnl_status_t prim_make(struct maker *m, const void *op_desc)
+static dnnl_status_t pd_make(struct maker *m, const void *op_desc)
 {
-    dnnl_status_t st =
-        dnnl_primitive_desc_create(&m->pd, (const_dnnl_op_desc_t)op_desc, m->attr, m->engine, NULL);
-
-    if (st == dnnl_success) st = dnnl_primitive_create(&m->x->prim, m->pd);
-    if (st == dnnl_success) {
-        int64_t scratch = 0;
-
-        if (dnnl_primitive_desc_query(m->pd, dnnl_query_memory_consumption_s64, 0, &scratch) ==
-            dnnl_success)
-            m->x->special.bytes += (size_t)MAX(scratch, 0);
-    }
-    return st;
+    return dnnl_primitive_desc_create(&m->pd, (const_dnnl_op_desc_t)op_desc, m->attr, m->p->engine,
+                                      NULL);
 }
 
-/* Constant weights in the primitive's own layout. */
-static dnnl_status_t weights_pack(struct maker *m, uint32_t tensor,
-                                  const dnnl_memory_desc_t *plain_md)
+static void arg_add(struct maker *m, int what, const dnnl_memory_desc_t *md, uint32_t buf)
 {
-    const dnnl_memory_desc_t *want = dnnl_primitive_desc_query_md(m->pd, dnnl_query_weights_md, 0);
-    size_t bytes = dnnl_memory_desc_get_size(want);
-    dnnl_exec_arg_t arg[2] = {{.arg = DNNL_ARG_FROM}, {.arg = DNNL_ARG_TO}};
-    dnnl_primitive_desc_t pd = NULL;
-    dnnl_primitive_t reorder = NULL;
-    dnnl_status_t st;
+    CHECK(m->arg_n < CPU_ARGS_MAX);
+    m->arg[m->arg_n++] = (struct cpu_arg){.what = what, .buf = buf, .md = *md};
+}
 
-    m->x->packed = aligned_alloc(64, ROUND_UP(MAX(bytes, (size_t)64), (size_t)64));
-    if (m->x->packed == NULL) return dnnl_out_of_memory;
-    st = dnnl_memory_create(&arg[0].memory, plain_md, m->engine,
-                            (void *)(uintptr_t)m->g->tensor[tensor].konst);
-    if (st == dnnl_success) st = dnnl_memory_create(&arg[1].memory, want, m->engine, m->x->packed);
-    if (st == dnnl_success)
-        st = dnnl_reorder_primitive_desc_create(&pd, plain_md, m->engine, want, m->engine, NULL);
-    if (st == dnnl_success) st = dnnl_primitive_create(&reorder, pd);
-    if (st == dnnl_success) st = dnnl_primitive_execute(reorder, m->stream, 2, arg);
-    if (st == dnnl_success) st = dnnl_stream_wait(m->stream);
-    for (int i = 0; i < 2; i++)
-        if (arg[i].memory != NULL) (void)dnnl_memory_destroy(arg[i].memory);
-    if (reorder != NULL) (void)dnnl_primitive_destroy(reorder);
-    if (pd != NULL) (void)dnnl_primitive_desc_destroy(pd);
-    m->x->special.bytes += bytes;
-    return st == dnnl_success ? arg_add(m, DNNL_ARG_WEIGHTS, want, BE_NONE, m->x->packed) : st;
+static const dnnl_memory_desc_t *md_of(const struct maker *m, dnnl_query_t what)
+{
+    return dnnl_primitive_desc_query_md(m->pd, what, 0);
+}
+
+/* Appends the step; the maker's primitive is the plan's from here on. */
+static enum rc step_add(struct maker *m)
+{
+    const dnnl_memory_desc_t *scratch = md_of(m, dnnl_query_scratchpad_md);
+    struct be_plan *p = m->p;
+    struct cpu_step *s;
+    enum rc rc = cpu_dnnl(p, dnnl_primitive_create(&m->prim, m->pd));
+
+    if (rc != RC_OK) return rc;
+    if (scratch != NULL && dnnl_memory_desc_get_size(scratch) > 0) {
+        p->scratch_bytes = MAX(p->scratch_bytes, dnnl_memory_desc_get_size(scratch));
+        arg_add(m, DNNL_ARG_SCRATCHPAD, scratch, BE_NONE);
+    }
+    for (int i = 0; i < m->arg_n; i++)
+        if (m->arg[i].buf != BE_NONE) cpu_touch(p, m->arg[i].buf);
+    s = cpu_step_new(p);
+    if (s == NULL) return RC_NOMEM;
+    s->arg = cpu_fixed_alloc(p, (size_t)m->arg_n * sizeof(*s->arg));
+    if (s->arg == NULL) return cpu_nomem(p);
+    memcpy(s->arg, m->arg, (size_t)m->arg_n * sizeof(*s->arg));
+    s->arg_n = m->arg_n;
+    s->prim = m->prim;
+    m->prim = NULL;
+    return RC_OK;
+}
+
+/* The output's form; with a residual, one that holds it already. When nobody reads the residual
+ * any more, that is its own memory. */
+static enum rc dst_make(struct maker *m, const dnnl_memory_desc_t *md, uint32_t *ret)
+{
+    struct be_plan *p = m->p;
+    uint32_t r = m->n->residual, b;
+    bool mine = r != BE_NONE && cpu_tensor(p, r)->konst == NULL && p->readers[r] == 0 &&
+                m->n->in[0] != r && m->n->in[1] != r;
+    enum rc rc;
+
+    if (r == BE_NONE) return cpu_form_make(p, m->n->out, md, ret);
+    rc = cpu_form_get(p, r, md, &b);
+    for (uint32_t i = 0; rc == RC_OK && mine && i < p->g.input_n; i++)
+        mine = p->in_buf[i] != b;
+    if (rc != RC_OK) return rc;
+    if (mine && !p->buf[b].shared) {
+        p->buf[b].rewritten = true;
+        *ret = b;
+        return cpu_form_in(p, m->n->out, md, b);
+    }
+    rc = cpu_form_make(p, m->n->out, md, ret);
+    return rc != RC_OK ? rc : cpu_copy_step(p, b, *ret, dnnl_memory_desc_get_size(md));
+}
+
+enum rc cpu_act(struct be_plan *p, const struct be_node *n, const dnnl_memory_desc_t *md,
+                uint32_t from, uint32_t to)
+{
+    struct elt e[2];
+    int elts = act_elts(n, e);
+    enum rc rc = elts < 0 ? RC_UNIMPL : RC_OK;
+
+    for (int i = 0; rc == RC_OK && i < elts; i++) {
+        struct be_node plain = {.act = BE_ACT_NONE};
+        struct maker m = {.p = p, .n = &plain};
+        dnnl_eltwise_desc_t ed;
+        dnnl_status_t st = dnnl_eltwise_forward_desc_init(&ed, dnnl_forward_inference, e[i].alg, md,
+                                                          e[i].alpha, e[i].beta);
+
+        if (st == dnnl_success) st = attr_make(&m, false, 1);
+        if (st == dnnl_success) st = pd_make(&m, &ed);
+        rc = cpu_dnnl(p, st);
+        if (rc == RC_OK) {
+            arg_add(&m, DNNL_ARG_SRC, md, i == 0 ? from : to);
+            arg_add(&m, DNNL_ARG_DST, md, to);
+            rc = step_add(&m);
+        }
+        maker_end(&m);
+    }
+    return rc;
 }
 
 /* ---- windows ---- */
@@ -197,9 +193,10 @@ struct win {
     dnnl_dims_t kernel, stride, dilate, pad_l, pad_r;
 };
 
-/* False: a window that oneDNN does not have, or that may lie in the padding altogether. */
-static bool win_make(const struct be_window *w, const struct be_tensor *tx,
-                     const struct be_tensor *ty, struct win *ret)
+/* `in` and `out` as Conv has them (of CONV_T: exchanged). False: a window that oneDNN does not
+ * have, or that may lie in the padding altogether. */
+static bool win_make(const struct be_window *w, const struct be_tensor *in,
+                     const struct be_tensor *out, struct win *ret)
 {
     for (int i = 0; i < w->dims; i++) {
         int64_t span = (w->kernel[i] - 1) * w->dilation[i] + 1;
@@ -210,284 +207,335 @@ static bool win_make(const struct be_window *w, const struct be_tensor *tx,
         ret->pad_l[i] = w->pad_begin[i];
         /* what the output's size says: with ceil_mode the last window may hang over */
         ret->pad_r[i] =
-            (ty->dim[2 + i] - 1) * w->stride[i] + span - tx->dim[2 + i] - w->pad_begin[i];
+            (out->dim[2 + i] - 1) * w->stride[i] + span - in->dim[2 + i] - w->pad_begin[i];
         if (ret->pad_l[i] < 0 || ret->pad_l[i] >= w->kernel[i] || ret->pad_r[i] >= w->kernel[i])
             return false;
     }
     return true;
 }
 
-static void residual_copy(struct maker *m, const struct be_tensor *ty)
+/* Does every reader take bf16 as it is? Then a value is kept so. */
+static bool readers_take_bf16(const struct be_plan *p, uint32_t t)
 {
-    if (m->n->residual == BE_NONE) return;
-    m->x->copy_from = m->n->residual;
-    m->x->copy_to = m->n->out;
-    m->x->copy_bytes = (size_t)be_tensor_count(ty) * sizeof(float);
+    for (uint32_t i = 0; i < p->g.output_n; i++)
+        if (p->g.output[i] == t) return false;
+    for (uint32_t i = 0; i < p->g.node_n; i++) {
+        const struct be_node *n = &p->g.node[i];
+        bool reads = n->residual == t;
+
+        for (uint32_t k = 0; k < n->in_n; k++)
+            reads = reads || n->in[k] == t;
+        if (reads && n->op != BE_CONV && n->op != BE_CONV_T && n->op != BE_MATMUL) return false;
+    }
+    return true;
 }
 
-static dnnl_status_t make_conv(struct maker *m)
+static dnnl_data_type_t in_type(const struct be_plan *p)
 {
-    const struct be_node *n = m->n;
-    const struct be_tensor *tx = &m->g->tensor[n->in[0]], *tw = &m->g->tensor[n->in[1]];
-    const struct be_tensor *ty = &m->g->tensor[n->out];
-    bool bias = n->in_n > 2, pack = tw->konst != NULL;
-    dnnl_memory_desc_t src, wei, wei_any, bia, dst;
-    int64_t wd[BE_RANK_MAX + 1];
-    dnnl_convolution_desc_t cd;
-    int wr = 0;
-    struct win w;
+    return p->precision == BE_PREC_BF16 ? dnnl_bf16 : dnnl_f32;
+}
+
+static dnnl_data_type_t out_type(const struct be_plan *p, uint32_t t)
+{
+    return p->precision == BE_PREC_BF16 && readers_take_bf16(p, t) ? dnnl_bf16 : dnnl_f32;
+}
+
+/* The weights as oneDNN sees them: [groups,] M / groups, C / groups, kernel. Of CONV_T they lie as
+ * C, M / groups, kernel. */
+static dnnl_status_t weights_md(const struct be_node *n, const struct be_tensor *tw,
+                                dnnl_memory_desc_t *md)
+{
+    int64_t g = n->u.conv.groups, kernel = 1;
+    dnnl_dims_t d, s;
+    int k = 0;
+
+    for (uint8_t i = 2; i < tw->rank; i++)
+        kernel *= tw->dim[i];
+    if (n->op == BE_CONV) {
+        int64_t cg = tw->dim[1], mg = tw->dim[0] / g;
+
+        if (g > 1) {
+            d[k] = g;
+            s[k++] = mg * cg * kernel;
+        }
+        d[k] = mg;
+        s[k++] = cg * kernel;
+        d[k] = cg;
+        s[k++] = kernel;
+    } else {
+        int64_t cg = tw->dim[0] / g, mg = tw->dim[1];
+
+        if (g > 1) {
+            d[k] = g;
+            s[k++] = cg * mg * kernel;
+        }
+        d[k] = mg;
+        s[k++] = kernel;
+        d[k] = cg;
+        s[k++] = mg * kernel;
+    }
+    for (uint8_t i = 2; i < tw->rank; i++) {
+        kernel /= tw->dim[i];
+        d[k] = tw->dim[i];
+        s[k++] = kernel;
+    }
+    return dnnl_memory_desc_init_by_strides(md, k, d, dnnl_f32, s);
+}
+
+static dnnl_status_t any(dnnl_memory_desc_t *md, const dnnl_memory_desc_t *like, dnnl_data_type_t t)
+{
+    return dnnl_memory_desc_init_by_tag(md, like->ndims, like->dims, t, dnnl_format_tag_any);
+}
+
+static dnnl_status_t conv_pd(struct maker *m, const struct win *w, const dnnl_memory_desc_t *src,
+                             const dnnl_memory_desc_t *wei, const dnnl_memory_desc_t *bias,
+                             const dnnl_memory_desc_t *dst)
+{
     dnnl_status_t st;
 
-    if (!win_make(&n->u.conv.window, tx, ty, &w)) return dnnl_unimplemented;
-    if (n->u.conv.groups > 1) { /* [M, C/g, ...] as [g, M/g, C/g, ...]: the same bytes */
-        wd[wr++] = n->u.conv.groups;
-        wd[wr++] = tw->dim[0] / n->u.conv.groups;
+    if (m->n->op == BE_CONV) {
+        dnnl_convolution_desc_t cd;
+
+        st = dnnl_dilated_convolution_forward_desc_init(&cd, dnnl_forward_inference,
+                                                        dnnl_convolution_auto, src, wei, bias, dst,
+                                                        w->stride, w->dilate, w->pad_l, w->pad_r);
+        return st == dnnl_success ? pd_make(m, &cd) : st;
     } else {
-        wd[wr++] = tw->dim[0];
+        dnnl_deconvolution_desc_t dd;
+
+        st = dnnl_dilated_deconvolution_forward_desc_init(
+            &dd, dnnl_forward_inference, dnnl_deconvolution_direct, src, wei, bias, dst, w->stride,
+            w->dilate, w->pad_l, w->pad_r);
+        return st == dnnl_success ? pd_make(m, &dd) : st;
     }
-    for (uint8_t i = 1; i < tw->rank; i++)
-        wd[wr++] = tw->dim[i];
-    st = plain_of(&src, tx);
-    if (st == dnnl_success) st = plain(&wei, wd, wr);
-    if (st == dnnl_success) st = plain_of(&dst, ty);
-    if (st == dnnl_success && bias) st = plain(&bia, &tw->dim[0], 1);
-    if (st != dnnl_success) return st;
-    wei_any = wei;
-    if (pack)
-        st = dnnl_memory_desc_init_by_tag(&wei_any, wei.ndims, wei.dims, dnnl_f32,
-                                          dnnl_format_tag_any);
-    if (st == dnnl_success)
-        st = dnnl_dilated_convolution_forward_desc_init(
-            &cd, dnnl_forward_inference, dnnl_convolution_auto, &src, &wei_any, bias ? &bia : NULL,
-            &dst, w.stride, w.dilate, w.pad_l, w.pad_r);
-    if (st == dnnl_success) st = post_ops(m);
-    if (st == dnnl_success) st = prim_make(m, &cd);
-    if (st == dnnl_success) st = arg_add(m, DNNL_ARG_SRC, &src, n->in[0], NULL);
-    if (st == dnnl_success)
-        st = pack ? weights_pack(m, n->in[1], &wei)
-                  : arg_add(m, DNNL_ARG_WEIGHTS, &wei, n->in[1], NULL);
-    if (st == dnnl_success && bias) st = arg_add(m, DNNL_ARG_BIAS, &bia, n->in[2], NULL);
-    if (st == dnnl_success) st = arg_add(m, DNNL_ARG_DST, &dst, n->out, NULL);
-    residual_copy(m, ty);
-    return st;
 }
 
-static dnnl_status_t make_pool(struct maker *m)
+enum rc cpu_conv(struct be_plan *p, const struct be_node *n)
 {
-    const struct be_node *n = m->n;
-    const struct be_tensor *tx = &m->g->tensor[n->in[0]], *ty = &m->g->tensor[n->out];
+    struct maker m = {.p = p, .n = n};
+    const struct be_tensor *tx = cpu_tensor(p, n->in[0]), *tw = cpu_tensor(p, n->in[1]);
+    const struct be_tensor *ty = cpu_tensor(p, n->out);
+    dnnl_memory_desc_t x, w, y, ax, aw, ay, bias, *pb = n->in_n > 2 ? &bias : NULL;
+    bool back = n->op == BE_CONV_T;
+    uint32_t bx, bw, bb = BE_NONE, by;
+    dnnl_status_t st;
+    struct win win;
+    enum rc rc;
+
+    if (!win_make(&n->u.conv.window, back ? ty : tx, back ? tx : ty, &win)) return RC_UNIMPL;
+    cpu_md_plain(&x, tx);
+    cpu_md_plain(&y, ty);
+    if (pb != NULL) cpu_md_plain(&bias, cpu_tensor(p, n->in[2]));
+    st = weights_md(n, tw, &w);
+    if (st == dnnl_success) st = any(&ax, &x, in_type(p));
+    if (st == dnnl_success) st = any(&aw, &w, in_type(p));
+    if (st == dnnl_success) st = any(&ay, &y, out_type(p, n->out));
+    if (st == dnnl_success) st = attr_make(&m, n->residual != BE_NONE, 1);
+    if (st == dnnl_success) st = conv_pd(&m, &win, &ax, &aw, pb, &ay);
+    rc = cpu_dnnl(p, st);
+    if (rc == RC_OK) rc = cpu_form_get(p, n->in[0], md_of(&m, dnnl_query_src_md), &bx);
+    if (rc == RC_OK) rc = cpu_weights(p, n->in[1], &w, md_of(&m, dnnl_query_weights_md), 1, &bw);
+    if (rc == RC_OK && pb != NULL) rc = cpu_form_plain(p, n->in[2], &bb);
+    if (rc == RC_OK) rc = dst_make(&m, md_of(&m, dnnl_query_dst_md), &by);
+    if (rc == RC_OK) {
+        arg_add(&m, DNNL_ARG_SRC, md_of(&m, dnnl_query_src_md), bx);
+        arg_add(&m, DNNL_ARG_WEIGHTS, md_of(&m, dnnl_query_weights_md), bw);
+        if (pb != NULL) arg_add(&m, DNNL_ARG_BIAS, pb, bb);
+        arg_add(&m, DNNL_ARG_DST, md_of(&m, dnnl_query_dst_md), by);
+        rc = step_add(&m);
+        CHECK(rc != RC_UNIMPL);
+    }
+    maker_end(&m);
+    return rc;
+}
+
+enum rc cpu_pool(struct be_plan *p, const struct be_node *n)
+{
     static const dnnl_alg_kind_t alg[] = {[BE_POOL_MAX] = dnnl_pooling_max,
                                           [BE_POOL_AVG] = dnnl_pooling_avg_exclude_padding,
                                           [BE_POOL_AVG_PADDED] = dnnl_pooling_avg_include_padding};
-    dnnl_memory_desc_t src, dst;
+    struct maker m = {.p = p, .n = n};
+    const struct be_tensor *tx = cpu_tensor(p, n->in[0]), *ty = cpu_tensor(p, n->out);
+    const struct cpu_form *f = cpu_first(p, n->in[0]);
+    dnnl_memory_desc_t x, y, ay;
     dnnl_pooling_desc_t pd;
+    uint32_t bx, by;
+    dnnl_status_t st;
     struct win w;
-    dnnl_status_t st;
+    enum rc rc;
 
-    if (!win_make(&n->u.pool.window, tx, ty, &w)) return dnnl_unimplemented;
+    if (f == NULL || !win_make(&n->u.pool.window, tx, ty, &w)) return RC_UNIMPL;
     for (int i = 0; i < n->u.pool.window.dims; i++)
-        if (w.dilate[i] != 0 || w.pad_r[i] < 0) return dnnl_unimplemented;
-    st = plain_of(&src, tx);
-    if (st == dnnl_success) st = plain_of(&dst, ty);
+        if (w.dilate[i] != 0 || w.pad_r[i] < 0) return RC_UNIMPL;
+    x = f->md;
+    bx = f->buf;
+    cpu_md_plain(&y, ty);
+    st = any(&ay, &y, x.data_type);
+    if (st == dnnl_success) st = attr_make(&m, false, 1);
     if (st == dnnl_success)
-        st = dnnl_pooling_forward_desc_init(&pd, dnnl_forward_inference, alg[n->u.pool.kind], &src,
-                                            &dst, w.stride, w.kernel, w.pad_l, w.pad_r);
-    if (st == dnnl_success) st = prim_make(m, &pd);
-    if (st == dnnl_success) st = arg_add(m, DNNL_ARG_SRC, &src, n->in[0], NULL);
-    if (st == dnnl_success) st = arg_add(m, DNNL_ARG_DST, &dst, n->out, NULL);
-    return st;
-}
-
-/* Plain products of two matrices with an optional row to add (a dense layer). */
-static dnnl_status_t make_matmul(struct maker *m)
-{
-    const struct be_node *n = m->n;
-    const struct be_tensor *ta = &m->g->tensor[n->in[0]], *tb = &m->g->tensor[n->in[1]];
-    const struct be_tensor *ty = &m->g->tensor[n->out];
-    const struct be_tensor *tc = n->in_n > 2 ? &m->g->tensor[n->in[2]] : NULL;
-    bool xa = n->u.matmul.trans_a, xb = n->u.matmul.trans_b;
-    dnnl_dims_t da, db, sa, sb, dc, sc = {1, 1};
-    dnnl_memory_desc_t src, wei, bia, dst;
-    dnnl_matmul_desc_t md;
-    dnnl_status_t st;
-
-    if (ta->rank != 2 || tb->rank != 2 || ty->rank != 2) return dnnl_unimplemented;
-    if (n->u.matmul.alpha < 1 || n->u.matmul.alpha > 1) return dnnl_unimplemented;
-    if (tc != NULL) {
-        if (n->u.matmul.beta < 1 || n->u.matmul.beta > 1 ||
-            be_tensor_count(tc) != (uint64_t)ty->dim[1] || tc->dim[tc->rank - 1] != ty->dim[1])
-            return dnnl_unimplemented;
+        st = dnnl_pooling_forward_desc_init(&pd, dnnl_forward_inference, alg[n->u.pool.kind], &x,
+                                            &ay, w.stride, w.kernel, w.pad_l, w.pad_r);
+    if (st == dnnl_success) st = pd_make(&m, &pd);
+    rc = cpu_dnnl(p, st);
+    if (rc == RC_OK) rc = cpu_form_make(p, n->out, md_of(&m, dnnl_query_dst_md), &by);
+    if (rc == RC_OK) {
+        arg_add(&m, DNNL_ARG_SRC, &x, bx);
+        arg_add(&m, DNNL_ARG_DST, md_of(&m, dnnl_query_dst_md), by);
+        rc = step_add(&m);
+        CHECK(rc != RC_UNIMPL);
     }
-    da[0] = ty->dim[0];
-    da[1] = ta->dim[xa ? 0 : 1];
-    db[0] = da[1];
-    db[1] = dc[1] = ty->dim[1];
-    dc[0] = 1;
-    sc[0] = ty->dim[1];
-    sa[0] = xa ? 1 : ta->dim[1];
-    sa[1] = xa ? ta->dim[1] : 1;
-    sb[0] = xb ? 1 : tb->dim[1];
-    sb[1] = xb ? tb->dim[1] : 1;
-    st = dnnl_memory_desc_init_by_strides(&src, 2, da, dnnl_f32, sa);
-    if (st == dnnl_success) st = dnnl_memory_desc_init_by_strides(&wei, 2, db, dnnl_f32, sb);
-    if (st == dnnl_success) st = dnnl_memory_desc_init_by_strides(&bia, 2, dc, dnnl_f32, sc);
-    if (st == dnnl_success) st = plain_of(&dst, ty);
-    if (st == dnnl_success)
-        st = dnnl_matmul_desc_init(&md, &src, &wei, tc != NULL ? &bia : NULL, &dst);
-    if (st == dnnl_success) st = post_ops(m);
-    if (st == dnnl_success) st = prim_make(m, &md);
-    if (st == dnnl_success) st = arg_add(m, DNNL_ARG_SRC, &src, n->in[0], NULL);
-    if (st == dnnl_success) st = arg_add(m, DNNL_ARG_WEIGHTS, &wei, n->in[1], NULL);
-    if (st == dnnl_success && tc != NULL) st = arg_add(m, DNNL_ARG_BIAS, &bia, n->in[2], NULL);
-    if (st == dnnl_success) st = arg_add(m, DNNL_ARG_DST, &dst, n->out, NULL);
-    residual_copy(m, ty);
-    return st;
+    maker_end(&m);
+    return rc;
 }
 
-static dnnl_status_t make_unary(struct maker *m)
+/* Products as [batch] x rows x inner by [batch or 1] x inner x cols. */
+struct product {
+    int64_t batch_a, batch_b, rows, inner, cols;
+    bool xa, xb;
+};
+
+static bool product_make(const struct be_plan *p, const struct be_node *n, struct product *r)
 {
-    const struct be_node *n = m->n;
-    int64_t count = (int64_t)be_tensor_count(&m->g->tensor[n->out]);
-    float alpha = 0, beta = 0;
-    dnnl_alg_kind_t alg;
-    dnnl_eltwise_desc_t ed;
+    const struct be_tensor *ta = cpu_tensor(p, n->in[0]), *tb = cpu_tensor(p, n->in[1]);
+    const struct be_tensor *ty = cpu_tensor(p, n->out);
+    uint64_t ba, bb, by;
+
+    *r = (struct product){.xa = n->u.matmul.trans_a,
+                          .xb = n->u.matmul.trans_b,
+                          .rows = ty->dim[ty->rank - 2],
+                          .cols = ty->dim[ty->rank - 1]};
+    r->inner = ta->dim[ta->rank - (r->xa ? 2 : 1)];
+    ba = be_tensor_count(ta) / (uint64_t)(r->rows * r->inner);
+    bb = be_tensor_count(tb) / (uint64_t)(r->inner * r->cols);
+    by = be_tensor_count(ty) / (uint64_t)(r->rows * r->cols);
+    if (bb == 1 && ba == by && !r->xa) { /* all rows by one matrix */
+        r->rows *= (int64_t)ba;
+        r->batch_a = r->batch_b = 1;
+        return true;
+    }
+    r->batch_a = (int64_t)ba;
+    r->batch_b = (int64_t)bb;
+    return ba == by && (bb == 1 || (bb == ba && ta->rank == tb->rank));
+}
+
+static dnnl_status_t product_md(dnnl_memory_desc_t *md, int nd, int64_t batch, int64_t rows,
+                                int64_t cols, bool transposed)
+{
+    dnnl_dims_t d = {batch, rows, cols}, s = {rows * cols, cols, 1};
+
+    if (transposed) {
+        s[1] = 1;
+        s[2] = rows;
+    }
+    return dnnl_memory_desc_init_by_strides(md, nd, nd == 3 ? d : d + 1, dnnl_f32,
+                                            nd == 3 ? s : s + 1);
+}
+
+/* c is a row of y, as a bias with the same factor as the product's, or it can be made so. */
+static bool bias_fits(const struct be_plan *p, const struct be_node *n)
+{
+    const struct be_tensor *tc = cpu_tensor(p, n->in[2]), *ty = cpu_tensor(p, n->out);
+
+    return tc->rank > 0 && tc->dim[tc->rank - 1] == ty->dim[ty->rank - 1] &&
+           be_tensor_count(tc) == (uint64_t)ty->dim[ty->rank - 1] &&
+           (tc->konst != NULL || (n->u.matmul.beta >= 1 && n->u.matmul.beta <= 1));
+}
+
+enum rc cpu_matmul(struct be_plan *p, const struct be_node *n)
+{
+    struct maker m = {.p = p, .n = n};
+    bool konst = cpu_tensor(p, n->in[1])->konst != NULL, bias = n->in_n > 2;
+    float alpha = n->u.matmul.alpha;
+    dnnl_memory_desc_t a, b, y, aa, ab, ay, md_bias, own;
+    uint32_t ba, bb, bc = BE_NONE, by;
+    dnnl_matmul_desc_t mm;
+    struct product d;
+    dnnl_status_t st;
+    dnnl_dims_t one = {1, 1, 1};
+    int nd;
+    enum rc rc;
+
+    if (!product_make(p, n, &d) || (bias && !bias_fits(p, n))) return RC_UNIMPL;
+    if (bias && !konst && (alpha < 1 || alpha > 1)) return RC_UNIMPL;
+    nd = d.batch_a == 1 && d.batch_b == 1 ? 2 : 3;
+    one[nd - 1] = d.cols;
+    st = product_md(&a, nd, d.batch_a, d.rows, d.inner, d.xa);
+    if (st == dnnl_success) st = product_md(&b, nd, d.batch_b, d.inner, d.cols, d.xb);
+    if (st == dnnl_success) st = product_md(&y, nd, d.batch_a, d.rows, d.cols, false);
+    aa = a;
+    ab = b;
+    ay = y;
+    aa.data_type = ab.data_type = in_type(p); /* as they lie; bf16 by a reorder before */
+    if (st == dnnl_success && konst) st = any(&ab, &b, in_type(p));
+    if (st == dnnl_success)
+        st =
+            dnnl_memory_desc_init_by_tag(&md_bias, nd, one, dnnl_f32, nd == 2 ? dnnl_ab : dnnl_abc);
+    if (st == dnnl_success) st = attr_make(&m, n->residual != BE_NONE, konst ? 1 : alpha);
+    if (st == dnnl_success) st = dnnl_matmul_desc_init(&mm, &aa, &ab, bias ? &md_bias : NULL, &ay);
+    if (st == dnnl_success) st = pd_make(&m, &mm);
+    rc = cpu_dnnl(p, st);
+    if (rc == RC_OK) rc = cpu_form_plain(p, n->in[0], &ba);
+    if (rc == RC_OK) {
+        if (konst)
+            rc = cpu_weights(p, n->in[1], &b, md_of(&m, dnnl_query_weights_md), alpha, &bb);
+        else
+            rc = cpu_form_plain(p, n->in[1], &bb);
+    }
+    if (rc == RC_OK && in_type(p) != dnnl_f32) rc = cpu_convert(p, &a, &aa, &ba);
+    if (rc == RC_OK && in_type(p) != dnnl_f32 && !konst) rc = cpu_convert(p, &b, &ab, &bb);
+    if (rc == RC_OK && bias) {
+        cpu_md_plain(&own, cpu_tensor(p, n->in[2]));
+        rc = n->u.matmul.beta < 1 || n->u.matmul.beta > 1
+                 ? cpu_weights(p, n->in[2], &own, &own, n->u.matmul.beta, &bc)
+                 : cpu_form_plain(p, n->in[2], &bc);
+    }
+    cpu_md_plain(&own, cpu_tensor(p, n->out));
+    if (rc == RC_OK) rc = dst_make(&m, &own, &by);
+    if (rc == RC_OK) {
+        arg_add(&m, DNNL_ARG_SRC, &aa, ba);
+        arg_add(&m, DNNL_ARG_WEIGHTS, md_of(&m, dnnl_query_weights_md), bb);
+        if (bias) arg_add(&m, DNNL_ARG_BIAS, &md_bias, bc);
+        arg_add(&m, DNNL_ARG_DST, &ay, by);
+        rc = step_add(&m);
+        CHECK(rc != RC_UNIMPL);
+    }
+    maker_end(&m);
+    return rc;
+}
+
+enum rc cpu_softmax(struct be_plan *p, const struct be_node *n)
+{
+    struct be_node none = {.act = BE_ACT_NONE};
+    struct maker m = {.p = p, .n = &none};
+    const struct be_tensor *t = cpu_tensor(p, n->out);
+    dnnl_dims_t d = {1, 1, 1}, s;
+    dnnl_softmax_desc_t sd;
     dnnl_memory_desc_t md;
     dnnl_status_t st;
+    uint32_t bx, by;
+    enum rc rc;
 
-    if (n->u.unary != BE_ACT) return dnnl_unimplemented; /* libm's edges (log of 0) are kept */
-    switch (n->act) {
-    case BE_ACT_RELU:
-        alg = dnnl_eltwise_relu;
-        break;
-    case BE_ACT_LEAKY_RELU:
-        alg = dnnl_eltwise_relu;
-        alpha = n->lo;
-        break;
-    case BE_ACT_SIGMOID:
-        alg = dnnl_eltwise_logistic;
-        break;
-    case BE_ACT_TANH:
-        alg = dnnl_eltwise_tanh;
-        break;
-    case BE_ACT_HARD_SWISH:
-        alg = dnnl_eltwise_hardswish;
-        break;
-    case BE_ACT_SWISH:
-        alg = dnnl_eltwise_swish;
-        alpha = 1;
-        break;
-    case BE_ACT_GELU:
-        alg = dnnl_eltwise_gelu_erf;
-        break;
-    case BE_ACT_CLIP:
-        if (!(n->lo <= n->hi)) return dnnl_unimplemented;
-        alg = dnnl_eltwise_clip;
-        alpha = n->lo;
-        beta = n->hi;
-        break;
-    default:
-        return dnnl_unimplemented;
-    }
-    st = plain(&md, &count, 1);
+    for (uint8_t i = 0; i < t->rank; i++)
+        d[i < n->u.softmax.axis ? 0 : i < n->u.softmax.axis_end ? 1 : 2] *= t->dim[i];
+    s[2] = 1;
+    s[1] = d[2];
+    s[0] = d[1] * d[2];
+    st = dnnl_memory_desc_init_by_strides(&md, 3, d, dnnl_f32, s);
+    if (st == dnnl_success && d[2] == 1)
+        st = dnnl_memory_desc_init_by_strides(&md, 2, d, dnnl_f32, s);
     if (st == dnnl_success)
-        st = dnnl_eltwise_forward_desc_init(&ed, dnnl_forward_inference, alg, &md, alpha, beta);
-    if (st == dnnl_success) st = prim_make(m, &ed);
-    if (st == dnnl_success) st = arg_add(m, DNNL_ARG_SRC, &md, n->in[0], NULL);
-    if (st == dnnl_success) st = arg_add(m, DNNL_ARG_DST, &md, n->out, NULL);
-    return st;
-}
-
-static dnnl_status_t make_binary(struct maker *m)
-{
-    const struct be_node *n = m->n;
-    const struct be_tensor *ty = &m->g->tensor[n->out];
-    dnnl_memory_desc_t md[2], dst;
-    dnnl_binary_desc_t bd;
-    dnnl_alg_kind_t alg;
-    dnnl_status_t st = plain_of(&dst, ty);
-
-    switch (n->u.binary) {
-    case BE_ADD:
-        alg = dnnl_binary_add;
-        break;
-    case BE_SUB:
-        alg = dnnl_binary_sub;
-        break;
-    case BE_MUL:
-        alg = dnnl_binary_mul;
-        break;
-    case BE_DIV:
-        alg = dnnl_binary_div;
-        break;
-    default: /* Pow; Min and Max, whose NaN oneDNN treats otherwise */
-        return dnnl_unimplemented;
+        st = dnnl_softmax_forward_desc_init(&sd, dnnl_forward_inference, &md, 1);
+    if (st == dnnl_success) st = attr_make(&m, false, 1);
+    if (st == dnnl_success) st = pd_make(&m, &sd);
+    rc = cpu_dnnl(p, st);
+    if (rc == RC_OK) rc = cpu_form_plain(p, n->in[0], &bx);
+    if (rc == RC_OK) rc = cpu_form_make_plain(p, n->out, &by);
+    if (rc == RC_OK) {
+        arg_add(&m, DNNL_ARG_SRC, &md, bx);
+        arg_add(&m, DNNL_ARG_DST, &md, by);
+        rc = step_add(&m);
+        CHECK(rc != RC_UNIMPL);
     }
-    if (ty->rank == 0 || n->act != BE_ACT_NONE) return dnnl_unimplemented;
-    for (int k = 0; st == dnnl_success && k < 2; k++) {
-        const struct be_tensor *t = &m->g->tensor[n->in[k]];
-        int64_t d[BE_RANK_MAX];
-
-        for (uint8_t i = 0; i < ty->rank; i++) {
-            int at = (int)i - (ty->rank - t->rank);
-
-            d[i] = at < 0 ? 1 : t->dim[at];
-            if (k == 0 && d[i] != ty->dim[i]) return dnnl_unimplemented; /* only b broadcasts */
-        }
-        st = plain(&md[k], d, ty->rank);
-    }
-    if (st == dnnl_success) st = dnnl_binary_desc_init(&bd, alg, &md[0], &md[1], &dst);
-    if (st == dnnl_success) st = prim_make(m, &bd);
-    if (st == dnnl_success) st = arg_add(m, DNNL_ARG_SRC_0, &md[0], n->in[0], NULL);
-    if (st == dnnl_success) st = arg_add(m, DNNL_ARG_SRC_1, &md[1], n->in[1], NULL);
-    if (st == dnnl_success) st = arg_add(m, DNNL_ARG_DST, &dst, n->out, NULL);
-    return st;
-}
-
-static dnnl_status_t make(struct maker *m)
-{
-    const struct be_node *n = m->n;
-
-    for (uint32_t i = 0; i <= n->in_n; i++) {
-        const struct be_tensor *t = &m->g->tensor[i < n->in_n ? n->in[i] : n->out];
-
-        if (t->dtype != BE_F32 || be_tensor_count(t) == 0) return dnnl_unimplemented;
-    }
-    switch (n->op) {
-    case BE_CONV:
-        return make_conv(m);
-    case BE_POOL:
-        return make_pool(m);
-    case BE_MATMUL:
-        return make_matmul(m);
-    case BE_UNARY:
-        return make_unary(m);
-    case BE_BINARY:
-        return make_binary(m);
-    default:
-        return dnnl_unimplemented;
-    }
-}
-
-enum rc cpu_node(dnnl_engine_t engine, dnnl_stream_t stream, const struct be_graph *g,
-                 const struct be_node *n, struct ref_special **ret, struct err *reterr)
-{
-    struct maker m = {.engine = engine, .stream = stream, .g = g, .n = n};
-    dnnl_status_t st;
-
-    m.x = calloc(1, sizeof(*m.x));
-    if (m.x == NULL) return err_set(reterr, RC_NOMEM, "plan");
-    m.x->special.run = node_run;
-    m.x->special.free = node_free;
-    m.x->stream = stream;
-    m.x->copy_from = m.x->copy_to = BE_NONE;
-    st = make(&m);
-    if (m.pd != NULL) (void)dnnl_primitive_desc_destroy(m.pd); /* the primitive has its own */
-    if (m.attr != NULL) (void)dnnl_primitive_attr_destroy(m.attr);
-    if (st == dnnl_success) {
-        *ret = &m.x->special;
-        return RC_OK;
-    }
-    node_free(&m.x->special);
-    if (st == dnnl_out_of_memory) return err_set(reterr, RC_NOMEM, "plan: oneDNN lacks memory");
-    return RC_OK; /* ref's */
+    maker_end(&m);
+    return rc;
 }
