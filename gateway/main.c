@@ -11,6 +11,7 @@
 #include "common/base/metrics.h"
 #include "common/net/http.h"
 #include "gateway/api/inspect.h"
+#include "gateway/api/model_check.h"
 #include "gateway/api/jobs.h"
 #include "gateway/descriptors.h"
 #include "gateway/manager/manager.h"
@@ -32,7 +33,7 @@
 
 struct settings {
     const char *name, *listen, *advertise, *ca, *cert, *key, *etcd, *cluster, *zone, *rack, *host;
-    const char *log_level, *master_key, *inspect, *data;
+    const char *log_level, *master_key, *inspect, *model_check, *data;
     bool master_key_create;
     uint64_t prefix_bits, copies, min_in_sync, disk_patience, keepalive, task_lease, upload_bytes;
 };
@@ -66,6 +67,8 @@ static const struct conf_opt OPTS[] = {
     {"task_lease", CONF_MS, AT(task_lease), "30s", "TIME",
      "a worker that is silent for so long has lost its task to another"},
     {"inspect", CONF_STR, AT(inspect), "", "FILE", "mikura-inspect; default: beside this program"},
+    {"model_check", CONF_STR, AT(model_check), "", "FILE",
+     "mikura-model-check; default: beside this program"},
     {"data", CONF_STR, AT(data), "", "DIR",
      "taken from every daemon's file; a gateway keeps nothing"},
     {0},
@@ -478,6 +481,7 @@ static void start(struct daemon *d)
         (void)err_set(&err, rc, "the router to storage nodes did not open");
         fail(&err);
     }
+    gw_model_check_program(d->set.model_check, gw->model_check, sizeof gw->model_check);
     rc = gw_inspector_open(gw, d->set.inspect, &gw->inspector, &err);
     if (rc != RC_OK) fail(&err);
     open_background(d);

@@ -84,6 +84,8 @@ enum rc sandbox_enter(const struct sandbox_conf *conf, struct err *reterr)
 #endif
     rc = limit(RLIMIT_CORE, "RLIMIT_CORE", 0, reterr); /* a core file would hold pixels */
     if (rc == RC_OK) rc = limit(RLIMIT_FSIZE, "RLIMIT_FSIZE", 0, reterr);
+    if (rc == RC_OK && conf->cpu_s_max > 0)
+        rc = limit(RLIMIT_CPU, "RLIMIT_CPU", conf->cpu_s_max, reterr);
     if (rc == RC_OK)
         rc = limit(RLIMIT_NOFILE, "RLIMIT_NOFILE", (uint64_t)conf->keep_fd_max + 1, reterr);
     if (rc != RC_OK) return rc;

@@ -11,6 +11,7 @@
 struct sandbox_conf {
     uint64_t address_bytes_max; /* RLIMIT_AS; not set in sanitizer builds, which map terabytes */
     int keep_fd_max;            /* descriptors above it are closed */
+    uint32_t cpu_s_max;         /* RLIMIT_CPU, of the process's whole life; 0: none */
 };
 /* Before it: everything that must be opened or loaded. One thread. RC_IO names the step: the caller
  * must then not touch untrusted bytes. */

@@ -45,6 +45,7 @@ struct gw {
     uint32_t cached_n;
     struct gw_jobs *jobs;
     struct gw_inspector *inspector;
+    char model_check[512]; /* path of mikura-model-check */
     struct fiber_event sweep;
     bool closing;
     struct fiber_sem upload_bytes; /* memory of chunks under way */

@@ -3,27 +3,28 @@
  *
  * A model's row holds a key of its own (wrapped by the master key) and the manifest of its bytes
  * with its MAC, so that reading goes the way objects go: for that code a model is a case with one
- * object. The file is a stranger's: it is parsed by common/model within budgets by size, which
- * bound memory and work whatever it holds, on a worker thread. */
+ * object. The file is a stranger's: mikura-model-check, a child without keys, parses it
+ * (model_check.h), while a worker thread waits. */
 #include "gateway/api/models.h"
 #include "common/base/clock.h"
 #include "common/base/hex.h"
 #include "common/base/log.h"
 #include "common/base/strutil.h"
 #include "common/crypto/digest.h"
-#include "common/model/model.h"
 #include "gateway/api/body.h"
 #include "gateway/api/listing.h"
+#include "gateway/api/model_check.h"
 #include "gateway/ingest/name.h"
+#include "gateway/model_check/wire.h"
 #include "proto/mikura/internal/v1/work.pb-c.h"
 #include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 
-/* A model is whole in memory while it is checked, 4 times its size at most. */
+/* A model is whole in memory while it is checked, here and, 4 times its size at most, in a child.
+ */
 #define MODEL_BYTES_MAX   (128u << 20)
 #define MODEL_CHUNK_BYTES (8u << 20)
-#define CLASSES_MAX       4096u
 
 static enum rc model_anchor_key(const char *name, struct record_anchor *ret, struct err *reterr)
 {
@@ -224,8 +225,10 @@ struct adding {
     uint8_t *bytes; /* malloc */
     size_t got;
     /* on a worker thread */
+    const char *program;
     uint8_t sha256[32];
-    struct model *model;
+    uint8_t *answer; /* malloc; of the child */
+    size_t answer_n;
     struct err err;
     enum rc rc;
 };
@@ -288,7 +291,6 @@ static enum rc add_receive(struct adding *ad, struct err *reterr)
 static void add_check(void *arg)
 {
     struct adding *ad = arg;
-    struct model_limits limits = model_limits_default(ad->got);
     unsigned int n = 32;
 
     if (EVP_Digest(ad->bytes, ad->got, ad->sha256, &n, EVP_sha256(), NULL) != 1) {
@@ -298,50 +300,9 @@ static void add_check(void *arg)
                          "the bytes that came have another SHA-256 than the header says; send them "
                          "again");
     } else {
-        ad->rc = model_load(ad->bytes, ad->got, &limits, &ad->model, &ad->err);
-        if (ad->rc == RC_RANGE) ad->rc = ad->err.rc = RC_INVAL; /* a budget: the file's fault */
+        ad->rc = gw_model_check(ad->program, ad->bytes, ad->got, MODEL_CHECK_MS, &ad->answer,
+                                &ad->answer_n, &ad->err);
     }
-}
-
-static enum rc tensors(struct arena *a, const struct model *m, const uint32_t *idx, uint32_t n,
-                       Mikura__V1__Tensor ***ret, size_t *ret_n)
-{
-    Mikura__V1__Tensor **out = arena_alloc(a, n * sizeof *out);
-
-    if (out == NULL) return RC_NOMEM;
-    for (uint32_t i = 0; i < n; i++) {
-        const struct model_value *v = &m->value[idx[i]];
-        Mikura__V1__Tensor *t = arena_alloc(a, sizeof *t);
-
-        if (t == NULL) return RC_NOMEM;
-        mikura__v1__tensor__init(t);
-        t->name = arena_str(a, "%s", v->name);
-        t->type = arena_str(a, "%s", model_dtype_name(v->dtype));
-        t->shape = arena_alloc(a, v->shape.rank * sizeof *t->shape);
-        if (t->name == NULL || t->type == NULL || t->shape == NULL) return RC_NOMEM;
-        for (uint8_t d = 0; d < v->shape.rank; d++)
-            t->shape[d] = v->shape.dim[d]; /* MODEL_DIM_ANY is -1, as in the message */
-        t->n_shape = v->shape.rank;
-        out[i] = t;
-    }
-    *ret = out;
-    *ret_n = n;
-    return RC_OK;
-}
-
-/* Metadata `classes`: names divided by commas, or a JSON list of plain texts. */
-static enum rc classes(struct arena *a, const char *text, Mikura__V1__Model *m)
-{
-    char *copy = arena_str(a, "%s", text), *save = NULL;
-
-    if (copy == NULL) return RC_NOMEM;
-    m->classes = arena_alloc(a, CLASSES_MAX * sizeof *m->classes);
-    if (m->classes == NULL) return RC_NOMEM;
-    for (char *t = strtok_r(copy, "[],\" \t\r\n", &save); t != NULL && m->n_classes < CLASSES_MAX;
-         t = strtok_r(NULL, "[],\" \t\r\n", &save)) {
-        m->classes[m->n_classes++] = t;
-    }
-    return RC_OK;
 }
 
 static enum rc describe(struct adding *ad, uint64_t version, struct slice *ret_detail,
@@ -349,7 +310,6 @@ static enum rc describe(struct adding *ad, uint64_t version, struct slice *ret_d
 {
     struct arena *a = &ad->c->arena;
     Mikura__V1__Model *m = arena_alloc(a, sizeof *m);
-    const char *text;
     uint8_t *packed;
     size_t n;
     enum rc rc;
@@ -360,19 +320,11 @@ static enum rc describe(struct adding *ad, uint64_t version, struct slice *ret_d
     m->version = version;
     m->sha256 = ad->header->sha256;
     m->size_bytes = ad->got;
-    m->opset = ad->model->opset;
     m->added_by = arena_str(a, "%s", fcall_peer(ad->c)->uri);
     m->added_unix_ms = (int64_t)clock_wall_ms();
-    rc = tensors(a, ad->model, ad->model->input, ad->model->input_n, &m->inputs, &m->n_inputs);
-    if (rc == RC_OK)
-        rc = tensors(a, ad->model, ad->model->output, ad->model->output_n, &m->outputs,
-                     &m->n_outputs);
-    text = model_prop_get(ad->model, "classes");
-    if (rc == RC_OK && text != NULL) rc = classes(a, text, m);
-    text = model_prop_get(ad->model, "limits");
-    if (text != NULL) m->limits = arena_str(a, "%s", text);
-    if (rc != RC_OK || m->limits == NULL || m->added_by == NULL)
-        return err_set(reterr, RC_NOMEM, "a model's description");
+    if (m->added_by == NULL) return err_set(reterr, RC_NOMEM, "a model's description");
+    rc = gw_model_answer(ad->answer, ad->answer_n, a, m, reterr);
+    if (rc != RC_OK) return rc;
     n = mikura__v1__model__get_packed_size(m);
     packed = arena_alloc(a, n);
     if (packed == NULL) return err_set(reterr, RC_NOMEM, "a model's description");
@@ -531,6 +483,7 @@ static enum rc model_add(struct fcall *c, struct err *reterr)
 
     if (ad == NULL) return err_set(reterr, RC_NOMEM, "a model");
     ad->c = c;
+    ad->program = ((struct gw *)c->service)->model_check;
     rc = add_receive(ad, reterr);
     if (rc == RC_OK) rc = fiber_work(add_check, ad);
     if (rc == RC_OK && ad->rc != RC_OK) {
@@ -544,7 +497,7 @@ static enum rc model_add(struct fcall *c, struct err *reterr)
             log_info("model_added", "rid=%s name=%s version=%llu bytes=%zu by=%s", fcall_rid(c),
                      m->name, (unsigned long long)m->version, ad->got, fcall_peer(c)->uri);
     }
-    model_free(ad->model);
+    free(ad->answer);
     free(ad->bytes);
     return rc != RC_OK ? rc : fcall_send(c, &m->base);
 }

@@ -33,3 +33,8 @@
 /* Of address space: libraries and dictionary take about 60 MiB of it, an inflated DICOM at most
  * 256 while it grows (common/image/deid/dicom.c). */
 #define INSPECT_MEMORY_MAX (512ull << 20)
+/* A child that has used so many CPU seconds ends after its object, and the next one gets a fresh
+ * child; so the kernel's limit, which leaves room for two more objects, is met by none that is
+ * well. */
+#define INSPECT_CPU_S     60u
+#define INSPECT_CPU_S_MAX (INSPECT_CPU_S + 2 * INSPECT_MS / 1000)
