@@ -1,8 +1,10 @@
-/* computed/onnx/lower_ops.c - lowering of the operators that move elements about, and of
- * normalisations. Coordinates of Resize become tables here, so that a backend only gathers.
+/* computed/onnx/lower_ops.c - lowering of the operators that move elements
+ * about, and of normalisations. Coordinates of Resize become tables here, so
+ * that a backend only gathers.
  *
- * Source: ONNX Resize-11/13 (coordinate_transformation_mode, nearest_mode), as PyTorch's exporter
- * uses it; places outside of the input are clamped to its edge. */
+ * Source: ONNX Resize-11/13 (coordinate_transformation_mode, nearest_mode), as
+ * PyTorch's exporter uses it; places outside of the input are clamped to its
+ * edge. */
 #include "computed/onnx/lower_priv.h"
 #include <math.h>
 #include <string.h>
@@ -37,11 +39,15 @@ enum rc lower_copy(struct lower *l, const struct model_node *n)
 
 enum rc lower_pad(struct lower *l, const struct model_node *n)
 {
-    struct be_node b = {.op = BE_PAD};
+    struct be_node b = {.op = BE_PAD}, view = {.op = BE_VIEW};
     struct model_pad p;
+    bool none = true;
     enum rc rc = model_pad(l->s, n, &p, l->reterr);
 
     if (rc != RC_OK) return rc;
+    for (uint8_t i = 0; i < l->shape[n->in[0]].rank; i++)
+        none = none && p.begin[i] == 0 && p.end[i] == 0;
+    if (none) return lower_emit(l, n, &view, 1); /* exporters write one before each AveragePool */
     b.u.pad.kind = p.mode == MODEL_PAD_REFLECT ? BE_PAD_REFLECT
                    : p.mode == MODEL_PAD_EDGE  ? BE_PAD_EDGE
                                                : BE_PAD_CONSTANT;
@@ -51,7 +57,8 @@ enum rc lower_pad(struct lower *l, const struct model_node *n)
     return lower_emit(l, n, &b, 1);
 }
 
-/* Indices counted from the end become plain ones; model_bind() has checked their range. */
+/* Indices counted from the end become plain ones; model_bind() has checked
+ * their range. */
 enum rc lower_gather(struct lower *l, const struct model_node *n)
 {
     const struct model_shape *x = &l->shape[n->in[0]], *k = &l->shape[n->in[1]];

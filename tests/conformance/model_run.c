@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define INPUTS_MAX 64
 
@@ -132,11 +133,19 @@ static void run(void)
     }
 }
 
+static double cpu_seconds(void)
+{
+    struct timespec t = {0};
+
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t); /* always there */
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
 static void again(void)
 {
     struct session_out out[64];
     uint32_t n = get32();
-    double *t = calloc(MAX(n, 1), sizeof(*t));
+    double *t = calloc(n + 1u, sizeof(*t)), cpu = cpu_seconds();
     struct err e = {0};
     enum rc rc = RC_OK;
 
@@ -147,7 +156,8 @@ static void again(void)
         rc = session_run(s, shape, (const void *const *)in, out, &e);
         t[i] = (double)(clock_boot_us() - from) * 1e-6;
     }
-    if (put_rc(rc, &e)) put(t, n * sizeof(*t));
+    t[n] = cpu_seconds() - cpu;
+    if (put_rc(rc, &e)) put(t, (n + 1u) * sizeof(*t));
     free(t);
 }
 

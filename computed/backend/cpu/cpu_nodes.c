@@ -1,9 +1,11 @@
 /* computed/backend/cpu/cpu_nodes.c - nodes as oneDNN primitives.
  *
- * Convolutions choose the layout of their input and output themselves; pooling and activations keep
- * what they find. Constant weights are packed into the layout that the primitive likes, once, when
- * the plan is made. A shape that oneDNN refuses is no error: the node is the reference's. Source:
- * oneDNN 2.6 developer guide (convolution, deconvolution, pooling, matmul, softmax, eltwise). */
+ * Convolutions choose the layout of their input and output themselves; pooling
+ * and activations keep what they find. Constant weights are packed into the
+ * layout that the primitive likes, once, when the plan is made. A shape that
+ * oneDNN refuses is no error: the node is the reference's. Source: oneDNN 2.6
+ * developer guide (convolution, deconvolution, pooling, matmul, softmax,
+ * eltwise). */
 #include "computed/backend/cpu/cpu.h"
 #include "computed/backend/cpu/cpu_priv.h"
 #include <string.h>
@@ -73,7 +75,8 @@ static void maker_end(struct maker *m)
     if (m->prim != NULL) (void)dnnl_primitive_destroy(m->prim);
 }
 
-/* Scratch memory of the plan's; after a residual, if there is one, the node's activation. */
+/* Scratch memory of the plan's; after a residual, if there is one, the node's
+ * activation. */
 static dnnl_status_t attr_make(struct maker *m, bool residual, float scale)
 {
     struct elt e[2];
@@ -137,8 +140,8 @@ static enum rc step_add(struct maker *m)
     return RC_OK;
 }
 
-/* The output's form; with a residual, one that holds it already. When nobody reads the residual
- * any more, that is its own memory. */
+/* The output's form; with a residual, one that holds it already. When nobody
+ * reads the residual any more, that is its own memory. */
 static enum rc dst_make(struct maker *m, const dnnl_memory_desc_t *md, uint32_t *ret)
 {
     struct be_plan *p = m->p;
@@ -193,8 +196,8 @@ struct win {
     dnnl_dims_t kernel, stride, dilate, pad_l, pad_r;
 };
 
-/* `in` and `out` as Conv has them (of CONV_T: exchanged). False: a window that oneDNN does not
- * have, or that may lie in the padding altogether. */
+/* `in` and `out` as Conv has them (of CONV_T: exchanged). False: a window that
+ * oneDNN does not have, or that may lie in the padding altogether. */
 static bool win_make(const struct be_window *w, const struct be_tensor *in,
                      const struct be_tensor *out, struct win *ret)
 {
@@ -205,7 +208,8 @@ static bool win_make(const struct be_window *w, const struct be_tensor *in,
         ret->stride[i] = w->stride[i];
         ret->dilate[i] = w->dilation[i] - 1;
         ret->pad_l[i] = w->pad_begin[i];
-        /* what the output's size says: with ceil_mode the last window may hang over */
+        /* what the output's size says: with ceil_mode the last window may hang over
+         */
         ret->pad_r[i] =
             (out->dim[2 + i] - 1) * w->stride[i] + span - in->dim[2 + i] - w->pad_begin[i];
         if (ret->pad_l[i] < 0 || ret->pad_l[i] >= w->kernel[i] || ret->pad_r[i] >= w->kernel[i])
@@ -240,8 +244,8 @@ static dnnl_data_type_t out_type(const struct be_plan *p, uint32_t t)
     return p->precision == BE_PREC_BF16 && readers_take_bf16(p, t) ? dnnl_bf16 : dnnl_f32;
 }
 
-/* The weights as oneDNN sees them: [groups,] M / groups, C / groups, kernel. Of CONV_T they lie as
- * C, M / groups, kernel. */
+/* The weights as oneDNN sees them: [groups,] M / groups, C / groups, kernel. Of
+ * CONV_T they lie as C, M / groups, kernel. */
 static dnnl_status_t weights_md(const struct be_node *n, const struct be_tensor *tw,
                                 dnnl_memory_desc_t *md)
 {
@@ -287,6 +291,16 @@ static dnnl_status_t any(dnnl_memory_desc_t *md, const dnnl_memory_desc_t *like,
     return dnnl_memory_desc_init_by_tag(md, like->ndims, like->dims, t, dnnl_format_tag_any);
 }
 
+/* Channels in blocks of 16; few channels (an image) as oneDNN likes. */
+static dnnl_status_t blocked(dnnl_memory_desc_t *md, const dnnl_memory_desc_t *like)
+{
+    static const dnnl_format_tag_t tags[] = {dnnl_nCw16c, dnnl_nChw16c, dnnl_nCdhw16c};
+
+    if (like->dims[1] < 16) return dnnl_success;
+    return dnnl_memory_desc_init_by_tag(md, like->ndims, like->dims, md->data_type,
+                                        tags[like->ndims - 3]);
+}
+
 static dnnl_status_t conv_pd(struct maker *m, const struct win *w, const dnnl_memory_desc_t *src,
                              const dnnl_memory_desc_t *wei, const dnnl_memory_desc_t *bias,
                              const dnnl_memory_desc_t *dst)
@@ -330,6 +344,8 @@ enum rc cpu_conv(struct be_plan *p, const struct be_node *n)
     if (st == dnnl_success) st = any(&ax, &x, in_type(p));
     if (st == dnnl_success) st = any(&aw, &w, in_type(p));
     if (st == dnnl_success) st = any(&ay, &y, out_type(p, n->out));
+    if (st == dnnl_success && p->blocked) st = blocked(&ax, &x);
+    if (st == dnnl_success && p->blocked) st = blocked(&ay, &y);
     if (st == dnnl_success) st = attr_make(&m, n->residual != BE_NONE, 1);
     if (st == dnnl_success) st = conv_pd(&m, &win, &ax, &aw, pb, &ay);
     rc = cpu_dnnl(p, st);
@@ -431,7 +447,8 @@ static dnnl_status_t product_md(dnnl_memory_desc_t *md, int nd, int64_t batch, i
                                             nd == 3 ? s : s + 1);
 }
 
-/* c is a row of y, as a bias with the same factor as the product's, or it can be made so. */
+/* c is a row of y, as a bias with the same factor as the product's, or it can
+ * be made so. */
 static bool bias_fits(const struct be_plan *p, const struct be_node *n)
 {
     const struct be_tensor *tc = cpu_tensor(p, n->in[2]), *ty = cpu_tensor(p, n->out);

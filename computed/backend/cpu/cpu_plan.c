@@ -1,8 +1,9 @@
-/* computed/backend/cpu/cpu_plan.c - forms, buffers, steps of a plan; its making and its run.
+/* computed/backend/cpu/cpu_plan.c - forms, buffers, steps of a plan; its making
+ * and its run.
  *
- * Buffers that are touched only by steps a..b share the arena with others (arena.h). A buffer that
- * lies within another counts as that one. Everything that allocates does so here, before the first
- * run; a run only computes. */
+ * Buffers that are touched only by steps a..b share the arena with others
+ * (arena.h). A buffer that lies within another counts as that one. Everything
+ * that allocates does so here, before the first run; a run only computes. */
 #include "computed/backend/arena.h"
 #include "computed/backend/cpu/cpu.h"
 #include "computed/backend/cpu/cpu_priv.h"
@@ -478,6 +479,8 @@ static enum rc graph_copy(struct be_plan *p, const struct be_graph *g)
         for (uint32_t k = 0; k < node[i].in_n; k++)
             p->readers[in[k]]++;
         if (node[i].residual != BE_NONE) p->readers[node[i].residual]++;
+        p->blocked = p->blocked || (node[i].op == BE_CONCAT && node[i].u.concat_axis == 1 &&
+                                    g->tensor[node[i].out].rank > 3);
     }
     return RC_OK;
 }

@@ -1,9 +1,10 @@
 /* computed/backend/cpu/cpu_priv.h - a plan of the CPU backend while it is made.
  *
- * A value (tensor of the graph) has one or more forms: the layout that the node that made it chose,
- * and others that readers asked for; a reorder step makes those. A form lies in a buffer; buffers
- * that never live at the same time share memory. A node is one or more steps: oneDNN primitives,
- * kernels of our own (kern.h), or the reference on plain forms. */
+ * A value (tensor of the graph) has one or more forms: the layout that the node
+ * that made it chose, and others that readers asked for; a reorder step makes
+ * those. A form lies in a buffer; buffers that never live at the same time
+ * share memory. A node is one or more steps: oneDNN primitives, kernels of our
+ * own (kern.h), or the reference on plain forms. */
 #pragma once
 #include "computed/backend/cpu/kern.h"
 #include <oneapi/dnnl/dnnl.h>
@@ -14,7 +15,8 @@ struct cpu_buf {
     size_t bytes;
     uint32_t from, to; /* first and last step that touches it */
     size_t off;
-    uint32_t root; /* lies within that buffer, at root_off; itself: it is placed on its own */
+    uint32_t root; /* lies within that buffer, at root_off; itself: it is placed
+                      on its own */
     size_t root_off;
     uint8_t *fixed; /* constants: memory of its own */
     bool shared;    /* holds several values at a time: views */
@@ -38,7 +40,8 @@ struct cpu_step;
 typedef void (*cpu_run_fn)(const struct cpu_step *s);
 /* What kernels take; memory is the plan's. */
 struct cpu_kern {
-    uint32_t buf[4]; /* operands; BE_NONE: none. Filled into ptr when places are known. */
+    uint32_t buf[4]; /* operands; BE_NONE: none. Filled into ptr when places are
+                        known. */
     uint8_t *ptr[4];
     const struct kern_ops *ops;
     const struct be_node *n; /* the plan's copy */
@@ -82,8 +85,12 @@ struct be_plan {
     const struct kern_ops *kern;
     struct be_graph g; /* a copy, constants' pointers valid while planning only */
     enum be_precision precision;
+    bool blocked;      /* convolutions keep to blocks of 16 channels, so that parts of
+                          a concatenation lie one behind the other; else oneDNN chooses
+                          (channels last, mostly) */
     uint32_t *first;   /* per tensor: its first form; BE_NONE */
-    uint32_t *readers; /* per tensor: nodes yet to come that read it, plus one if it is an output */
+    uint32_t *readers; /* per tensor: nodes yet to come that read it, plus one if
+                          it is an output */
     struct cpu_form *form;
     struct cpu_buf *buf;
     struct cpu_step *step;
@@ -104,7 +111,8 @@ const struct be_tensor *cpu_tensor(const struct be_plan *p, uint32_t t);
 size_t cpu_tensor_bytes(const struct be_tensor *t);
 enum rc cpu_buf_new(struct be_plan *p, size_t bytes, uint32_t *ret);
 void cpu_touch(struct be_plan *p, uint32_t buf); /* by the step that is appended next */
-/* The form of t with this layout, or plain; made by a reorder when there is none. */
+/* The form of t with this layout, or plain; made by a reorder when there is
+ * none. */
 enum rc cpu_form_get(struct be_plan *p, uint32_t t, const dnnl_memory_desc_t *md,
                      uint32_t *ret_buf);
 enum rc cpu_form_plain(struct be_plan *p, uint32_t t, uint32_t *ret_buf);
@@ -114,8 +122,9 @@ enum rc cpu_form_make(struct be_plan *p, uint32_t t, const dnnl_memory_desc_t *m
 enum rc cpu_form_make_plain(struct be_plan *p, uint32_t t, uint32_t *ret_buf);
 /* A first form that lies in an existing buffer; md NULL: plain. */
 enum rc cpu_form_in(struct be_plan *p, uint32_t t, const dnnl_memory_desc_t *md, uint32_t buf);
-/* Weights that lie as `md` says, times scale, in the layout `want`: a constant is packed now, into
- * memory of its own; what is computed (scale 1) goes through a step. */
+/* Weights that lie as `md` says, times scale, in the layout `want`: a constant
+ * is packed now, into memory of its own; what is computed (scale 1) goes
+ * through a step. */
 enum rc cpu_weights(struct be_plan *p, uint32_t t, const dnnl_memory_desc_t *md,
                     const dnnl_memory_desc_t *want, float scale, uint32_t *ret_buf);
 /* A buffer's bytes in another layout or type; *buf becomes the new one. */
@@ -137,7 +146,8 @@ enum rc cpu_conv(struct be_plan *p, const struct be_node *n); /* and CONV_T */
 enum rc cpu_pool(struct be_plan *p, const struct be_node *n);
 enum rc cpu_matmul(struct be_plan *p, const struct be_node *n);
 enum rc cpu_softmax(struct be_plan *p, const struct be_node *n);
-/* An activation over a whole value, in its first form; to, from: buffers, may be the same. */
+/* An activation over a whole value, in its first form; to, from: buffers, may
+ * be the same. */
 enum rc cpu_act(struct be_plan *p, const struct be_node *n, const dnnl_memory_desc_t *md,
                 uint32_t from, uint32_t to);
 enum rc cpu_unary(struct be_plan *p, const struct be_node *n);
