@@ -144,7 +144,8 @@ static void batch_after(struct worker_job *job)
     close_step(s);
 }
 
-/* The segments that this batch leaves behind: all their records have rows with it. */
+/* The segments that this batch leaves behind: all their records have rows with it. Of the last
+ * batches of a store that closes, behind the log's end, the next start adds them (facts_all). */
 static void facts_find(struct store *s)
 {
     uint64_t last = 0;
@@ -157,7 +158,7 @@ static void facts_find(struct store *s)
         if (a->priv.rc == RC_OK) last = a->priv.log.end.segment_id;
     }
     s->facts_n = 0;
-    if (last <= s->upto.segment_id) return;
+    if (s->log == NULL || last <= s->upto.segment_id) return;
     n = seglog_segments(s->log, s->upto.segment_id, s->facts, FACTS_MAX);
     while (s->facts_n < n && s->facts[s->facts_n].id < last)
         s->facts_n++;
@@ -353,6 +354,7 @@ static void on_log_closed(void *data)
 {
     struct store *s = data;
 
+    s->log = NULL; /* rows of what it had flushed may still be to be written */
     s->log_closed = true;
     close_step(s);
 }
@@ -717,7 +719,7 @@ void store_status(struct store *s, struct store_status *ret)
                                  .replayed_n = s->replayed_n,
                                  .damaged = s->damaged};
     ret->rc = disk_state(s->disk, &ret->err);
-    seglog_stats(s->log, &ret->log);
+    if (s->log != NULL) seglog_stats(s->log, &ret->log);
     index_stats(s->index, &ret->index);
 }
 
