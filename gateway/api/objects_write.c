@@ -153,9 +153,11 @@ static enum rc chunk_sha256_check(EVP_MD_CTX *md, ProtobufCBinaryData want, stru
                    "the chunk's bytes have another sha256 than its header says: send it again");
 }
 
-/* Appends data messages until the chunk is whole. The first message's data may be there already. */
+/* Appends data messages until the chunk is whole; `first` is what the first one brought. It goes
+ * back at once: held, it would keep a half of the stream's window shut, and a message as long as
+ * the other half could never come whole. */
 static enum rc receive_chunk(struct fcall *c, struct body_chunk *k, EVP_MD_CTX *md,
-                             struct slice first, struct err *reterr)
+                             struct slice first, struct rpc_msg **first_msg, struct err *reterr)
 {
     uint32_t want = k->put.ident.plain_bytes;
     enum rc rc = RC_OK;
@@ -163,6 +165,8 @@ static enum rc receive_chunk(struct fcall *c, struct body_chunk *k, EVP_MD_CTX *
     if (first.n > want)
         return err_set(reterr, RC_RANGE, "more bytes than the chunk's declared %u", want);
     rc = chunk_bytes(k, md, first, reterr);
+    fcall_release(c, *first_msg);
+    *first_msg = NULL;
     while (rc == RC_OK) {
         Mikura__V1__PutChunkRequest *m = NULL;
         struct slice rest, d;
@@ -289,7 +293,7 @@ enum rc objects_put_chunk(struct fcall *c, struct err *reterr)
         if (md == NULL || EVP_DigestInit_ex(md, EVP_sha256(), NULL) != 1)
             rc = err_set(reterr, RC_NOMEM, "SHA-256 of a chunk");
     }
-    if (rc == RC_OK) rc = receive_chunk(c, k, md, data, reterr);
+    if (rc == RC_OK) rc = receive_chunk(c, k, md, data, &msg, reterr);
     if (rc == RC_OK && md != NULL) rc = chunk_sha256_check(md, h->sha256, reterr);
     if (rc == RC_OK) rc = body_chunk_sealed(k, reterr);
     if (rc == RC_OK) rc = put_chunk_row(c, &w, &id, k, &was_there, reterr);
@@ -299,7 +303,7 @@ enum rc objects_put_chunk(struct fcall *c, struct err *reterr)
         rc = fcall_send(c, &answer.base);
     }
 out:
-    fcall_release(c, msg);
+    if (msg != NULL) fcall_release(c, msg);
     EVP_MD_CTX_free(md);
     body_chunk_free(k);
     gw_case_wipe(w.cs);
