@@ -26,8 +26,26 @@ static void tell(struct seglog *log, struct seglog_append *a, enum rc rc)
     a->priv.cb(a, rc);
 }
 
+static void seal(struct seglog *log, struct segment *s);
+
+/* An orderly end: the next start has nothing to search. The one that was made ahead is sealed
+ * empty, and removed then. */
+static void seal_rest(struct seglog *log)
+{
+    struct segment *rest[2] = {log->cur, log->next};
+
+    if (log->appends_n > 0 || log->flushing || log->creating || log->failed.rc != RC_OK) return;
+    log->cur = log->next = NULL;
+    for (uint32_t i = 0; i < ARRAY_N(rest); i++) {
+        if (rest[i] == NULL) continue;
+        seal(log, rest[i]);
+        segment_unuse(rest[i]);
+    }
+}
+
 static void close_check(struct seglog *log)
 {
+    if (log->closing) seal_rest(log);
     if (!log->closing || log->close_due || log->appends_n > 0 || log->reads_n > 0 ||
         log->jobs_n > 0 || log->drops_n > 0 || log->flushing || log->creating) {
         return;

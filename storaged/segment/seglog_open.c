@@ -426,6 +426,11 @@ static enum rc find_out(struct seglog *log, struct segment *s, struct window *w,
     rc = segment_load(log, s, reterr);
     w->seg = s;
     w->n = 0;
+    if (rc == RC_OK && s->sealed && s->end == SEGLOG_DATA_AT) {
+        s->sealed = false; /* made ahead, never used: settle removes it */
+        *ret_searched = false;
+        return RC_OK;
+    }
     if (rc == RC_OK && !s->sealed) {
         rc = segment_find_end(log, w, blocks, before, reterr);
     } else if (rc == RC_OK && *ret_searched) {

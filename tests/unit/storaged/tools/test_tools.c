@@ -137,8 +137,9 @@ static void test_check(void **state)
     flip_segment(dir, loc.segment_id, 4096 + 50);
     expect(TOOL_FAULTS, tool("check", dir), "the seal is bad");
     flip_segment(dir, loc.segment_id, 4096 + 50);
-    flip_segment(dir, last.segment_id, (off_t)last.offset + 12); /* of an open segment: its end? */
-    expect(TOOL_FAULTS, tool("check", dir), "they end before a place");
+    flip_segment(dir, last.segment_id,
+                 (off_t)last.offset + 12); /* no end of the log: it is sealed */
+    expect(TOOL_FAULTS, tool("check", dir), "no valid record");
     flip_segment(dir, last.segment_id, (off_t)last.offset + 12);
     flip(dir, "disk.id", 20);
     expect(TOOL_FAULTS, tool("check", dir), "disk id");
