@@ -2,8 +2,8 @@
  * until none does any more: over the start of a store (with records to replay), a write, a read,
  * and a reclaim. Whatever fails is told; what was acknowledged is there and right, and the next try
  * goes.
- *
- * malloc and its kin are wrapped by the linker (CMakeLists.txt); RocksDB's and libuv's are not. */
+ */
+#include "alloc_fail.h"
 #include "disk_model.h"
 #include "storaged/repair/reclaim.h"
 #include <stdio.h>
@@ -12,60 +12,17 @@
 
 #define BYTES 70000u
 
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t k, size_t n);
-void *__real_realloc(void *p, size_t n);
-void *__real_aligned_alloc(size_t a, size_t n);
-char *__real_strdup(const char *s);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t k, size_t n);
-void *__wrap_realloc(void *p, size_t n);
-void *__wrap_aligned_alloc(size_t a, size_t n);
-char *__wrap_strdup(const char *s);
-
-static int64_t left; /* atomic (workers allocate too); fails when it reaches 0; below: none does */
-static bool failed_now(void)
-{
-    return __atomic_load_n(&left, __ATOMIC_RELAXED) > 0 &&
-           __atomic_sub_fetch(&left, 1, __ATOMIC_RELAXED) == 0;
-}
-void *__wrap_malloc(size_t n)
-{
-    return failed_now() ? NULL : __real_malloc(n);
-}
-void *__wrap_calloc(size_t k, size_t n)
-{
-    return failed_now() ? NULL : __real_calloc(k, n);
-}
-void *__wrap_realloc(void *p, size_t n)
-{
-    return failed_now() ? NULL : __real_realloc(p, n);
-}
-void *__wrap_aligned_alloc(size_t a, size_t n)
-{
-    return failed_now() ? NULL : __real_aligned_alloc(a, n);
-}
-char *__wrap_strdup(const char *s)
-{
-    return failed_now() ? NULL : __real_strdup(s);
-}
-
 static struct model m;
-static int64_t armed;
-static void arm(int64_t n)
+static uint64_t armed;
+static void arm(uint64_t n)
 {
     armed = n;
-    __atomic_store_n(&left, n, __ATOMIC_RELAXED);
-}
-/* Did it go off? Nothing fails from here on. */
-static bool disarm(void)
-{
-    return __atomic_exchange_n(&left, 0, __ATOMIC_RELAXED) == 0;
+    alloc_fail_at(n);
 }
 static void told(enum rc rc, const char *what)
 {
     if (rc != RC_NOMEM && rc != RC_IO && rc != RC_BUSY)
-        fail_msg("%s: %s at allocation %lld", what, rc_name(rc), (long long)armed);
+        fail_msg("%s: %s at allocation %llu", what, rc_name(rc), (unsigned long long)armed);
 }
 /* A store whose index failed is out: the next start has all. */
 static void again(void)
@@ -80,7 +37,7 @@ static void again(void)
 
 static void test_start(void **state)
 {
-    int64_t n = 1;
+    uint64_t n = 1;
     bool more = true;
 
     (void)state;
@@ -90,14 +47,14 @@ static void test_start(void **state)
 
         arm(n);
         rc = model_try_open(&m, &err);
-        more = disarm();
+        more = alloc_fail_off();
         if (rc != RC_OK) told(rc, "start");
         if (rc == RC_OK) {
             if (n % 8 == 0 || !more) model_check(&m, false);
             model_close(&m);
         }
     }
-    print_message("start: %lld places\n", (long long)n - 2);
+    print_message("start: %llu places\n", (unsigned long long)n - 2);
     assert_true(n > 10);
 }
 
@@ -158,7 +115,7 @@ static void test_write_read(void **state)
     static uint8_t p[ROUND_UP(BYTES, 4096u)] __attribute__((aligned(4096)));
     static struct store_append a;
     static struct seglog_read r;
-    int64_t n[2] = {1, 1};
+    uint64_t n[2] = {1, 1};
 
     (void)state;
     model_open(&m);
@@ -171,20 +128,20 @@ static void test_write_read(void **state)
 
             arm(n[reads]);
             rc = reads ? read_once(&r, p) : write_once(&a, blocks, p);
-            more = disarm();
+            more = alloc_fail_off();
             if (rc != RC_OK) told(rc, reads ? "read" : "write");
             again();
             assert_int_equal(read_once(&r, p), RC_OK);
         }
     }
-    print_message("write: %lld places, read: %lld\n", (long long)n[0] - 2, (long long)n[1] - 2);
+    print_message("write: %llu places, read: %llu\n", (unsigned long long)n[0] - 2,
+                  (unsigned long long)n[1] - 2);
     model_close(&m);
 }
 
 struct once {
     struct reclaim *r;
-    int64_t n;
-    uint64_t id;
+    uint64_t n, id;
     bool more;
     enum rc rc;
     struct err err;
@@ -195,7 +152,7 @@ static void reclaim_armed(void *arg)
 
     arm(o->n);
     o->rc = reclaim_once(o->r, &o->id, &o->err);
-    o->more = disarm();
+    o->more = alloc_fail_off();
 }
 static void test_reclaim(void **state)
 {
@@ -220,7 +177,7 @@ static void test_reclaim(void **state)
         again();
         if (o.n % 8 == 0 || !o.more) model_check(&m, false);
     }
-    print_message("reclaim: %lld places, %llu segments given back\n", (long long)o.n - 2,
+    print_message("reclaim: %llu places, %llu segments given back\n", (unsigned long long)o.n - 2,
                   (unsigned long long)given_back);
     assert_true(given_back > 0);
     model_close(&m);

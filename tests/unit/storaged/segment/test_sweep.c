@@ -2,8 +2,8 @@
  * call of the disk, fails: n = 1, 2, 3, ... until all passes. Over the start, appends, reads, a
  * segment's drop, the recovery after a crash and replay. Whatever fails is told; nothing that was
  * acknowledged is lost, nothing is taken for damage, and the next start without a failure has all.
- *
- * malloc and its kin are wrapped by the linker (CMakeLists.txt) in our code and in this file. */
+ */
+#include "alloc_fail.h"
 #include "storaged/segment/seglog.h"
 #include <errno.h>
 #include <setjmp.h>
@@ -19,38 +19,6 @@
 #define SEGMENT SEGLOG_SEGMENT_BYTES_MIN
 #define BYTES   9000u
 
-/* ---- allocations ---- */
-void *__real_malloc(size_t n);
-void *__real_calloc(size_t k, size_t n);
-void *__real_realloc(void *p, size_t n);
-void *__real_aligned_alloc(size_t a, size_t n);
-void *__wrap_malloc(size_t n);
-void *__wrap_calloc(size_t k, size_t n);
-void *__wrap_realloc(void *p, size_t n);
-void *__wrap_aligned_alloc(size_t a, size_t n);
-
-static uint64_t alloc_at; /* fails when it reaches 0; 0: none does */
-static bool failed_now(void)
-{
-    return alloc_at != 0 && --alloc_at == 0;
-}
-void *__wrap_malloc(size_t n)
-{
-    return failed_now() ? NULL : __real_malloc(n);
-}
-void *__wrap_calloc(size_t k, size_t n)
-{
-    return failed_now() ? NULL : __real_calloc(k, n);
-}
-void *__wrap_realloc(void *p, size_t n)
-{
-    return failed_now() ? NULL : __real_realloc(p, n);
-}
-void *__wrap_aligned_alloc(size_t a, size_t n)
-{
-    return failed_now() ? NULL : __real_aligned_alloc(a, n);
-}
-
 /* ---- a log ---- */
 struct rec {
     struct seglog_append a;
@@ -64,7 +32,7 @@ static struct disk *disk;
 static struct seglog *slog;
 static struct rec recs[RECORDS];
 static bool closed;
-static uint64_t io_at; /* as alloc_at */
+static uint64_t io_at; /* the disk's call that fails; 0: none */
 static uint8_t want[BYTES];
 
 static void fill(uint32_t i, uint8_t *p, uint32_t n)
@@ -246,13 +214,31 @@ static void drop_first(void)
     assert_true(read_rc == RC_OK || read_rc == RC_IO || read_rc == RC_NOMEM);
 }
 
-static bool hit(void)
+static void arm(uint64_t n, bool io)
 {
-    /* what was armed has gone off: the counters are the disk's and ours */
-    return alloc_at == 0 && (io_at == 0 || disk_inject_left(disk) == 0);
+    io_at = io ? n : 0;
+    if (!io) alloc_fail_at(n);
+}
+/* Did it fail? While the log is open. */
+static bool hit(bool io)
+{
+    bool alloc = alloc_fail_off();
+
+    return io ? disk_inject_left(disk) == 0 : alloc;
+}
+/* After a power cut, a start without failures has it all. */
+static void verify(struct disk_mem *mem)
+{
+    (void)alloc_fail_off();
+    io_at = 0;
+    (void)disk_mem_crash(mem, DISK_CRASH_LOST);
+    assert_true(open_all(mem));
+    replay_and_read(true);
+    close_all();
+    disk_mem_free(mem);
 }
 
-/* One life with a failure at n, then one without. False: n is beyond the last. */
+/* One life with a failure at n. False: n is beyond the last. */
 static bool sweep_life(uint64_t n, bool io)
 {
     struct disk_mem *mem = disk_mem_new(n, 16u << 20);
@@ -260,47 +246,33 @@ static bool sweep_life(uint64_t n, bool io)
 
     assert_non_null(mem);
     memset(recs, 0, sizeof(recs));
-    alloc_at = io ? 0 : n;
-    io_at = io ? n : 0;
+    arm(n, io);
     if (open_all(mem)) {
         for (uint32_t i = 0; i < RECORDS; i++)
             append(i);
         read_all(false);
         drop_first();
-        more = hit();
-        alloc_at = 0;
+        more = hit(io);
         close_all();
     }
-    alloc_at = io_at = 0;
-    (void)disk_mem_crash(mem, DISK_CRASH_LOST);
-    assert_true(open_all(mem));
-    replay_and_read(true);
-    close_all();
-    disk_mem_free(mem);
+    verify(mem);
     return more;
 }
 
-/* The start after a crash meets a failure at n; the next one none. */
+/* The start after a crash meets a failure at n. */
 static bool sweep_recovery(const struct disk_mem *crashed, uint64_t n, bool io)
 {
     struct disk_mem *mem = disk_mem_clone(crashed, n);
     bool more = true;
 
     assert_non_null(mem);
-    alloc_at = io ? 0 : n;
-    io_at = io ? n : 0;
+    arm(n, io);
     if (open_all(mem)) {
         replay_and_read(false);
-        more = hit();
-        alloc_at = 0;
+        more = hit(io);
         close_all();
     }
-    alloc_at = io_at = 0;
-    (void)disk_mem_crash(mem, DISK_CRASH_LOST);
-    assert_true(open_all(mem));
-    replay_and_read(true);
-    close_all();
-    disk_mem_free(mem);
+    verify(mem);
     return more;
 }
 
