@@ -204,6 +204,20 @@ static void rows_check(struct check *c, struct index *ix)
     c->rows_n += rest_n;
 }
 
+/* The iterators above read what holds rows; this, every block of every table. */
+static void tables_check(struct check *c, struct index *ix)
+{
+    struct index_file *files = NULL;
+    struct err err = {0};
+    uint32_t n = 0;
+
+    if (index_files(ix, &files, &n, &err) != RC_OK) fault(c, "index: tables", err.msg);
+    for (uint32_t i = 0; i < n; i++) {
+        if (index_file_check(ix, files[i].name, &err) != RC_OK) fault(c, files[i].name, err.msg);
+    }
+    free(files);
+}
+
 static void report(const struct check *c)
 {
     (void)printf(c->args->json
@@ -242,7 +256,10 @@ static enum rc look(struct check *c, struct tool_disk *d, struct err *reterr)
         (end.segment_id < c->replay_from.segment_id ||
          (end.segment_id == c->replay_from.segment_id && end.offset < c->replay_from.offset)))
         fault(c, "segments", "they end before a place whose rows the index has");
-    if (rc == RC_OK && ix != NULL) rows_check(c, ix);
+    if (rc == RC_OK && ix != NULL) {
+        rows_check(c, ix);
+        tables_check(c, ix);
+    }
     index_close(ix);
     return rc;
 }
