@@ -321,10 +321,9 @@ static void follow_entries(struct replica_core *c, struct replica_actions *out,
     while (upto + 1 < m->first + m->n && upto + 1 < held + CHUNK_RING &&
            m->entries[upto + 1 - m->first].bytes.n >= 2)
         upto++;
-    if (upto < from) return;
     while (MUTANT(13) && from <= upto && from <= c->log_last) /* P2: what is there is kept */
         c->verified = from++;
-    if (from > upto) return;
+    if (upto < from) return;
     a = replica_act(out, REPLICA_APPEND);
     a->epoch = c->epoch;
     a->first = from;
