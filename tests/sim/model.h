@@ -35,7 +35,7 @@ struct mcas {
     int64_t mod;
     uint64_t id;
     uint8_t starts;
-    bool there, told;
+    bool there;
 };
 struct state {
     struct mnode n[N];
