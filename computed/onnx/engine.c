@@ -3,6 +3,7 @@
  * when a ninth is asked for. */
 #include "computed/onnx/engine.h"
 #include "computed/onnx/lower.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +13,7 @@ struct engine {
     const struct be_ops *ops;
     struct be_dev *dev;
     struct be_plan_conf conf;
+    char text[96];
 };
 
 struct planned {
@@ -31,6 +33,8 @@ struct session {
 
 enum rc engine_open(const struct engine_conf *conf, struct engine **ret_engine, struct err *reterr)
 {
+    static const char *const precision[] = {
+        [BE_FP32] = "", [BE_TF32] = ", tf32", [BE_PREC_F16] = ", fp16", [BE_PREC_BF16] = ", bf16"};
     struct engine *e = calloc(1, sizeof(*e));
     enum rc rc;
 
@@ -46,6 +50,8 @@ enum rc engine_open(const struct engine_conf *conf, struct engine **ret_engine, 
         free(e);
         return rc;
     }
+    (void)snprintf(e->text, sizeof(e->text), "%s%s", e->ops->text(e->dev),
+                   precision[conf->precision]);
     *ret_engine = e;
     return RC_OK;
 }
@@ -59,7 +65,7 @@ void engine_close(struct engine *e)
 
 const char *engine_text(const struct engine *e)
 {
-    return e->ops->text(e->dev);
+    return e->text;
 }
 
 enum rc session_open(struct engine *e, const struct model *m, struct session **ret_s,

@@ -23,8 +23,9 @@ struct engine_conf {
 
 MUST_CHECK enum rc engine_open(const struct engine_conf *conf, struct engine **ret_engine,
                                struct err *reterr);
-void engine_close(struct engine *e);             /* after its sessions; NULL: nothing */
-const char *engine_text(const struct engine *e); /* for ItemResult.device */
+void engine_close(struct engine *e); /* after its sessions; NULL: nothing */
+const char *
+engine_text(const struct engine *e); /* for ItemResult.device: "cpu (oneDNN 2.6.3), bf16" */
 
 /* m: borrowed until session_close. RC_NOMEM. */
 MUST_CHECK enum rc session_open(struct engine *e, const struct model *m, struct session **ret_s,

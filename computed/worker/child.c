@@ -186,7 +186,14 @@ static enum rc model_open(struct child *c, struct err *reterr)
     return rc;
 }
 
-int child_main(const char *backend, const char *address_bytes_max)
+bool child_precision(const char *text, enum be_precision *ret)
+{
+    if (strcmp(text, "fp32") != 0 && strcmp(text, "bf16") != 0) return false;
+    *ret = text[0] == 'f' ? BE_FP32 : BE_PREC_BF16;
+    return true;
+}
+
+int child_main(const char *backend, const char *address_bytes_max, const char *precision)
 {
     static struct child c;
     struct engine_conf conf = {.backend = backend, .threads = 1};
@@ -195,7 +202,9 @@ int child_main(const char *backend, const char *address_bytes_max)
     struct err e = {0};
     enum rc rc;
 
-    if (!str_to_u64(address_bytes_max, UINT64_MAX, &box.address_bytes_max)) return 1;
+    if (!str_to_u64(address_bytes_max, UINT64_MAX, &box.address_bytes_max) ||
+        !child_precision(precision, &conf.precision))
+        return 1;
     /* a daemon that is killed takes its children along, also those that compute for ever */
     if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return 1;
     image_init();

@@ -338,7 +338,7 @@ int main(int argc, char **argv)
     struct err e = {0};
     char name[80];
 
-    if (argc == 4 && strcmp(argv[1], CHILD_FLAG) == 0) return child_main(argv[2], argv[3]);
+    if (argc == 5 && strcmp(argv[1], CHILD_FLAG) == 0) return child_main(argv[2], argv[3], argv[4]);
     if (conf_load(OPTS, argc, argv, &d.s, &e) != RC_OK) {
         (void)fprintf(stderr, "computed: %s\n", e.msg);
         return 2;

@@ -167,7 +167,8 @@ static enum rc spawn(struct runner *r, const struct runner_conf *conf, int fd, i
     char omp[] = "OMP_NUM_THREADS=1", lang[] = "LC_ALL=C";
     char asan[] = "ASAN_OPTIONS=detect_leaks=0:handle_segv=0:handle_abort=0";
     char *env[5] = {omp, lang, asan},
-         *args[5] = {name, flag, (char *)(uintptr_t)conf->backend, bytes};
+         *args[6] = {name, flag, (char *)(uintptr_t)conf->backend, bytes,
+                     (char *)(uintptr_t)(conf->precision == NULL ? "fp32" : conf->precision)};
     uv_stdio_container_t stdio[5] = {
         {.flags = UV_IGNORE}, {.flags = UV_IGNORE}, {.flags = UV_IGNORE}};
     uv_process_options_t o = {.exit_cb = on_end,

@@ -17,6 +17,7 @@ struct runner_conf {
     struct fibers *fs;
     const char *backend;      /* "cpu" */
     const char *backends_dir; /* NULL: beside the program */
+    const char *precision;    /* "fp32", "bf16"; NULL: fp32 */
     uint64_t address_bytes_max;
 };
 /* model_fd: borrowed, an open file, read from its current place. Waits until the model is loaded.

@@ -11,6 +11,7 @@
 #include "common/base/log.h"
 #include "common/base/metrics.h"
 #include "common/base/strutil.h"
+#include "computed/worker/child.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,6 +55,7 @@ struct run { /* one task */
     struct runner *runner; /* NULL between children */
     int model_fd;
     uint32_t tiles_max;
+    const char *precision;   /* "fp32", "bf16" */
     uint64_t lease_until_ms; /* our own clock */
     bool lost;               /* another attempt owns it, or the lease ran out, or we stop */
     bool ended;              /* the renewing fiber may end */
@@ -171,11 +173,13 @@ static enum rc item_read(void *data, uint64_t off, uint8_t *out, uint32_t n, str
 /* A child that is ready, with the task's model in it. */
 static enum rc runner_ready(struct run *r, struct err *reterr)
 {
+    struct runner_conf conf = r->w->conf.runner;
     enum rc rc;
 
     if (r->runner != NULL) return RC_OK;
     if (lseek(r->model_fd, 0, SEEK_SET) != 0) return err_set(reterr, RC_IO, "model: lseek");
-    rc = runner_open(&r->w->conf.runner, r->model_fd, &r->runner, reterr);
+    conf.precision = r->precision;
+    rc = runner_open(&conf, r->model_fd, &r->runner, reterr);
     if (rc == RC_OK && r->lost) runner_cancel(r->runner);
     return rc;
 }
@@ -286,10 +290,28 @@ static void items_run(struct run *r)
         all_aside(r, 0, why);
         return;
     }
+    /* the scheduler hands out by device; were it mistaken, the job's word would hold: a job for a
+     * GPU is never computed elsewhere in silence */
+    if (r->task->device == MIKURA__V1__DEVICE__DEVICE_GPU &&
+        strncmp(r->w->conf.device, "cpu", 3) == 0) {
+        struct err gpu = {0};
+
+        (void)err_set(&gpu, RC_UNAVAIL, "the job wants a GPU, and this worker has none");
+        all_retry(r, 0, &gpu);
+        return;
+    }
     r->tiles_max = WORKER_TILES_DEFAULT;
+    r->precision = "fp32";
     for (size_t i = 0; i < r->task->n_parameters; i++) {
+        enum be_precision known;
         uint64_t v;
 
+        if (strcmp(r->task->parameters[i]->key, "precision") == 0) {
+            r->precision = r->task->parameters[i]->value;
+            if (child_precision(r->precision, &known)) continue;
+            all_aside(r, 0, "parameter precision is neither fp32 nor bf16");
+            return;
+        }
         if (strcmp(r->task->parameters[i]->key, "tiles_max") != 0) continue;
         if (!str_to_u64(r->task->parameters[i]->value, WORKER_TILES_MAX, &v) || v == 0) {
             (void)snprintf(why, sizeof(why), "parameter tiles_max is no number from 1 to %u",

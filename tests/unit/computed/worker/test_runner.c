@@ -1,5 +1,6 @@
 /* tests/unit/computed/worker/test_runner.c - the sandboxed reader: what it can't do, what it
- * answers, and what its end costs. The program is its own child: `test_runner --child ref BYTES`.
+ * answers, and what its end costs. The program is its own child: `test_runner --child ref BYTES
+ * PRECISION`.
  */
 #include "computed/worker/child.h"
 #include "computed/worker/models.h"
@@ -70,7 +71,7 @@ struct scene {
     uint32_t cancel_read;
     struct runner *r;
     bool ran;
-    const char *backend;
+    const char *backend, *precision;
 };
 
 static uint32_t entry(uint8_t *p, uint16_t tag, uint16_t type, uint32_t n, uint32_t v)
@@ -141,6 +142,7 @@ static enum rc child_open(struct scene *s, const char *model, struct err *e)
 {
     struct runner_conf conf = {.fs = s->fs,
                                .backend = s->backend,
+                               .precision = s->precision,
                                .backends_dir = BACKENDS,
                                .address_bytes_max = (uint64_t)4 << 30};
     int fd = model_open(model);
@@ -239,6 +241,39 @@ static void test_items(void **state)
     (void)state;
     scene_run(fiber_items, "ref");
     scene_run(fiber_items, "cpu"); /* oneDNN compiles its kernels inside the sandbox */
+}
+
+/* The job's precision is what runs and what the result says; or it is refused, never ignored. */
+static void fiber_precision(void *arg)
+{
+    struct scene *s = arg;
+    struct quality_result q;
+    struct err e = {0};
+
+    tiff_make(s);
+    s->precision = "bf16";
+    assert_int_equal(child_open(s, MODEL, &e), RC_OK);
+    assert_non_null(strstr(runner_device(s->r), ", bf16"));
+    switch (ask(s, &q, &e)) {
+    case RUNNER_RESULT:
+        assert_true(q.score_n > 0);
+        break;
+    case RUNNER_ASIDE: /* this machine */
+        if (strstr(e.msg, "bf16") == NULL) fail_msg("%s", e.msg);
+        break;
+    default:
+        fail_msg("%s", e.msg);
+    }
+    runner_close(s->r);
+    s->precision = "fp64";
+    assert_int_not_equal(child_open(s, MODEL, &e), RC_OK);
+    s->ran = true;
+}
+
+static void test_precision(void **state)
+{
+    (void)state;
+    scene_run(fiber_precision, "cpu");
 }
 
 static void test_losses(void **state)
@@ -351,11 +386,12 @@ static void test_models(void **state)
 
 int main(int argc, char **argv)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_sandbox), cmocka_unit_test(test_items),
-                                       cmocka_unit_test(test_losses), cmocka_unit_test(test_wire),
-                                       cmocka_unit_test(test_models)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sandbox),   cmocka_unit_test(test_items),
+        cmocka_unit_test(test_precision), cmocka_unit_test(test_losses),
+        cmocka_unit_test(test_wire),      cmocka_unit_test(test_models)};
 
-    if (argc == 4 && strcmp(argv[1], CHILD_FLAG) == 0) return child_main(argv[2], argv[3]);
+    if (argc == 5 && strcmp(argv[1], CHILD_FLAG) == 0) return child_main(argv[2], argv[3], argv[4]);
     (void)signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
