@@ -463,7 +463,7 @@ enum rc cpu_matmul(struct be_plan *p, const struct be_node *n)
     struct maker m = {.p = p, .n = n};
     bool konst = cpu_tensor(p, n->in[1])->konst != NULL, bias = n->in_n > 2;
     float alpha = n->u.matmul.alpha;
-    dnnl_memory_desc_t a, b, y, aa, ab, ay, md_bias, own;
+    dnnl_memory_desc_t a = {0}, b = {0}, y = {0}, aa, ab, ay, md_bias, own;
     uint32_t ba, bb, bc = BE_NONE, by;
     dnnl_matmul_desc_t mm;
     struct product d;
