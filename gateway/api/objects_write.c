@@ -613,7 +613,7 @@ static void put_head(struct put *p, const uint8_t *d, size_t n)
 }
 
 /* The sender's own SHA-256, over the one stream; off the loop, and only where one was claimed: it
- * costs as much as all the rest of a put. */
+ * is a second pass over the bytes, 0.56 CPU-s/GB. */
 struct put_hash {
     EVP_MD_CTX *md;
     const uint8_t *d;
