@@ -42,7 +42,7 @@ static enum rc format_check(struct index *ix, const struct index_conf *conf, str
 enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct err *reterr)
 {
     struct index *ix = calloc(1, sizeof(*ix));
-    size_t cache = conf->cache_bytes != 0 ? conf->cache_bytes : 64u << 20;
+    size_t cache = conf->cache_bytes != 0 ? conf->cache_bytes : INDEX_CACHE_DEFAULT;
     const rocksdb_options_t *opts[CF_N];
     rocksdb_block_based_table_options_t *table;
     rocksdb_cache_t *lru;
@@ -73,6 +73,7 @@ enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct 
     rocksdb_options_set_max_total_wal_size(ix->opts, cache);
     rocksdb_options_set_max_open_files(ix->opts, 256);
     rocksdb_options_set_keep_log_file_num(ix->opts, 4);
+    rocksdb_options_set_manifest_preallocation_size(ix->opts, 256u << 10); /* of 4 MiB */
     table = rocksdb_block_based_options_create();
     lru = rocksdb_cache_create_lru(cache / 2);
     rocksdb_block_based_options_set_block_cache(table, lru);

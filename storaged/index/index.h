@@ -43,9 +43,10 @@ struct index_applied {
     uint64_t epoch, index;
 };
 
+#define INDEX_CACHE_DEFAULT (64u << 20)
 struct index_conf {
     const char *dir;
-    size_t cache_bytes; /* block cache and memtables together; 0 = 64 MiB */
+    size_t cache_bytes; /* block cache and memtables together; 0 = INDEX_CACHE_DEFAULT */
     bool rebuild;       /* an index that does not open is an error; true: begin an empty one */
     /* For a look at what nobody serves: nothing is written (but RocksDB's own LOG), none is made
      * when there is none, and a WAL that stops before its end is RC_CORRUPT. */

@@ -110,8 +110,9 @@ enum rc disk_open(const struct disk_conf *conf, struct disk **ret_disk, struct e
         }
     }
     CHECK(uv_idle_init(d->loop, &d->kick) == 0);
-    d->kick.data = d;
-    d->handles_n++;
+    CHECK(uv_timer_init(d->loop, &d->later) == 0);
+    d->kick.data = d->later.data = d;
+    d->handles_n += 2;
     *ret_disk = d;
     return RC_OK;
 out:
@@ -144,6 +145,7 @@ static void close_step(struct disk *d)
     d->closed = true;
     d->ops->close(d);
     uv_close((uv_handle_t *)&d->kick, on_kick_closed);
+    uv_close((uv_handle_t *)&d->later, on_kick_closed);
 }
 
 void disk_close(struct disk *d, void (*cb)(void *data), void *data)
@@ -255,7 +257,14 @@ void disk_deliver(struct disk *d)
             req->priv.cb(req, req->priv.rc);
         }
     }
-    if (!list_empty(&d->queue) || !list_empty(&d->done) || d->closing) disk_kick(d);
+    if ((!list_empty(&d->queue) && !uv_is_active((uv_handle_t *)&d->later)) ||
+        !list_empty(&d->done) || d->closing)
+        disk_kick(d);
+}
+
+static void on_later(uv_timer_t *h)
+{
+    disk_kick(h->data);
 }
 
 static void on_kick(uv_idle_t *h)
@@ -266,6 +275,10 @@ static void on_kick(uv_idle_t *h)
     while (!list_empty(&d->queue)) {
         struct disk_req *req = CONTAINER_OF(d->queue.next, struct disk_req, priv.link);
 
+        if (!d->closing && req->priv.not_before_ms > uv_now(d->loop)) {
+            (void)uv_timer_start(&d->later, on_later, req->priv.not_before_ms - uv_now(d->loop), 0);
+            break;
+        }
         list_remove(&req->priv.link);
         if (d->closing) {
             finish(req, err_set(&req->err, RC_CANCELED, "the disk was closed"));
@@ -315,8 +328,10 @@ static enum rc take(struct disk *d, struct disk_req *req, disk_cb cb)
     req->priv.disk = d;
     req->priv.cb = cb;
     req->priv.done = 0;
+    req->priv.injected = 0;
+    req->priv.not_before_ms = d->slow_ms == 0 ? 0 : uv_now(d->loop) + d->slow_ms;
     d->requests_n++;
-    req->priv.injected = injected(d);
+    if (!d->inject_writes || takes_out(req)) req->priv.injected = injected(d);
     d->accepted_n++;
     list_push_back(&d->queue, &req->priv.link);
     disk_kick(d);
@@ -412,15 +427,27 @@ void disk_defer(struct disk *d, struct disk_req *req, disk_cb cb)
     disk_kick(d);
 }
 
+void disk_inject_write(struct disk *d, uint64_t n, int err)
+{
+    disk_inject(d, n, err);
+    d->inject_writes = true;
+}
+
 void disk_inject(struct disk *d, uint64_t n, int err)
 {
     d->inject_at = n;
+    d->inject_writes = false;
     d->inject_errno = err;
 }
 
 uint64_t disk_inject_left(const struct disk *d)
 {
     return d->inject_at;
+}
+
+void disk_inject_slow(struct disk *d, uint64_t ms)
+{
+    d->slow_ms = ms;
 }
 
 uint64_t disk_requests(const struct disk *d)

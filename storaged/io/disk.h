@@ -60,7 +60,8 @@ struct disk_req {
         size_t n, done;
         uint64_t at;
         enum rc rc;
-        int injected; /* errno to answer with, by disk_inject */
+        uint64_t not_before_ms; /* of the loop's clock, by disk_inject_slow */
+        int injected;           /* errno to answer with, by disk_inject */
         struct disk_file **ret_file;
         char name[DISK_NAME_BYTES];
         uint64_t file_bytes, zero_bytes;
@@ -141,7 +142,11 @@ void disk_defer(struct disk *d, struct disk_req *req, disk_cb cb);
 /* The n-th request or blocking call from now (1 = the next) fails with errno; 0: none does. */
 void disk_inject(struct disk *d, uint64_t n, int err);
 uint64_t disk_inject_left(const struct disk *d); /* 0: it has failed, or none was to */
-uint64_t disk_requests(const struct disk *d);    /* begun since open */
+/* The same, counting only what takes a disk out: writes, flushes, creations, removals. */
+void disk_inject_write(struct disk *d, uint64_t n, int err);
+/* Each request begins that much later; 0 = at once again. */
+void disk_inject_slow(struct disk *d, uint64_t ms);
+uint64_t disk_requests(const struct disk *d); /* begun since open */
 /* seed: the order in which requests run, how many a loop iteration, what a crash leaves. */
 struct disk_mem *disk_mem_new(uint64_t seed, uint64_t capacity_bytes);
 void disk_mem_free(struct disk_mem *m);

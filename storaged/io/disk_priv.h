@@ -25,12 +25,14 @@ struct disk {
     struct err failed; /* rc RC_OK = works */
     uv_loop_t *loop;
     uv_idle_t kick;
+    uv_timer_t later;   /* the first of the queue is not due yet */
     uint32_t handles_n; /* open uv handles */
     int dir_fd;
     struct list files, queue, done;
     uint32_t accepted_n, running_n;
-    uint64_t requests_n, inject_at;
+    uint64_t requests_n, inject_at, slow_ms;
     int inject_errno;
+    bool inject_writes; /* only those count */
     bool closing, closed;
     void (*close_cb)(void *data);
     void *close_data;

@@ -176,10 +176,52 @@ static void seal(struct seglog *log, struct segment *s)
         seal_done(j, RC_IO);
 }
 
+static uint64_t fs_free(const struct seglog *log)
+{
+    uint64_t total = 0, left = 0;
+
+    return disk_space(log->disk, &total, &left) == RC_OK ? left : 0;
+}
+
+static uint64_t others_free(const struct seglog *log)
+{
+    uint64_t all = log->conf.others_bytes;
+
+    return MAX(all - MIN(all, log->others_used), all / 4);
+}
+
+void seglog_others_used(struct seglog *log, uint64_t bytes)
+{
+    log->others_used = bytes;
+}
+
 static bool within_limit(const struct seglog *log)
 {
+    if (log->conf.others_bytes > 0 && fs_free(log) < log->conf.segment_bytes + others_free(log))
+        return false;
     return log->conf.limit_bytes == 0 ||
            log->stats.segment_bytes + log->conf.segment_bytes <= log->conf.limit_bytes;
+}
+
+/* All of it: a later one that is smaller must not come in before an earlier one. */
+static void refuse_waiting(struct seglog *log, enum rc rc, const struct err *why)
+{
+    struct list gone;
+
+    list_init(&gone);
+    LIST_FOREACH_SAFE(it, &log->waiting)
+    {
+        list_remove(it);
+        list_push_back(&gone, it);
+        log->stats.waiting_n--;
+    }
+    while (!list_empty(&gone)) {
+        struct seglog_append *a = CONTAINER_OF(gone.next, struct seglog_append, priv.link);
+
+        list_remove(&a->priv.link);
+        a->err = *why;
+        tell(log, a, rc);
+    }
 }
 
 static void on_created(struct disk_req *req, enum rc rc)
@@ -208,16 +250,7 @@ static void on_created(struct disk_req *req, enum rc rc)
     if (rc == RC_OK) {
         place_all(log);
     } else if (rc == RC_FULL || rc == RC_NOMEM) { /* what waits is refused, the log goes on */
-        while (!list_empty(&log->waiting)) {
-            struct seglog_append *a =
-                CONTAINER_OF(log->waiting.next, struct seglog_append, priv.link);
-
-            list_remove(&a->priv.link);
-            log->stats.waiting_n--;
-            a->err = req->err;
-            tell(log, a, rc);
-            if (log->creating) break; /* a callback began again */
-        }
+        refuse_waiting(log, rc, &req->err);
     } else {
         give_up(log, rc, &req->err);
     }
@@ -249,6 +282,32 @@ static enum rc create(struct seglog *log)
     log->creating = true;
     log->id_next++;
     return RC_OK;
+}
+
+/* Room went between an append's acceptance and its turn. Told from the loop, never inside a call.
+ */
+static void on_refuse(struct disk_req *req, enum rc rc)
+{
+    struct seglog *log = req->data;
+    struct err err;
+
+    (void)rc;
+    log->refusing = false;
+    log->jobs_n--;
+    if (log->creating || log->next != NULL || create(log) == RC_OK) {
+        place_all(log);
+    } else {
+        refuse_waiting(log, err_set(&err, RC_FULL, "no room for another segment"), &err);
+    }
+}
+
+static void refuse_soon(struct seglog *log)
+{
+    if (log->refusing) return;
+    log->refusing = true;
+    log->jobs_n++;
+    log->refuse_req.data = log;
+    disk_defer(log->disk, &log->refuse_req, on_refuse);
 }
 
 /* ---- appending ---- */
@@ -399,14 +458,11 @@ static void place_all(struct seglog *log)
 
         if (log->cur == NULL || record_bytes(a) > log->cur->bytes - log->cur->end) {
             if (next == NULL) {
-                if (create(log) !=
-                    RC_OK) { /* over the limit; seen only in a callback, see fits_now */
-                    list_remove(&a->priv.link);
-                    log->stats.waiting_n--;
-                    tell(log, a, err_set(&a->err, RC_FULL, "no room for another segment"));
-                    continue;
+                if (create(log) != RC_OK) {
+                    refuse_soon(log);
+                } else if (log->cur != NULL) {
+                    disk_create_hurry(&log->create_req);
                 }
-                if (log->cur != NULL) disk_create_hurry(&log->create_req);
                 return;
             }
             log->next = NULL;
@@ -437,6 +493,9 @@ static enum rc append(struct seglog *log, struct seglog_append *a, const struct 
         rc = log->failed.rc;
     }
     if (rc != RC_OK) return rc;
+    if (log->conf.others_bytes > 0 && fs_free(log) < others_free(log) / 2) {
+        return err_set(&a->err, RC_FULL, "the file system of the disk is full");
+    }
     if (log->appends_n >= SEGLOG_APPENDS_MAX) {
         return err_set(&a->err, RC_BUSY, "%u records wait for the disk", log->appends_n);
     }
@@ -549,12 +608,14 @@ void seglog_stats(struct seglog *log, struct seglog_stats *ret)
     ret->reads_n = log->reads_n;
     ret->files_open_n = log->files_n;
     if (disk_space(log->disk, &total, &left) != RC_OK) left = 0; /* then chunks are refused */
+    left -= MIN(left, others_free(log));
     if (log->conf.limit_bytes != 0) {
         uint64_t limit = log->conf.limit_bytes, used = log->stats.segment_bytes;
 
         total = MIN(total, limit);
         left = MIN(left, limit > used ? limit - used : 0);
     }
+    left -= left % log->conf.segment_bytes; /* only whole segments are made */
     if (log->cur != NULL) left += log->cur->bytes - log->cur->end;
     if (log->next != NULL) left += log->next->bytes - log->next->end;
     ret->total_bytes = total;

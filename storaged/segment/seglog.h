@@ -55,6 +55,10 @@ struct seglog_conf {
     uint64_t segment_bytes; /* 0 = SEGLOG_SEGMENT_DEFAULT; multiple of 4 KiB */
     uint64_t reserve_bytes; /* chunks are refused below this; 0 = SEGLOG_RESERVE segments */
     uint64_t limit_bytes;   /* of all segments together; 0 = the file system's */
+    /* Of the file system, for others (the index). What they do not use yet (at least a quarter)
+     * stays free: no segment is made when less would; when there is less than half of that
+     * (somebody else filled the disk) nothing is accepted at all. */
+    uint64_t others_bytes;
 };
 
 /* Opens, checks the header of every segment that is not known, finds the ends of those that have no
@@ -217,5 +221,7 @@ struct seglog_stats {
     uint64_t flushed_records_max; /* the largest batch that one flush covered */
 };
 void seglog_stats(struct seglog *log, struct seglog_stats *ret);
+/* Of conf.others_bytes that much is used. */
+void seglog_others_used(struct seglog *log, uint64_t bytes);
 /* The place behind the last durable record. */
 struct seg_position seglog_durable(const struct seglog *log);

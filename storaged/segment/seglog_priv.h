@@ -32,8 +32,8 @@ struct seglog {
     struct segment *cur, *next;
     struct list waiting, placed; /* appends: not placed yet; placed, not durable */
     uint32_t appends_n, reads_n, jobs_n, drops_n;
-    struct disk_req flush_req, create_req, close_req;
-    bool flushing, creating, closing, close_due;
+    struct disk_req flush_req, create_req, refuse_req, close_req;
+    bool flushing, creating, refusing, closing, close_due;
     uint32_t flush_n;
     struct segment *flush_seg;
     uint8_t *create_page;
@@ -42,6 +42,7 @@ struct seglog {
     bool slow;          /* the one before it took long to fill */
     struct err failed;  /* a write or flush failed: nothing is appended any more */
     uint64_t id_next;
+    uint64_t others_used;
     struct seg_position durable;
     struct seglog_stats stats;
     void (*close_cb)(void *data);

@@ -233,6 +233,7 @@ static void slow_tick(struct sd *sd)
     joined(sd);
     groups_map_changed(sd);
     snap_givers_expire(sd);
+    disks_faults(sd);
     for (uint32_t i = 0; i < sd->disks_n; i++) {
         struct sd_disk *d = &sd->disks[i];
         struct store_status st;

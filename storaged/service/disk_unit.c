@@ -3,6 +3,8 @@
 #include "common/base/bigmem.h"
 #include "common/base/log.h"
 #include "storaged/service/service.h"
+#include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,6 +96,26 @@ void disk_out(struct sd_disk *d, enum rc rc, const struct err *e)
         if (g->disk == d) group_leave(g);
     }
     sd_publish(d->sd);
+}
+
+/* ---- faults on purpose ---- */
+/* The file is taken away when it was read: each fault happens once. */
+void disks_faults(struct sd *sd)
+{
+    FILE *f = sd->conf.faults[0] == 0 ? NULL : fopen(sd->conf.faults, "re");
+    char what[8];
+    uint64_t n;
+    unsigned i;
+
+    if (f == NULL) return;
+    while (fscanf(f, "%u %7s %" SCNu64, &i, what, &n) == 3) {
+        if (i >= sd->disks_n || sd->disks[i].closed) continue;
+        log_warn("fault_injected", "dir=%s what=%s n=%" PRIu64, sd->disks[i].dir, what, n);
+        if (strcmp(what, "eio") == 0) disk_inject_write(store_disk(sd->disks[i].store), n, EIO);
+        if (strcmp(what, "slow") == 0) disk_inject_slow(store_disk(sd->disks[i].store), n);
+    }
+    (void)fclose(f); /* only read */
+    (void)remove(sd->conf.faults);
 }
 
 /* ---- payload memory ---- */

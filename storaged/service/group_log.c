@@ -26,8 +26,19 @@ static void append_free(struct append *a)
     free(a);
 }
 
+/* Nothing is damaged: entries wait, others go on without this replica, and when space comes it
+ * takes part again. */
+static void full_told(struct sd_disk *d, const struct err *e)
+{
+    d->starved = true; /* tried again with each tick */
+    if (!d->full) log_error("disk_full", "dir=%s why=%s", d->dir, e->msg);
+    d->full = true;
+}
+
 static void starved_again(struct sd_disk *d)
 {
+    if (d->full) log_info("disk_has_room", "dir=%s", d->dir);
+    d->full = false;
     if (!d->starved) return;
     d->starved = false;
     LIST_FOREACH(it, &d->sd->groups)
@@ -50,11 +61,17 @@ static void on_appended(struct store_append *s, enum rc rc)
         g->durable_index = a->index;
         g->durable_news = true;
     }
+    if (rc == RC_FULL && !g->dead) { /* not written: again, in order, when there is room */
+        a->issued = false;
+        full_told(g->disk, &err);
+        sd_work_end(sd);
+        return;
+    }
     append_free(a);
     if (rc == RC_OK) {
         group_dirty(g);
         starved_again(g->disk);
-    } else if (rc != RC_CANCELED) {
+    } else if (rc != RC_CANCELED && rc != RC_FULL) {
         disk_out(g->disk, rc, &err);
     }
     sd_work_end(sd);
@@ -88,6 +105,10 @@ void group_appends_issue(struct sd_group *g)
         a->store.data = a;
         rc = store_log_append(g->disk->store, &a->store, &g->ix, a->config, a->epoch, a->index,
                               (struct slice){a->e->p, a->e->n}, on_appended);
+        if (rc == RC_FULL) {
+            full_told(g->disk, &a->store.err);
+            return;
+        }
         if (rc == RC_BUSY || rc == RC_NOMEM) {
             g->disk->starved = true;
             return;

@@ -24,7 +24,7 @@
 
 struct sd_settings {
     const char *name, *listen, *advertise, *ca, *cert, *key, *etcd, *cluster, *zone, *rack, *host;
-    const char *disks, *data, *log_level, *engine;
+    const char *disks, *data, *log_level, *engine, *faults;
     uint64_t segment_bytes, reserve_bytes, limit_bytes, chunk_bytes, index_bytes, entry_bytes;
     uint64_t tick_ms, log_keep, reclaim_rate, reclaim_dead, scrub_period_ms, scrub_rate;
 };
@@ -37,7 +37,8 @@ struct sd_disk {
     struct id128 id;
     char dir[512];
     bool out, closed;
-    bool starved;           /* log appends wait for room (RC_BUSY) */
+    bool starved;           /* log appends wait for room (RC_BUSY, RC_FULL) */
+    bool full;              /* not even log entries fit */
     uint64_t room_until_ms; /* there was room for entries; asked again then */
     bool damaged;           /* found at open */
     struct fiber_sem pulls; /* SD_PULLS_MAX */
@@ -50,6 +51,7 @@ struct sd_disk {
 MUST_CHECK enum rc disks_open(struct sd *sd, struct err *reterr); /* blocking */
 /* The disk is out: its replicas leave, the node goes on. */
 void disk_out(struct sd_disk *d, enum rc rc, const struct err *e);
+void disks_faults(struct sd *sd); /* tests: --faults */
 /* upkeep.c: reclaim, scrub and repair of every disk begin; RC_INVAL (settings), RC_NOMEM, RC_IO. */
 MUST_CHECK enum rc disks_upkeep(struct sd *sd, struct err *reterr);
 void disk_upkeep_stop(struct sd_disk *d);

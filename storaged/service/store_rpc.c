@@ -525,8 +525,8 @@ static enum rc do_node_status(struct fcall *c, struct err *reterr)
         disks[i].state = arena_str(&c->arena, "%s",
                                    d->out       ? (st.rc != RC_OK ? st.err.msg : "out")
                                    : d->damaged ? "damaged: its replicas are rebuilt from others"
-                                   : st.log.chunk_free_bytes < SD_FULL_BYTES ? "full"
-                                                                             : "ok");
+                                   : d->full || st.log.chunk_free_bytes < SD_FULL_BYTES ? "full"
+                                                                                        : "ok");
         disks[i].groups = d->groups_n;
         upkeep_status(d, &st, &disks[i]);
         if (disks[i].engine == NULL || disks[i].engine_reason == NULL || disks[i].state == NULL)

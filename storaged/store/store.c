@@ -9,11 +9,15 @@
  * An index that fails to write takes the disk out: its log goes on being readable. */
 #include "storaged/store/store.h"
 #include "storaged/store/store_priv.h"
+#include "common/base/clock.h"
 #include "common/fiber/worker.h"
+#include <dirent.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -42,6 +46,8 @@ struct store {
     uint64_t replayed_n;
     struct seglog_segment *known; /* while it opens: what the index knows of segments */
     uint32_t known_n;
+    char *index_dir;
+    uint64_t measured_ms, index_used; /* by the worker */
     bool damaged;
     bool closing, log_closed;
     void (*close_cb)(void *data);
@@ -77,6 +83,26 @@ static enum rc row_add(struct index_rows *rows, const struct seg_location *loc,
     }
 }
 
+/* What the index takes of the file system, at most once a second. Any thread but two at a time. */
+static void index_measure(struct store *s)
+{
+    uint64_t now = clock_boot_ms(), used = 0;
+    struct dirent *e;
+    struct stat st;
+    DIR *d;
+
+    if (s->measured_ms != 0 && now < s->measured_ms + 1000) return;
+    s->measured_ms = now;
+    d = opendir(s->index_dir);
+    if (d == NULL) return;
+    while ((e = readdir(d)) != NULL) {
+        if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+            used += (uint64_t)st.st_blocks * 512;
+    }
+    (void)closedir(d);
+    s->index_used = used;
+}
+
 static void batch_work(struct worker_job *job)
 {
     struct store *s = CONTAINER_OF(job, struct store, batch);
@@ -105,6 +131,7 @@ static void batch_work(struct worker_job *job)
         index_rows_free(rows);
     }
     s->work_err.rc = rc;
+    index_measure(s);
 }
 
 static void batch_next(struct store *s);
@@ -116,6 +143,7 @@ static void batch_after(struct worker_job *job)
     struct list done;
 
     s->working = false;
+    if (s->log != NULL) seglog_others_used(s->log, s->index_used);
     if (s->work_err.rc != RC_OK && s->failed.rc == RC_OK) {
         (void)err_set(&s->failed, RC_IO, "%s", s->work_err.msg);
         disk_fail(s->disk, s->work_err.msg);
@@ -314,6 +342,7 @@ static void store_free(struct store *s)
     worker_close(s->worker);
     if (s->lock_fd >= 0) (void)close(s->lock_fd); /* nothing was written through it */
     free(s->dir);
+    free(s->index_dir);
     free(s);
 }
 
@@ -678,10 +707,25 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
         lc.disk = s->disk;
         lc.disk_id = s->disk_id;
         lc.known = s->known;
+        if (conf->engine != DISK_MEMORY) { /* there the index lies elsewhere */
+            uint64_t total = 0, left = 0;
+            uint64_t cache = conf->cache_bytes != 0 ? conf->cache_bytes : INDEX_CACHE_DEFAULT;
+
+            if (disk_space(s->disk, &total, &left) == RC_OK)
+                lc.others_bytes = STORE_OTHERS_BYTES(cache, total);
+        }
         lc.known_n = s->known_n;
         rc = seglog_open(&lc, &s->log, reterr);
     }
-    if (rc == RC_OK) rc = replay(s, reterr);
+    if (rc == RC_OK) {
+        s->index_dir = strdup(path); /* of the index, here */
+        if (s->index_dir == NULL) rc = err_set(reterr, RC_NOMEM, "store");
+    }
+    if (rc == RC_OK) {
+        index_measure(s);
+        seglog_others_used(s->log, s->index_used);
+        rc = replay(s, reterr);
+    }
     free(s->known);
     s->known = NULL;
     if (rc == RC_OK && worker_open(s->loop, &s->worker) != RC_OK)

@@ -18,8 +18,12 @@
 #include "storaged/index/index.h"
 #include "storaged/segment/seglog.h"
 
-#define STORE_ROWS_MAX    SEGLOG_APPENDS_MAX       /* in one index batch */
-#define STORE_APPENDS_MAX (2 * SEGLOG_APPENDS_MAX) /* accepted and not yet answered */
+#define STORE_ROWS_MAX SEGLOG_APPENDS_MAX /* in one index batch */
+/* Room that the segments leave to the index on their file system: WAL and memtables that are being
+ * written out are bounded by its cache each, a compaction needs as much again for a while, and rows
+ * are about 1 % of small chunks. At most an eighth, so that a small disk is of use. */
+#define STORE_OTHERS_BYTES(cache, total) MIN(3 * (cache) + (total) / 100, (total) / 8)
+#define STORE_APPENDS_MAX                (2 * SEGLOG_APPENDS_MAX) /* accepted and not yet answered */
 
 struct store;
 struct store_conf {

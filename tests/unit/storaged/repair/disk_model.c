@@ -68,10 +68,11 @@ enum rc model_try_open(struct model *m, struct err *err)
                            .dir = m->dir,
                            .engine = m->engine,
                            .mem = m->mem,
-                           .segment_bytes = MODEL_SEGMENT,
+                           .segment_bytes =
+                               m->segment_bytes != 0 ? m->segment_bytes : MODEL_SEGMENT,
                            .limit_bytes = m->limit_bytes,
                            .arena_bytes = 8u << 20,
-                           .cache_bytes = 8u << 20};
+                           .cache_bytes = m->cache_bytes != 0 ? m->cache_bytes : 8u << 20};
 
     return store_open(&c, &m->store, err);
 }
@@ -96,9 +97,10 @@ void model_close(struct model *m)
 }
 
 /* ---- records ---- */
-uint32_t model_bytes(uint32_t i)
+uint32_t model_bytes(const struct model *m, uint32_t i)
 {
-    return 1 + (i * 40503u) % (i % 5 == 0 ? MODEL_CHUNK_MAX : 9000u);
+    if (m->chunk_bytes != 0) return m->chunk_bytes;
+    return 1 + (i * 40503u) % (i % 5 == 0 ? 150000u : 9000u);
 }
 struct index_chunk_id model_id(uint32_t i)
 {
@@ -141,7 +143,7 @@ enum rc model_write(struct model *m, uint32_t i)
                             .placement_hash = 0xa000000000000000 + i,
                             .owner_hash = i * 3ull,
                             .id = model_id(i),
-                            .plain_bytes = model_bytes(i),
+                            .plain_bytes = model_bytes(m, i),
                             .epoch = 1,
                             .blocks = blocks};
     enum rc rc;
@@ -248,7 +250,7 @@ enum rc model_read(struct model *m, uint32_t i)
 
     if (rc != RC_OK) return rc;
     assert_int_equal(c.owner_hash, i * 3ull);
-    return read_at(m, &c.loc, i, model_bytes(i));
+    return read_at(m, &c.loc, i, model_bytes(m, i));
 }
 enum rc model_read_entry(struct model *m, uint64_t index)
 {

@@ -11,13 +11,14 @@
 #define MODEL_SEGMENT   (256u << 10)
 #define MODEL_CHUNKS    160u
 #define MODEL_ENTRIES   60u
-#define MODEL_CHUNK_MAX 150000u
+#define MODEL_CHUNK_MAX 500000u
 
 struct model {
-    char base[64], dir[80];
+    char base[64], dir[120];
     enum disk_engine engine;
     struct disk_mem *mem;
-    uint64_t limit_bytes;
+    uint64_t limit_bytes, segment_bytes, cache_bytes; /* 0: none, MODEL_SEGMENT, 8 MiB */
+    uint32_t chunk_bytes;                             /* of every chunk; 0: as model_bytes says */
     struct store *store;
     bool chunk[MODEL_CHUNKS]; /* written and acknowledged, not dropped */
     bool gone[MODEL_CHUNKS];  /* dropped: may not be served by a store that was not rebuilt */
@@ -34,7 +35,7 @@ void model_deinit(struct model *m); /* closed; removes its folder */
 void model_open(struct model *m);
 enum rc model_try_open(struct model *m, struct err *err);
 void model_close(struct model *m);
-uint32_t model_bytes(uint32_t i);
+uint32_t model_bytes(const struct model *m, uint32_t i);
 struct index_chunk_id model_id(uint32_t i);
 enum rc model_write(struct model *m, uint32_t i);      /* chunk i, waits */
 enum rc model_append(struct model *m, uint64_t index); /* a log entry, waits */

@@ -57,7 +57,7 @@ static void suite(enum disk_engine engine, struct disk_mem *mem, uint32_t chunks
     struct store_status st;
     struct model m;
     uint64_t before;
-    char cmd[128];
+    char cmd[160];
 
     model_init(&m, engine, mem);
     model_open(&m);
@@ -248,7 +248,7 @@ struct kept {
     bool maybe[MODEL_CHUNKS];
 };
 static struct kept kept[KEPT_MAX];
-static uint32_t kept_n, boundary, stride = 9, modes = 5;
+static uint32_t kept_n, boundary, stride = 15, modes = 5;
 static struct model crash_model;
 static bool maybe[MODEL_CHUNKS]; /* dropped and not synced: there or not */
 static uint64_t wal_floor, syncs_seen;
@@ -309,7 +309,7 @@ static uint64_t wal_bytes(const char *index_dir)
 static void on_boundary(void *ctx)
 {
     struct kept *k = &kept[kept_n];
-    char from[128], to[128];
+    char from[160], to[160];
     struct index_stats st;
 
     (void)ctx;
@@ -338,7 +338,7 @@ static void on_boundary(void *ctx)
 
 static void check_crashed(const struct kept *k, uint32_t mode)
 {
-    char from[160], to[160], wal[400];
+    char from[200], to[200], wal[400];
     struct model m = k->m;
     uint64_t size;
 

@@ -101,7 +101,7 @@ static void file_of(struct model *m, const struct seg_location *loc, char *name,
 static void put_bytes(struct model *m, const struct seg_location *loc, uint64_t at,
                       const uint8_t *p, size_t n)
 {
-    char name[32], path[160];
+    char name[32], path[200];
     int fd;
 
     file_of(m, loc, name, sizeof(name));
@@ -115,7 +115,7 @@ static void put_bytes(struct model *m, const struct seg_location *loc, uint64_t 
 static void get_bytes(struct model *m, const struct seg_location *loc, uint64_t at, uint8_t *p,
                       size_t n)
 {
-    char name[32], path[160];
+    char name[32], path[200];
     int fd;
 
     file_of(m, loc, name, sizeof(name));
@@ -298,7 +298,7 @@ static void state_put(struct model *m, uint32_t i, uint8_t kind, uint8_t seal_xo
     e.chunk.index = i;
     e.chunk.seal_id = model_id(i).seal_id;
     e.chunk.seal_id.b[3] ^= seal_xor;
-    e.chunk.plain_bytes = model_bytes(i);
+    e.chunk.plain_bytes = model_bytes(m, i);
     n = apply_entry_bytes(&e, &err);
     assert_true(n > 0 && n <= sizeof(bytes));
     (void)apply_entry_encode(&e, bytes);

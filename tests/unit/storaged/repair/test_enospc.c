@@ -1,0 +1,186 @@
+/* tests/unit/storaged/repair/test_enospc.c - a real file system that is really full: a small ext4
+ * on a loop device, with segments and index on it. Needs root and loop devices; skipped aloud
+ * without. */
+#include "disk_model.h"
+#include "storaged/repair/reclaim.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define FS_MIB 96
+
+static char base[40], mnt[48];
+
+static const char *mount_fs(void)
+{
+    char cmd[640];
+
+    (void)snprintf(base, sizeof(base), "/var/tmp/mikura-enospc-XXXXXX");
+    if (mkdtemp(base) == NULL) return "no temporary folder";
+    (void)snprintf(mnt, sizeof(mnt), "%s/mnt", base);
+    if (geteuid() != 0) return "mounting needs root";
+    if (access("/dev/loop-control", F_OK) != 0) return "no loop devices here";
+    (void)snprintf(cmd, sizeof(cmd),
+                   "mkdir %s && truncate -s %dM %s/fs.img && mkfs.ext4 -q -m 0 %s/fs.img && "
+                   "mount -o loop %s/fs.img %s",
+                   mnt, FS_MIB, base, base, base, mnt);
+    return system(cmd) == 0 ? NULL : "mkfs.ext4 or mount -o loop is refused here";
+}
+static int unmount_fs(void **state)
+{
+    char cmd[256];
+
+    (void)snprintf(cmd, sizeof(cmd),
+                   "if mountpoint -q %s; then umount %s; fi; rm -rf --one-file-system %s", mnt, mnt,
+                   base);
+    (void)state;
+    return system(cmd);
+}
+static uint64_t fs_free(void)
+{
+    struct statvfs s;
+
+    assert_int_equal(statvfs(mnt, &s), 0);
+    return (uint64_t)s.f_bavail * s.f_frsize;
+}
+static void expect_works(struct model *m)
+{
+    struct store_status st;
+
+    store_status(m->store, &st);
+    if (st.rc != RC_OK) fail_msg("the disk is out: %s", st.err.msg);
+    assert_int_equal(st.log.damage_n, 0);
+    assert_false(st.damaged);
+}
+
+struct all {
+    struct reclaim *r;
+    uint64_t n;
+    enum rc rc;
+    struct err err;
+};
+static void run_all(void *arg)
+{
+    struct all *a = arg;
+    uint64_t id;
+
+    do {
+        a->rc = reclaim_once(a->r, &id, &a->err);
+        if (a->rc == RC_OK && id != 0) a->n++;
+    } while (a->rc == RC_OK && id != 0);
+}
+static uint64_t reclaim_all(struct model *m)
+{
+    struct reclaim_conf conf = {.store = m->store, .dead_percent = 20, .pause_ms = 10};
+    struct all a = {0};
+
+    assert_int_equal(reclaim_new(&conf, &a.r), RC_OK);
+    in_fiber(run_all, &a);
+    if (a.rc != RC_OK) fail_msg("%s", a.err.msg);
+    reclaim_free(a.r);
+    return a.n;
+}
+
+/* Chunk i again and again under new ids, until the disk refuses. The model knows MODEL_CHUNKS of
+ * them; the disk is made small enough for that. */
+static uint32_t fill_until_full(struct model *m, uint32_t from)
+{
+    for (uint32_t i = from; i < MODEL_CHUNKS; i++) {
+        enum rc rc = model_write(m, i);
+
+        if (rc == RC_FULL) return i;
+        assert_int_equal(rc, RC_OK);
+    }
+    fail_msg("the disk did not fill");
+    return 0;
+}
+
+static void test_full(void **state)
+{
+    static uint8_t page[1 << 20];
+    const char *why = mount_fs();
+    struct model m;
+    char path[160];
+    uint32_t n, k = 0;
+    uint64_t kept;
+    int fd;
+
+    (void)state;
+    if (why != NULL) {
+        print_message("skipped: %s\n", why);
+        skip();
+    }
+    model_init(&m, DISK_AUTO, NULL);
+    model_deinit(&m); /* its own folder is not used */
+    (void)snprintf(m.base, sizeof(m.base), "%s", base);
+    (void)snprintf(m.dir, sizeof(m.dir), "%s/disk", mnt);
+    m.segment_bytes = 2u << 20;
+    m.chunk_bytes = 500000;
+    m.cache_bytes = 2u << 20; /* RocksDB's files in proportion */
+    model_open(&m);
+    n = fill_until_full(&m, 0);
+    /* the log's reserve, of which two segments may be made already, and the index's quarter of an
+     * eighth */
+    kept = fs_free();
+    assert_true(kept > m.segment_bytes + (FS_MIB << 20) / 40);
+    expect_works(&m);
+    /* deletes are entries: many more than it takes to drop all */
+    for (uint64_t i = 0; i < 300; i++)
+        assert_int_equal(model_append(&m, m.last + 1), RC_OK);
+    for (uint32_t i = 0; i < n; i++)
+        if (i % 3 != 0) model_drop(&m, i);
+    assert_true(reclaim_all(&m) > 10);
+    expect_works(&m);
+    model_check(&m, false);
+    assert_true(fs_free() > kept + (20u << 20));
+    for (uint32_t i = 1; i < 40; i += 3) /* and there is room, without a restart */
+        assert_int_equal(model_write(&m, i), RC_OK);
+
+    /* somebody else fills the file system to the last byte */
+    (void)snprintf(path, sizeof(path), "%s/other", mnt);
+    fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    for (size_t step = sizeof(page); step >= 4096; step /= 16) {
+        ssize_t w;
+
+        do {
+            w = write(fd, page, step);
+        } while (w > 0);
+        assert_true(w == 0 || errno == ENOSPC);
+    }
+    assert_true(fs_free() < 65536);
+    for (int i = 0; i < 50; i++) {
+        assert_int_equal(model_write(&m, 2), RC_FULL);
+        assert_int_equal(model_append(&m, m.last + 1), RC_FULL);
+    }
+    expect_works(&m);
+    model_check(&m, false);
+    (void)close(fd);
+    assert_int_equal(unlink(path), 0);
+    while (fs_free() < (16u << 20) && k++ < 1000)
+        (void)uv_run(&loop, UV_RUN_NOWAIT); /* ext4 frees in the background */
+    for (uint32_t i = 0; i < 60; i++)
+        assert_int_equal(model_append(&m, m.last + 1), RC_OK);
+    assert_int_equal(model_write(&m, 2), RC_OK);
+    expect_works(&m);
+    model_check(&m, false);
+    model_close(&m);
+    model_open(&m);
+    model_check(&m, false);
+    model_close(&m);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test_teardown(test_full, unmount_fs)};
+    int bad;
+
+    loop_begin();
+    bad = cmocka_run_group_tests(tests, NULL, NULL);
+    loop_end();
+    return bad;
+}
