@@ -284,6 +284,8 @@ static enum rc create(struct seglog *log)
     return RC_OK;
 }
 
+static void refuse_soon(struct seglog *log);
+
 /* Room went between an append's acceptance and its turn. Told from the loop, never inside a call.
  */
 static void on_refuse(struct disk_req *req, enum rc rc)
@@ -291,11 +293,15 @@ static void on_refuse(struct disk_req *req, enum rc rc)
     struct seglog *log = req->data;
     struct err err;
 
-    (void)rc;
     log->refusing = false;
     log->jobs_n--;
-    if (log->creating || log->next != NULL || create(log) == RC_OK) {
+    rc = log->creating || log->next != NULL ? RC_OK : create(log);
+    if (rc == RC_OK) {
         place_all(log);
+    } else if (rc == RC_BUSY) { /* too many requests of the disk: there is room all the same */
+        refuse_soon(log);
+    } else if (rc != RC_FULL) {
+        give_up(log, rc, &log->create_req.err);
     } else {
         refuse_waiting(log, err_set(&err, RC_FULL, "no room for another segment"), &err);
     }

@@ -45,6 +45,9 @@ struct seglog_segment {
     uint64_t id, generation, bytes; /* bytes: of the file */
     uint64_t end;                   /* of its records */
 };
+/* In a list sorted by id; NULL: not in it. */
+const struct seglog_segment *seglog_segment_in(const struct seglog_segment *list, uint32_t n,
+                                               uint64_t id);
 struct seglog_conf {
     struct disk *disk;
     struct id128 disk_id;

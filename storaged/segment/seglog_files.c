@@ -31,6 +31,24 @@ struct segment *segment_find(const struct seglog *log, uint64_t id)
                                                                                 : NULL;
 }
 
+const struct seglog_segment *seglog_segment_in(const struct seglog_segment *list, uint32_t n,
+                                               uint64_t id)
+{
+    uint32_t from = 0, until = n;
+
+    while (from < until) {
+        uint32_t mid = from + (until - from) / 2;
+
+        if (list[mid].id == id) return &list[mid];
+        if (list[mid].id < id) {
+            from = mid + 1;
+        } else {
+            until = mid;
+        }
+    }
+    return NULL;
+}
+
 bool segment_finished(const struct segment *s)
 {
     return s != s->log->cur && s != s->log->next && s->durable == s->end;

@@ -383,33 +383,21 @@ static enum rc settle_all(struct seglog *log, struct err *reterr)
 /* Finished, says the index: then its end is known, and its file is opened when it is read. */
 static bool known(struct seglog *log, struct segment *s)
 {
-    uint32_t from = 0, until = log->conf.known_n;
+    const struct seglog_segment *k = seglog_segment_in(log->conf.known, log->conf.known_n, s->id);
     char name[DISK_NAME_BYTES];
     uint64_t bytes = 0;
 
-    while (from < until) {
-        uint32_t mid = from + (until - from) / 2;
-        const struct seglog_segment *k = &log->conf.known[mid];
-
-        if (k->id == s->id) {
-            segment_name(s->id, name);
-            if (disk_file_bytes(log->disk, name, &bytes) != RC_OK || bytes != k->bytes) {
-                log->stats.damage_n++; /* cut, or not this one: it is searched */
-                return false;
-            }
-            s->generation = k->generation;
-            s->bytes = k->bytes;
-            s->end = s->durable = k->end;
-            s->sealed = true;
-            return true;
-        }
-        if (k->id < s->id) {
-            from = mid + 1;
-        } else {
-            until = mid;
-        }
+    if (k == NULL) return false;
+    segment_name(s->id, name);
+    if (disk_file_bytes(log->disk, name, &bytes) != RC_OK || bytes != k->bytes) {
+        log->stats.damage_n++; /* cut, or not this one: it is searched */
+        return false;
     }
-    return false;
+    s->generation = k->generation;
+    s->bytes = k->bytes;
+    s->end = s->durable = k->end;
+    s->sealed = true;
+    return true;
 }
 
 /* Finds out where one ends. *ret_searched: by a search, it has no seal. */

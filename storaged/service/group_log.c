@@ -61,7 +61,8 @@ static void on_appended(struct store_append *s, enum rc rc)
         g->durable_index = a->index;
         g->durable_news = true;
     }
-    if (rc == RC_FULL && !g->dead) { /* not written: again, in order, when there is room */
+    /* not written: again, in order, when there is room (or memory, or a descriptor) */
+    if ((rc == RC_FULL || rc == RC_NOMEM) && !g->dead) {
         a->issued = false;
         full_told(g->disk, &err);
         sd_work_end(sd);
@@ -71,7 +72,7 @@ static void on_appended(struct store_append *s, enum rc rc)
     if (rc == RC_OK) {
         group_dirty(g);
         starved_again(g->disk);
-    } else if (rc != RC_CANCELED && rc != RC_FULL) {
+    } else if (rc != RC_CANCELED && rc != RC_FULL && rc != RC_NOMEM) {
         disk_out(g->disk, rc, &err);
     }
     sd_work_end(sd);

@@ -429,20 +429,9 @@ static enum rc known_load(struct store *s, struct err *reterr)
 
 static bool known(const struct store *s, const struct seglog_segment *f)
 {
-    uint32_t from = 0, until = s->known_n;
+    const struct seglog_segment *k = seglog_segment_in(s->known, s->known_n, f->id);
 
-    while (from < until) {
-        uint32_t mid = from + (until - from) / 2;
-        const struct seglog_segment *k = &s->known[mid];
-
-        if (k->id == f->id) return k->bytes == f->bytes && k->end == f->end;
-        if (k->id < f->id) {
-            from = mid + 1;
-        } else {
-            until = mid;
-        }
-    }
-    return false;
+    return k != NULL && k->bytes == f->bytes && k->end == f->end;
 }
 
 struct replay {

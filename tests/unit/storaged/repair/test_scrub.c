@@ -1,6 +1,8 @@
 /* tests/unit/storaged/repair/test_scrub.c - what rots is found by a pass, nothing else is called
  * bad, a pass goes on after a restart, late writes of dropped chunks go. */
 #include "disk_model.h"
+#include "common/base/clock.h"
+#include "storaged/repair/pace.h"
 #include "storaged/repair/scrub.h"
 #include <fcntl.h>
 #include <stdio.h>
@@ -373,11 +375,67 @@ static void test_table(void **state)
     model_deinit(&m);
 }
 
+/* A rate is kept; the foreground goes first, but not for ever. */
+struct pacing {
+    struct pace p;
+    uint64_t bytes, took_ms;
+};
+static void run_pace(void *arg)
+{
+    struct pacing *x = arg;
+    uint64_t begun = clock_boot_ms();
+
+    pace_take(&x->p, x->bytes);
+    pace_take(&x->p, x->bytes);
+    pace_take(&x->p, x->bytes);
+    x->took_ms = clock_boot_ms() - begun;
+}
+static void on_slow(struct store_append *a, enum rc rc)
+{
+    *(enum rc *)a->data = rc;
+}
+static void test_pace(void **state)
+{
+    struct disk_mem *mem = disk_mem_new(13, 256u << 20);
+    struct store_append *a = calloc(1, sizeof(*a));
+    const uint8_t entry[16] = {0};
+    enum rc rc = RC_BUSY;
+    bool stop = false;
+    struct pacing x = {.bytes = 100000};
+    struct model m;
+
+    (void)state;
+    assert_non_null(a);
+    model_init(&m, DISK_MEMORY, mem);
+    model_open(&m);
+    x.p = (struct pace){.store = m.store, .bytes_per_s = 1000000, .stop = &stop};
+    in_fiber(run_pace, &x); /* the first at once, the others 0.1 s each */
+    assert_true(x.took_ms >= 195);
+    assert_int_equal(x.p.yields_n, 0);
+    x.p.bytes_per_s = 0;
+    disk_inject_slow(store_disk(m.store), 1200);
+    a->data = &rc;
+    assert_int_equal(store_log_append(m.store, a, &MODEL_GROUP, 1, 1, 1,
+                                      (struct slice){entry, sizeof(entry)}, on_slow),
+                     RC_OK);
+    in_fiber(run_pace, &x); /* it waits for the append, which does not come, and goes on */
+    assert_int_equal(x.p.yields_n, 3 * PACE_YIELDS);
+    assert_true(x.took_ms < 1200 && rc == RC_BUSY);
+    disk_inject_slow(store_disk(m.store), 0);
+    while (rc == RC_BUSY)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    assert_int_equal(rc, RC_OK);
+    free(a);
+    model_close(&m);
+    model_deinit(&m);
+    disk_mem_free(mem);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_faults), cmocka_unit_test(test_resume),
-                                       cmocka_unit_test(test_orphans),
-                                       cmocka_unit_test(test_table)};
+                                       cmocka_unit_test(test_orphans), cmocka_unit_test(test_table),
+                                       cmocka_unit_test(test_pace)};
     int bad;
 
     loop_begin();
