@@ -487,6 +487,16 @@ static bool fits_now(const struct seglog *log, const struct seglog_append *a)
            log->next != NULL || log->creating || within_limit(log);
 }
 
+/* Of the reserve (SEGLOG_RESERVE parts), what this record may not use. */
+static uint64_t kept_from(const struct seglog *log, const struct seglog_append *a)
+{
+    uint64_t part = log->conf.reserve_bytes / SEGLOG_RESERVE;
+
+    if (a->priv.header.moved_from.segment_id != 0) return 0;
+    if (a->priv.header.type == RECORD_LOG_ENTRY) return part;
+    return a->urgent ? 2 * part : log->conf.reserve_bytes;
+}
+
 static enum rc append(struct seglog *log, struct seglog_append *a, const struct record_header *h,
                       bool chunk, seglog_append_cb cb)
 {
@@ -521,15 +531,10 @@ static enum rc append(struct seglog *log, struct seglog_append *a, const struct 
         return err_set(&a->err, RC_INVAL, "a record of %u bytes is larger than a segment",
                        h->plain_bytes);
     }
-    if (chunk) {
-        uint64_t keep = log->conf.reserve_bytes;
-
-        seglog_stats(log, &st);
-        if (a->urgent) keep /= SEGLOG_RESERVE;
-        if (st.free_bytes < keep + record_bytes(a)) {
-            return err_set(&a->err, RC_FULL, "the disk is nearly full: %llu bytes left",
-                           (unsigned long long)st.free_bytes);
-        }
+    seglog_stats(log, &st);
+    if (st.free_bytes < kept_from(log, a) + record_bytes(a)) {
+        return err_set(&a->err, RC_FULL, "the disk is nearly full: %llu bytes left",
+                       (unsigned long long)st.free_bytes);
     }
     if (!fits_now(log, a)) return err_set(&a->err, RC_FULL, "no room for another segment");
     a->priv.own =
@@ -626,6 +631,7 @@ void seglog_stats(struct seglog *log, struct seglog_stats *ret)
     if (log->next != NULL) left += log->next->bytes - log->next->end;
     ret->total_bytes = total;
     ret->free_bytes = left;
+    ret->entry_free_bytes = left - MIN(left, log->conf.reserve_bytes / SEGLOG_RESERVE);
     ret->chunk_free_bytes =
         ret->free_bytes > log->conf.reserve_bytes ? ret->free_bytes - log->conf.reserve_bytes : 0;
 }

@@ -17,8 +17,9 @@
 
 #define SEGLOG_FORMAT          1u
 #define SEGLOG_SEGMENT_DEFAULT (256u << 20)
-/* Kept from new chunks: two for repair and reclaim (reclaim fills one before it gives one back, and
- * what is half full when it begins), one for log entries alone: deletes are entries. */
+/* Kept from new chunks, in segments: the last is reclaim's alone, which fills at most one before it
+ * gives one back, so that it always gets on; the second is for log entries too (deletes are
+ * entries, 8 KiB each: 32,768 of them in a segment of 256 MiB), the third for repair's chunks. */
 #define SEGLOG_RESERVE           3u
 #define SEGLOG_SEGMENT_BYTES_MIN (64u << 10)
 #define SEGLOG_DATA_AT           8192u /* header page, seal page, then records */
@@ -97,7 +98,7 @@ struct seglog_append;
 typedef void (*seglog_append_cb)(struct seglog_append *a, enum rc rc);
 struct seglog_append {
     void *data;
-    bool urgent;             /* a chunk that may use two thirds of the reserve: repair, reclaim */
+    bool urgent;             /* a chunk that may use a third of the reserve: repair */
     struct err err;          /* out */
     struct seg_location loc; /* out, when RC_OK: durable there */
     struct seg_position end; /* out: right behind the record */
@@ -215,7 +216,8 @@ MUST_CHECK enum rc seglog_drop(struct seglog *log, struct seglog_drop *f, uint64
 struct seglog_stats {
     uint64_t segments_n, segment_bytes; /* files there, and their sizes together */
     uint64_t total_bytes, free_bytes;   /* what the log may use, and what of it is left */
-    uint64_t chunk_free_bytes;          /* of that for chunks: without the reserve */
+    uint64_t chunk_free_bytes;          /* of that for new chunks: without the reserve */
+    uint64_t entry_free_bytes;          /* for log entries: without reclaim's part of it */
     uint64_t damage_n;                  /* bad stretches found since open */
     uint64_t flushes_n, appends_n, waiting_n;
     uint64_t appending_n;         /* accepted and not durable yet */

@@ -33,8 +33,8 @@ static const struct conf_opt OPTS[] = {
         "tests: faults of disks, read each second; lines DISK eio N, DISK slow MS"),
     OPT("segment_bytes", CONF_BYTES, segment_bytes, "0", "BYTES", "of a segment; 0 = 256MiB"),
     OPT("reserve_bytes", CONF_BYTES, reserve_bytes, "0", "BYTES",
-        "new chunks are refused below this, repair and reclaim below a third of it, log entries "
-        "and so deletes never; 0 = 3 segments"),
+        "new chunks are refused below this, repair below two thirds of it, log entries and so "
+        "deletes below a third, reclaim never; 0 = 3 segments"),
     OPT("limit_bytes", CONF_BYTES, limit_bytes, "0", "BYTES",
         "what a disk may use; 0 = its file system"),
     OPT("chunk_bytes", CONF_BYTES, chunk_bytes, "48MiB", "BYTES", "memory for payloads"),

@@ -248,7 +248,7 @@ static enum rc room(struct sd_group *g, bool deletes_only, struct err *reterr)
 
     if (deletes_only || now_ms < g->disk->room_until_ms) return RC_OK;
     store_status(g->disk->store, &st);
-    if (st.log.free_bytes > 2 * (uint64_t)SEGLOG_ENTRY_BYTES_MAX) {
+    if (st.log.entry_free_bytes > 2 * (uint64_t)SEGLOG_ENTRY_BYTES_MAX) {
         g->disk->room_until_ms = now_ms + ROOM_MS;
         return RC_OK;
     }

@@ -47,7 +47,7 @@ struct store {
     struct seglog_segment *known; /* while it opens: what the index knows of segments */
     uint32_t known_n;
     char *index_dir;
-    uint64_t measured_ms, index_used; /* by the worker */
+    uint64_t measured_ms;
     bool damaged;
     bool closing, log_closed;
     void (*close_cb)(void *data);
@@ -83,26 +83,6 @@ static enum rc row_add(struct index_rows *rows, const struct seg_location *loc,
     }
 }
 
-/* What the index takes of the file system, at most once a second. Any thread but two at a time. */
-static void index_measure(struct store *s)
-{
-    uint64_t now = clock_boot_ms(), used = 0;
-    struct dirent *e;
-    struct stat st;
-    DIR *d;
-
-    if (s->measured_ms != 0 && now < s->measured_ms + 1000) return;
-    s->measured_ms = now;
-    d = opendir(s->index_dir);
-    if (d == NULL) return;
-    while ((e = readdir(d)) != NULL) {
-        if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
-            used += (uint64_t)st.st_blocks * 512;
-    }
-    (void)closedir(d);
-    s->index_used = used;
-}
-
 static void batch_work(struct worker_job *job)
 {
     struct store *s = CONTAINER_OF(job, struct store, batch);
@@ -131,7 +111,6 @@ static void batch_work(struct worker_job *job)
         index_rows_free(rows);
     }
     s->work_err.rc = rc;
-    index_measure(s);
 }
 
 static void batch_next(struct store *s);
@@ -143,7 +122,6 @@ static void batch_after(struct worker_job *job)
     struct list done;
 
     s->working = false;
-    if (s->log != NULL) seglog_others_used(s->log, s->index_used);
     if (s->work_err.rc != RC_OK && s->failed.rc == RC_OK) {
         (void)err_set(&s->failed, RC_IO, "%s", s->work_err.msg);
         disk_fail(s->disk, s->work_err.msg);
@@ -395,6 +373,27 @@ void store_close(struct store *s, void (*cb)(void *data), void *data)
     s->close_cb = cb;
     s->close_data = data;
     seglog_close(s->log, on_log_closed, s);
+}
+
+/* What the index takes of the file system, at most once a second: a few hundred files at most,
+ * their inodes are in memory. */
+static void index_measure(struct store *s)
+{
+    uint64_t now = clock_boot_ms(), used = 0;
+    struct dirent *e;
+    struct stat st;
+    DIR *d;
+
+    if (s->measured_ms != 0 && now < s->measured_ms + 1000) return;
+    s->measured_ms = now;
+    d = opendir(s->index_dir);
+    if (d == NULL) return;
+    while ((e = readdir(d)) != NULL) {
+        if (fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
+            used += (uint64_t)st.st_blocks * 512;
+    }
+    (void)closedir(d);
+    seglog_others_used(s->log, used);
 }
 
 /* ---- opening ---- */
@@ -712,7 +711,6 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
     }
     if (rc == RC_OK) {
         index_measure(s);
-        seglog_others_used(s->log, s->index_used);
         rc = replay(s, reterr);
     }
     free(s->known);
@@ -745,6 +743,7 @@ struct worker *store_worker(struct store *s)
 
 void store_status(struct store *s, struct store_status *ret)
 {
+    if (s->log != NULL) index_measure(s);
     *ret = (struct store_status){.disk_id = s->disk_id,
                                  .dir = s->dir,
                                  .engine = disk_engine_name(s->disk),

@@ -81,7 +81,7 @@ struct store_chunk {
     struct record_block *blocks; /* record_blocks(plain_bytes): tags given */
     bool crc_known;              /* crc32c given too, and trusted; else computed here */
     uint8_t *payload;            /* as seglog_append_chunk */
-    bool urgent;                 /* repair: may use what is kept from new chunks */
+    bool urgent;                 /* repair: may use a part of what is kept from new chunks */
 };
 /* c is copied; c->blocks and c->payload are borrowed until cb. The same id may be written again:
  * the later record's row counts.
