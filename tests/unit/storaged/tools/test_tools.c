@@ -71,7 +71,7 @@ static void shell(const char *fmt, const char *dir)
 static void flip(const char *dir, const char *name, off_t at)
 {
     char path[256];
-    uint8_t b;
+    uint8_t b = 0;
     int fd;
 
     (void)snprintf(path, sizeof(path), "%s/%s", dir, name);
