@@ -15,6 +15,11 @@ mkfifo "$work/out"
 "$MIKURA_BUILD/bin/echo_server" "$MIKURA_BUILD/gen/proto/mikura.fds" "$work/pki/ca.crt" \
     "$work/pki/gateway-g1.crt" "$work/pki/gateway-g1.key" >"$work/out" &
 server=$!
+server_end() { # a failed check must not leave the server: CTest waits for whoever holds its pipe
+    kill "$server" 2>/dev/null || true
+    lib_end
+}
+trap server_end EXIT
 read -r _ port <"$work/out"
 [ -n "$port" ] || fail "echo_server did not start"
 
@@ -38,8 +43,13 @@ curl)
         [ "$(curl -sS --http$v "${ask[@]:3}" -o /dev/null -w '%{http_code}' -X PUT "$at/page")" = 405 ] || fail "405 over HTTP/$v"
         [ "$(curl -sS --http$v "${ask[@]:3}" -I -o /dev/null -w '%{http_code} %{http_version}' "$at/page?a=b")" = "200 $v" ] || fail "HEAD over HTTP/$v"
         head -c 9000000 /dev/zero >"$work/large"
-        [ "$(curl -sS --http$v "${ask[@]:3}" -o /dev/null -w '%{http_code}' --data-binary "@$work/large" "$at/page" || true)" = 413 ] ||
-            fail "413 over HTTP/$v"
+        # curl 7.88 forgets an HTTP/2 answer when RST_STREAM(NO_ERROR) comes with it, which RFC 9113 section 8.1 allows
+        code='' tries=0
+        until [ "$code" = 413 ] || [ $tries = 40 ]; do
+            code=$(curl -sS --http$v "${ask[@]:3}" -o /dev/null -w '%{http_code}' --data-binary "@$work/large" "$at/page" 2>"$work/err" || true)
+            tries=$((tries + 1))
+        done
+        [ "$code" = 413 ] || fail "413 over HTTP/$v: $code, $(cat "$work/err")"
         # eight requests over one connection
         [ "$("${ask[@]}" --http$v "$at/page?[1-8]")" = 12345678 ] || fail "several over one HTTP/$v connection"
         rc=0
