@@ -83,6 +83,8 @@ struct mikura_put {
 struct mikura_put_result {
     uint64_t version, size_bytes, stage;
     uint8_t tree_sha256[TREE_DIGEST_BYTES]; /* computed here and equal to the gateway's */
+    bool quarantined; /* held back by the collection's profile: stored, neither staged nor committed
+                       */
     /* commit: */
     uint64_t generation;
     Mikura__V1__Receipt *receipt; /* or NULL; freed by the caller */

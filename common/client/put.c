@@ -116,6 +116,7 @@ static enum rc staged_take(const Mikura__V1__StagedObject *o, const uint8_t tree
         ret->version = o->object->version;
         ret->size_bytes = o->size_bytes;
         ret->stage = o->staged_generation;
+        ret->quarantined = o->quarantined;
         memcpy(ret->tree_sha256, tree, 32);
         return RC_OK;
     }
@@ -128,7 +129,7 @@ static enum rc receipt_take(const struct mikura_put *put, Mikura__V1__PutObjectR
     ret->generation = answer->generation;
     ret->receipt = answer->receipt;
     answer->receipt = NULL; /* moved */
-    if (put->commit && ret->receipt == NULL) {
+    if (put->commit && !ret->quarantined && ret->receipt == NULL) {
         return err_set(reterr, RC_INTERNAL, "the gateway's answer has no receipt");
     }
     return RC_OK;
@@ -540,7 +541,7 @@ enum rc mikura_put(struct mikura_client *c, const struct mikura_put *put,
         return put_one(c, put, ret, reterr);
     }
     rc = put_session(c, put, ret, reterr);
-    return rc == RC_OK && put->commit ? commit_one(c, put, ret, reterr) : rc;
+    return rc == RC_OK && put->commit && !ret->quarantined ? commit_one(c, put, ret, reterr) : rc;
 }
 
 /* ---- commits ---- */

@@ -37,6 +37,8 @@ static const struct right RIGHTS[] = {
     {"/mikura.v1.Objects/Stat", R},
     {"/mikura.v1.Objects/List", R | O},
     {"/mikura.v1.Objects/Delete", O},
+    {"/mikura.v1.Objects/ListQuarantine", A | O},
+    {"/mikura.v1.Objects/ReleaseQuarantine", A},
     {"/mikura.v1.Models/Add", R | O},
     {"/mikura.v1.Models/List", R | O},
     {"/mikura.v1.Models/Get", R | O},

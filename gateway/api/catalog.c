@@ -1,6 +1,7 @@
 /* gateway/api/catalog.c - collections, grants, cases. Queries are in query.c. */
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/image/deid/deid.h"
 #include "gateway/api/gw.h"
 #include "gateway/api/listing.h"
 #include "gateway/ingest/name.h"
@@ -128,11 +129,19 @@ static enum rc policy_check(const struct gw *gw, const Mikura__V1__CollectionPol
                        "(mikura://society/SOCIETY/agent/...)",
                        p->society);
     }
-    if (!p->unchecked) {
+    if (p->unchecked && p->deid_profile[0] != 0) {
+        return err_set(reterr, RC_INVAL,
+                       "unchecked and a de-identification profile exclude each other");
+    }
+    if (!p->unchecked && p->deid_profile[0] == 0) {
         return err_set(reterr, RC_PRECOND,
-                       "this cluster serves no de-identification profile yet; without one a "
-                       "collection is created only with "
-                       "--unchecked, and the society answers for what it sends");
+                       "a collection needs a de-identification profile (--deid-profile), or "
+                       "--unchecked, and then the society answers for what it sends");
+    }
+    if (!p->unchecked && deid_profile_shipped(p->deid_profile) == NULL) {
+        return err_set(reterr, RC_PRECOND,
+                       "deid_profile '%s': this cluster serves those of `mikura deid profile`",
+                       p->deid_profile);
     }
     rec->chunk_bytes = p->chunk_bytes == 0 ? DEFAULT_CHUNK_BYTES : p->chunk_bytes;
     if (rec->chunk_bytes % (1u << 20) != 0 || rec->chunk_bytes > SEAL_CHUNK_BYTES_MAX) {
@@ -246,7 +255,8 @@ static enum rc create_collection(struct fcall *c, struct err *reterr)
         /* not a retry: the same settings are a success all the same */
         if (!gw_slice_is(col->rec.kind, req->policy->kind) ||
             !gw_slice_is(col->rec.society, req->policy->society) ||
-            col->rec.chunk_bytes != rec->chunk_bytes || col->rec.unchecked != rec->unchecked) {
+            col->rec.chunk_bytes != rec->chunk_bytes || col->rec.unchecked != rec->unchecked ||
+            !gw_slice_is(col->rec.deid_profile, req->policy->deid_profile)) {
             return err_set(
                 reterr, RC_EXISTS,
                 "collection '%s' exists with other settings; see `mikura collection show %s`",

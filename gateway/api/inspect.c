@@ -145,21 +145,42 @@ static enum rc take(void *arg, const struct object_piece *piece)
     return RC_OK;
 }
 
+#define WINDOW_BYTES (1u << 20)
 struct content {
     struct gw *gw;
     const struct gw_case *cs;
     const struct gw_object *o;
     const struct slice *plain;
     uint64_t size, left_ms;
+    uint8_t *window; /* WINDOW_BYTES; a file that is read through costs few reads of replicas */
+    uint64_t window_off;
+    uint32_t window_n;
 };
-static enum rc content_read(const struct content *k, uint64_t off, uint32_t n, uint8_t *to,
+static enum rc content_read(struct content *k, uint64_t off, uint32_t n, uint8_t *to,
                             struct err *reterr)
 {
     struct range r = {.p = to};
+    enum rc rc;
 
-    if (k->plain == NULL)
+    if (k->plain != NULL) {
+        memcpy(to, k->plain->p + off, n);
+        return RC_OK;
+    }
+    if (k->window == NULL)
         return gw_object_bytes(k->gw, k->cs, k->o, off, n, k->left_ms, take, &r, reterr);
-    memcpy(to, k->plain->p + off, n);
+    if (off < k->window_off || off + n > k->window_off + k->window_n) {
+        uint32_t fill = (uint32_t)MIN((uint64_t)WINDOW_BYTES, k->size - off);
+
+        /* what follows was read before, or is far from it: then only what was asked */
+        if (off != k->window_off + k->window_n) fill = n;
+        r.p = k->window;
+        k->window_n = 0;
+        rc = gw_object_bytes(k->gw, k->cs, k->o, off, fill, k->left_ms, take, &r, reterr);
+        if (rc != RC_OK) return rc;
+        k->window_off = off;
+        k->window_n = fill;
+    }
+    memcpy(to, k->window + (off - k->window_off), n);
     return RC_OK;
 }
 
@@ -222,13 +243,15 @@ static enum rc serve_fact(struct child *c, struct gw_facts *f, struct arena *a, 
     return add_fact(f, a, name, value);
 }
 
-static enum rc serve_read(struct child *c, const struct content *k, uint8_t *buf, uint64_t *total,
-                          uint64_t until, struct err *reterr)
+/* Reading the object is our time, not the child's: until moves with it. */
+static enum rc serve_read(struct child *c, struct content *k, uint8_t *buf, uint64_t *total,
+                          uint64_t max, uint64_t *until, struct err *reterr)
 {
+    uint64_t since;
     uint8_t ask[12], len[4] = {0};
     uint64_t off;
     uint32_t n;
-    enum rc rc = transfer(c, ask, sizeof ask, false, until, reterr);
+    enum rc rc = transfer(c, ask, sizeof ask, false, *until, reterr);
 
     if (rc != RC_OK) return rc;
     off = le_get64(ask);
@@ -237,15 +260,35 @@ static enum rc serve_read(struct child *c, const struct content *k, uint8_t *buf
         return err_set(reterr, RC_CORRUPT, "it asked for bytes outside of the object");
     }
     *total += n;
-    if (*total > INSPECT_BYTES_MAX)
-        return err_set(reterr, RC_BUSY, "it read more than %u MiB", INSPECT_BYTES_MAX >> 20);
+    if (*total > max)
+        return err_set(reterr, RC_BUSY, "it read more than %llu MiB",
+                       (unsigned long long)(max >> 20));
+    since = uv_now(c->poll->loop);
     if (content_read(k, off, n, buf, reterr) != RC_OK) n = 0;
+    *until += uv_now(c->poll->loop) - since;
     le_put32(len, n);
-    rc = transfer(c, len, sizeof len, true, until, reterr);
-    return rc != RC_OK ? rc : transfer(c, buf, n, true, until, reterr);
+    rc = transfer(c, len, sizeof len, true, *until, reterr);
+    return rc != RC_OK ? rc : transfer(c, buf, n, true, *until, reterr);
 }
 
-static enum rc job(struct child *c, const struct content *k, struct gw_facts *f, struct arena *a,
+static enum rc serve_end(struct child *c, const struct content *k, uint8_t *buf, uint64_t until,
+                         struct err *reterr)
+{
+    uint8_t len[2];
+    uint16_t n;
+    enum rc rc = transfer(c, len, sizeof len, false, until, reterr);
+
+    if (rc != RC_OK) return rc;
+    n = le_get16(len);
+    if (n > INSPECT_REASON_MAX) return err_set(reterr, RC_CORRUPT, "it gave an impossible reason");
+    rc = transfer(c, buf, n, false, until, reterr);
+    if (rc == RC_OK && n > 0)
+        log_debug("inspect", "object of %llu bytes: %.*s", (unsigned long long)k->size, (int)n,
+                  (const char *)buf);
+    return rc;
+}
+
+static enum rc job(struct child *c, struct content *k, struct gw_facts *f, struct arena *a,
                    struct err *reterr)
 {
     uint64_t until = uv_now(c->poll->loop) + INSPECT_MS, total = 0;
@@ -260,21 +303,82 @@ static enum rc job(struct child *c, const struct content *k, struct gw_facts *f,
         rc = transfer(c, &kind, 1, false, until, reterr);
         if (rc != RC_OK) break;
         if (kind == 'R') {
-            rc = serve_read(c, k, buf, &total, until, reterr);
+            rc = serve_read(c, k, buf, &total, INSPECT_BYTES_MAX, &until, reterr);
         } else if (kind == 'A') {
             rc = serve_fact(c, f, a, until, reterr);
         } else if (kind == 'E') {
-            uint16_t n;
+            return serve_end(c, k, buf, until, reterr);
+        } else {
+            rc = err_set(reterr, RC_CORRUPT, "it said something unknown");
+        }
+    }
+    return rc;
+}
 
-            rc = transfer(c, head, 2, false, until, reterr);
-            if (rc != RC_OK) break;
-            n = le_get16(head);
-            if (n > INSPECT_REASON_MAX)
-                return err_set(reterr, RC_CORRUPT, "it gave an impossible reason");
-            rc = transfer(c, buf, n, false, until, reterr);
-            if (rc == RC_OK && n > 0)
-                log_debug("inspect", "object of %llu bytes: %.*s", (unsigned long long)k->size,
-                          (int)n, (const char *)buf);
+/* ---- the gate ---- */
+
+static void reason_add(void *data, const struct deid_finding *fi)
+{
+    struct gw_verdict *v = data;
+    char field[DEID_FIELD_BYTES];
+
+    if (v->n_reasons == GW_REASONS_MAX) return;
+    deid_finding_field(fi, field);
+    v->reasons[v->n_reasons] =
+        arena_str(v->a, "%s%s%s", deid_rule_name(fi->rule), field[0] == 0 ? "" : " ", field);
+    if (v->reasons[v->n_reasons] != NULL) v->n_reasons++;
+}
+
+static enum rc serve_finding(struct child *c, struct gw_verdict *v, uint64_t until,
+                             struct err *reterr)
+{
+    uint8_t m[INSPECT_FINDING_BYTES];
+    struct deid_finding fi;
+    enum rc rc = transfer(c, m, sizeof m, false, until, reterr);
+
+    if (rc != RC_OK) return rc;
+    fi = (struct deid_finding){.rule = m[0], .place = m[1], .change = m[2], .path_n = m[3]};
+    for (int i = 0; i < DEID_PATH_MAX; i++)
+        fi.path[i] = le_get32(m + 4 + 4 * i);
+    if (!deid_finding_valid(&fi))
+        return err_set(reterr, RC_CORRUPT, "it told an impossible finding");
+    reason_add(v, &fi);
+    return RC_OK;
+}
+
+static enum rc deid_job(struct child *c, struct content *k, const char *profile,
+                        struct gw_verdict *v, struct arena *a, struct err *reterr)
+{
+    uint64_t until = uv_now(c->poll->loop) + INSPECT_MS, total = 0;
+    uint8_t *buf = arena_alloc(a, INSPECT_READ_MAX), head[11] = {'D'}, kind;
+    size_t n = strlen(profile);
+    uint32_t found = 0;
+    bool verdict = false;
+    enum rc rc;
+
+    if (buf == NULL) return err_set(reterr, RC_NOMEM, "an inspection");
+    le_put64(head + 1, k->size);
+    le_put16(head + 9, (uint16_t)n);
+    memcpy(buf, profile, n);
+    rc = transfer(c, head, sizeof head, true, until, reterr);
+    if (rc == RC_OK) rc = transfer(c, buf, n, true, until, reterr);
+    while (rc == RC_OK) {
+        rc = transfer(c, &kind, 1, false, until, reterr);
+        if (rc != RC_OK) break;
+        if (kind == 'R') {
+            rc = serve_read(c, k, buf, &total, INSPECT_DEID_BYTES_MAX, &until, reterr);
+        } else if (kind == 'F' && ++found <= INSPECT_FINDINGS_MAX) {
+            rc = serve_finding(c, v, until, reterr);
+        } else if (kind == 'V') {
+            rc = transfer(c, buf, 1, false, until, reterr);
+            if (rc == RC_OK && buf[0] >= DEID_OUTCOME_N)
+                return err_set(reterr, RC_CORRUPT, "it gave an impossible verdict");
+            v->outcome = (enum deid_outcome)buf[0];
+            verdict = true;
+        } else if (kind == 'E') {
+            rc = serve_end(c, k, buf, until, reterr);
+            if (rc == RC_OK && !verdict)
+                return err_set(reterr, RC_CORRUPT, "it came to no verdict");
             return rc;
         } else {
             rc = err_set(reterr, RC_CORRUPT, "it said something unknown");
@@ -305,8 +409,12 @@ enum rc gw_inspect(struct gw *gw, const struct gw_case *cs, const struct gw_obje
                    const struct slice *plain, struct slice head, struct arena *a, uint64_t left_ms,
                    struct gw_facts *ret, struct err *reterr)
 {
-    struct content k = {gw,     cs, o, plain, plain != NULL ? plain->n : o->manifest.size_bytes,
-                        left_ms};
+    struct content k = {.gw = gw,
+                        .cs = cs,
+                        .o = o,
+                        .plain = plain,
+                        .size = plain != NULL ? plain->n : o->manifest.size_bytes,
+                        .left_ms = left_ms};
     uint32_t head_n = (uint32_t)MIN(k.size, (uint64_t)IMAGE_SNIFF_BYTES);
     struct gw_inspector *in = gw->inspector;
     struct child *c;
@@ -342,4 +450,65 @@ enum rc gw_inspect(struct gw *gw, const struct gw_case *cs, const struct gw_obje
     c->busy = false;
     fiber_cond_broadcast(&in->free);
     return rc == RC_NOMEM ? RC_NOMEM : RC_OK;
+}
+
+enum rc gw_deid(struct gw *gw, const struct gw_case *cs, const struct gw_object *o,
+                const struct slice *plain, const char *profile, struct arena *a, uint64_t left_ms,
+                struct gw_verdict *ret, struct err *reterr)
+{
+    static const struct deid_finding broken = {.rule = DEID_MALFORMED};
+    struct content k = {.gw = gw,
+                        .cs = cs,
+                        .o = o,
+                        .plain = plain,
+                        .size = plain != NULL ? plain->n : o->manifest.size_bytes,
+                        .left_ms = left_ms};
+    struct deid_profile *p = arena_alloc(a, sizeof *p);
+    const char *text = deid_profile_shipped(profile);
+    struct gw_verdict name = {.a = a};
+    struct child *c;
+    struct err err = {0};
+    char *path;
+    enum rc rc = RC_OK;
+
+    *ret = (struct gw_verdict){.a = a, .outcome = DEID_REFUSED};
+    if (p == NULL) return err_set(reterr, RC_NOMEM, "an inspection");
+    if (text == NULL || gw->inspector == NULL) { /* never stored as if it had been looked at */
+        return err_set(reterr, RC_UNAVAIL,
+                       "this gateway cannot check de-identification by profile '%s': %s", profile,
+                       text == NULL ? "it does not know it" : "it has no mikura-inspect");
+    }
+    rc = deid_profile_parse(text, strlen(text), p, reterr);
+    if (rc != RC_OK) return rc;
+    if (plain == NULL) {
+        k.window = arena_alloc(a, WINDOW_BYTES);
+        if (k.window == NULL) return err_set(reterr, RC_NOMEM, "an inspection");
+    }
+    c = child_take(gw->inspector);
+    for (int tries = 0; tries < 2; tries++) { /* one that died while idle costs nothing */
+        ret->n_reasons = 0;
+        if (c->pid == 0) rc = child_start(gw->inspector, c, &err);
+        if (rc == RC_OK) rc = deid_job(c, &k, text, ret, a, &err);
+        if (rc == RC_OK) break;
+        child_kill(c);
+        if (rc != RC_IO || tries == 1) break;
+        rc = RC_OK;
+    }
+    c->busy = false;
+    fiber_cond_broadcast(&gw->inspector->free);
+    if (rc == RC_NOMEM) return err_set(reterr, rc, "%s", err.msg);
+    if (rc != RC_OK) {
+        log_warn("gate_failed", "an object of %llu bytes goes to quarantine: mikura-inspect: %s",
+                 (unsigned long long)k.size, err.msg);
+        ret->outcome = DEID_REFUSED;
+        reason_add(ret, &broken);
+    }
+    path = gw_dup(a, o->path);
+    if (path == NULL) return err_set(reterr, RC_NOMEM, "an inspection");
+    deid_check_name(path, p, reason_add, &name);
+    if (name.n_reasons > 0) {
+        ret->outcome = DEID_REFUSED;
+        if (ret->n_reasons < GW_REASONS_MAX) ret->reasons[ret->n_reasons++] = name.reasons[0];
+    }
+    return RC_OK;
 }

@@ -5,6 +5,7 @@
  * happens in a child process without keys, network or files (inspect.c). A child that dies, hangs
  * or asks for too much costs that object's attributes only. */
 #pragma once
+#include "common/image/deid/deid.h"
 #include "gateway/api/object.h"
 #include "gateway/api/upload.h"
 
@@ -19,3 +20,18 @@ void gw_inspector_close(struct gw_inspector *in);
 MUST_CHECK enum rc gw_inspect(struct gw *gw, const struct gw_case *cs, const struct gw_object *o,
                               const struct slice *plain, struct slice head, struct arena *a,
                               uint64_t left_ms, struct gw_facts *ret, struct err *reterr);
+
+/* The gate: what a shipped de-identification profile says of an object (its path too). A parser
+ * that dies or hangs makes it refused. RC_UNAVAIL: it cannot be checked here; it must not be
+ * stored. */
+#define GW_REASONS_MAX 64u
+#define GATE_REASON    "deid.reason" /* attribute of what is held back, one each */
+struct gw_verdict {
+    struct arena *a;
+    enum deid_outcome outcome;
+    char *reasons[GW_REASONS_MAX]; /* "identity (0010,0010) PatientName": never a value */
+    size_t n_reasons;
+};
+MUST_CHECK enum rc gw_deid(struct gw *gw, const struct gw_case *cs, const struct gw_object *o,
+                           const struct slice *plain, const char *profile, struct arena *a,
+                           uint64_t left_ms, struct gw_verdict *ret, struct err *reterr);

@@ -544,3 +544,31 @@ enum rc gw_object_each(struct gw *gw, const struct gw_case *cs, struct slice pre
     free(w);
     return rc;
 }
+
+/* ---- quarantine ---- */
+enum rc gw_object_held(struct gw *gw, const struct gw_case *cs, const char *path, uint64_t version,
+                       struct arena *a, uint64_t left_ms, struct gw_object **ret,
+                       uint64_t *ret_row_version, struct err *reterr)
+{
+    uint8_t *key = arena_alloc(a, RECORD_KEY_BYTES_MAX);
+    struct gw_object *o = arena_alloc(a, sizeof *o);
+    Mikura__Internal__V1__GetResponse *got;
+    enum rc rc;
+
+    if (key == NULL || o == NULL) return err_set(reterr, RC_NOMEM, "an object");
+    o->path = gw_text(path);
+    o->version = version;
+    o->index_key =
+        (struct slice){key, record_key_object(&cs->anchor, RECORD_INDEX, o->path, version, key)};
+    rc = route_get(gw->route, cs->at, &o->index_key, 1, left_ms, a, &got, reterr);
+    if (rc == RC_OK && got->items[0]->version != 0)
+        rc = record_index_decode(gw_bytes(got->items[0]->value), &o->index, reterr);
+    if (rc != RC_OK) return rc;
+    if (got->items[0]->version == 0 || o->index.stage != RECORD_STAGE_QUARANTINE)
+        return err_set(reterr, RC_NOTFOUND, "no such object and version is in quarantine");
+    rc = object_digests_open(cs, o->index_key, o->index.sealed_digests, &o->digests, reterr);
+    if (rc == RC_OK) rc = manifest_read(gw, cs, o, a, left_ms, reterr);
+    *ret_row_version = got->items[0]->version;
+    *ret = o;
+    return rc;
+}

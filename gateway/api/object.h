@@ -72,3 +72,9 @@ MUST_CHECK enum rc gw_object_each(struct gw *gw, const struct gw_case *cs, struc
                                   struct slice after, uint64_t left_ms,
                                   enum rc (*each)(void *arg, const struct gw_object_line *line),
                                   void *arg, struct err *reterr);
+/* One that the gate holds back, by its exact version; row_version: of its INDEX row. RC_NOTFOUND.
+ */
+MUST_CHECK enum rc gw_object_held(struct gw *gw, const struct gw_case *cs, const char *path,
+                                  uint64_t version, struct arena *a, uint64_t left_ms,
+                                  struct gw_object **ret, uint64_t *ret_row_version,
+                                  struct err *reterr);

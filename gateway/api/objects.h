@@ -1,6 +1,7 @@
 /* gateway/api/objects.h - the handlers of mikura.v1.Objects, by file. */
 #pragma once
 #include "common/fiber/rpc_fiber.h"
+#include "gateway/api/object.h"
 
 /* objects_read.c */
 enum rc objects_read(struct fcall *c, struct err *reterr);
@@ -14,11 +15,18 @@ enum rc objects_complete(struct fcall *c, struct err *reterr);
 enum rc objects_abort(struct fcall *c, struct err *reterr);
 enum rc objects_put_object(struct fcall *c, struct err *reterr);
 enum rc objects_commit_case(struct fcall *c, struct err *reterr);
+/* An object as Complete answers it, in the call's arena; NULL: no memory. idx NULL: nothing known.
+ */
+Mikura__V1__StagedObject *objects_staged(struct fcall *c, const char *collection,
+                                         const char *case_id, struct slice path, uint64_t version,
+                                         uint64_t stage, const struct record_index *idx,
+                                         const struct object_digests *d);
 /* objects_delete.c */
-struct gw_case;
-struct id128;
 /* Drops the chunks of a body that nothing refers to, now or later: a tombstone, swept soon. */
 MUST_CHECK enum rc objects_body_tomb(struct fcall *c, const struct gw_case *cs,
                                      const struct id128 *body, uint32_t pool, uint32_t chunks,
                                      struct err *reterr);
 enum rc objects_delete(struct fcall *c, struct err *reterr);
+/* quarantine.c */
+enum rc objects_list_quarantine(struct fcall *c, struct err *reterr);
+enum rc objects_release_quarantine(struct fcall *c, struct err *reterr);

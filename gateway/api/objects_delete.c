@@ -130,7 +130,7 @@ static enum rc delete_once(struct fcall *c, const struct gw_case *cs,
     struct record_index *idx = arena_alloc(a, sizeof *idx);
     struct gw_compare same = {.kind = MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_VERSION,
                               .number = cs->head_version};
-    bool newest_seen = false;
+    bool newest_seen = false, held;
     uint64_t visible_n = 0;
     size_t n;
     enum rc rc;
@@ -151,18 +151,19 @@ static enum rc delete_once(struct fcall *c, const struct gw_case *cs,
     for (uint32_t i = 0; i < vs->n; i++) {
         rc = record_index_decode(vs->v[i].value, idx, reterr);
         if (rc != RC_OK) return rc;
-        if (idx->stage > head.visible) continue; /* staged: its commit decides */
+        held = idx->stage == RECORD_STAGE_QUARANTINE; /* never visible, and removed all the same */
+        if (idx->stage > head.visible && !held) continue; /* staged: its commit decides */
         if (idx->hold || idx->retain_until_unix_ms > (int64_t)clock_wall_ms()) {
             return err_set(reterr, RC_PRECOND,
                            "version %llu is held or retained and can't be deleted",
                            (unsigned long long)vs->v[i].version);
         }
         visible_n++;
-        if (!newest_seen && !idx->delete_marker && vs->only == 0) {
+        if (!newest_seen && !held && !idx->delete_marker && vs->only == 0) {
             head.objects -= MIN(head.objects, 1);
             head.bytes_stored -= MIN(head.bytes_stored, idx->size_bytes);
         }
-        newest_seen = true;
+        newest_seen = newest_seen || !held;
         d->deletes[d->deletes_n++] = vs->v[i].key;
         rc = add_tombs(c, cs, gw_text(ref->path), vs->v[i].version, d, reterr);
         if (rc != RC_OK) return rc;

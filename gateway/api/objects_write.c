@@ -369,10 +369,10 @@ enum rc objects_list_chunks(struct fcall *c, struct err *reterr)
 }
 
 /* ---- Complete, Abort ---- */
-static Mikura__V1__StagedObject *staged(struct fcall *c, const char *collection,
-                                        const char *case_id, struct slice path, uint64_t version,
-                                        uint64_t stage, const struct record_index *idx,
-                                        const struct object_digests *d)
+Mikura__V1__StagedObject *objects_staged(struct fcall *c, const char *collection,
+                                         const char *case_id, struct slice path, uint64_t version,
+                                         uint64_t stage, const struct record_index *idx,
+                                         const struct object_digests *d)
 {
     struct arena *a = &c->arena;
     Mikura__V1__StagedObject *m = arena_alloc(a, sizeof *m);
@@ -386,9 +386,10 @@ static Mikura__V1__StagedObject *staged(struct fcall *c, const char *collection,
     ref->path = gw_dup(a, path);
     ref->version = version;
     m->object = ref;
-    m->staged_generation = stage;
+    m->staged_generation = stage == RECORD_STAGE_QUARANTINE ? 0 : stage;
     m->media_type = ref->path;
     if (idx != NULL) {
+        m->quarantined = idx->stage == RECORD_STAGE_QUARANTINE;
         m->size_bytes = idx->size_bytes;
         m->media_type = gw_dup(a, idx->media_type);
         if (!object_digest_messages(a, d, &m->digests, &m->n_digests)) return NULL;
@@ -431,9 +432,12 @@ static enum rc complete(struct fcall *c, const struct writing *w, struct upload 
     if (u->index == NULL)
         rc = staged_row(c, w->cs, act.session->path, act.version, &u->index, &u->gathered, reterr);
     if (rc != RC_OK) return rc;
-    *ret = staged(c, collection, case_id, act.session->path, act.version, act.stage, u->index,
-                  &u->gathered);
-    return *ret != NULL ? RC_OK : err_set(reterr, RC_NOMEM, "a staged object");
+    *ret = objects_staged(c, collection, case_id, act.session->path, act.version, act.stage,
+                          u->index, &u->gathered);
+    if (*ret == NULL) return err_set(reterr, RC_NOMEM, "a staged object");
+    (*ret)->reasons = u->reasons;
+    (*ret)->n_reasons = u->n_reasons;
+    return RC_OK;
 }
 
 enum rc objects_complete(struct fcall *c, struct err *reterr)
@@ -789,8 +793,8 @@ static enum rc put_publish(struct put *p, struct upload_content *content,
     }
     if (rc == RC_OK) rc = receipt(p->c, &act, &ret->receipt, &ret->generation, reterr);
     if (rc != RC_OK) return rc;
-    ret->object = staged(p->c, spec->collection, spec->case_id, act.session->path, act.version,
-                         act.stage, u->index, &u->gathered);
+    ret->object = objects_staged(p->c, spec->collection, spec->case_id, act.session->path,
+                                 act.version, act.stage, u->index, &u->gathered);
     return ret->object != NULL ? RC_OK : err_set(reterr, RC_NOMEM, "a staged object");
 }
 
@@ -808,7 +812,7 @@ static enum rc put_complete(struct put *p, struct upload_content *content,
     p->sent = p->sent || u->txn_sent;
     if (rc != RC_OK) return rc;
     if (!id128_eq(&u->body, &p->claim.body)) put_give_up(p); /* another try's bytes came first */
-    if (!p->h->commit) return RC_OK;
+    if (!p->h->commit || ret->object->quarantined) return RC_OK;
     return commit(p->c, &p->w, &p->id, p->w.cs->head.generation, 1, NULL, &ret->receipt,
                   &ret->generation, reterr);
 }
@@ -977,5 +981,7 @@ const struct fcall_method gw_object_methods[] = {
     {"/mikura.v1.Objects/Stat", false, 0, objects_stat},
     {"/mikura.v1.Objects/List", false, 0, objects_list},
     {"/mikura.v1.Objects/Delete", false, 0, objects_delete},
+    {"/mikura.v1.Objects/ListQuarantine", false, 0, objects_list_quarantine},
+    {"/mikura.v1.Objects/ReleaseQuarantine", false, 0, objects_release_quarantine},
     {NULL, false, 0, NULL},
 };

@@ -4,6 +4,7 @@
 #include "gateway/api/upload.h"
 #include "common/base/clock.h"
 #include "common/base/le.h"
+#include "common/base/log.h"
 #include "common/crypto/digest.h"
 #include "gateway/api/inspect.h"
 #include <stdlib.h>
@@ -304,6 +305,47 @@ static void index_attrs(const struct gw_collection *col, const struct gw_facts *
     }
 }
 
+/* The collection's profile holds an object back: its reasons are kept beside its attributes. */
+static enum rc gate(struct upload *u, const struct gw_object *o,
+                    const struct upload_content *content, struct gw_facts *f, bool *ret_held,
+                    struct err *reterr)
+{
+    struct arena *a = &u->c->arena;
+    struct gw_verdict *v = arena_alloc(a, sizeof *v);
+    Mikura__V1__Attribute **all;
+    enum rc rc;
+
+    *ret_held = false;
+    if (u->col->rec.unchecked) return RC_OK;
+    if (v == NULL) return err_set(reterr, RC_NOMEM, "the gate");
+    rc = gw_deid(u->gw, u->cs, o, content->is_inline ? &content->inline_plain : NULL,
+                 gw_dup(a, u->col->rec.deid_profile), a, gw_left_ms(u->c), v, reterr);
+    if (rc != RC_OK || v->outcome == DEID_ACCEPTED || v->outcome == DEID_OPAQUE) return rc;
+    all = arena_alloc(a, (f->n_attributes + v->n_reasons) * sizeof *all);
+    if (all == NULL) return err_set(reterr, RC_NOMEM, "the gate");
+    for (size_t i = 0; i < v->n_reasons; i++) {
+        Mikura__V1__Attribute *at = arena_alloc(a, sizeof *at);
+
+        if (at == NULL) return err_set(reterr, RC_NOMEM, "the gate");
+        mikura__v1__attribute__init(at);
+        at->name = (char *)(uintptr_t)GATE_REASON;
+        at->value_case = MIKURA__V1__ATTRIBUTE__VALUE_TEXT;
+        at->text = v->reasons[i];
+        all[i] = at;
+    }
+    if (f->n_attributes > 0)
+        memcpy(all + v->n_reasons, f->attributes, f->n_attributes * sizeof *all);
+    f->attributes = all;
+    f->n_attributes += v->n_reasons;
+    u->reasons = v->reasons;
+    u->n_reasons = v->n_reasons;
+    *ret_held = true;
+    log_info("quarantined", "rid=%s collection=%.*s outcome=%s reasons=%zu", fcall_rid(u->c),
+             (int)u->col->rec.name.n, (const char *)u->col->rec.name.p,
+             deid_outcome_name(v->outcome), v->n_reasons);
+    return RC_OK;
+}
+
 static enum rc seal_attrs(struct upload *u, struct slice manifest_key, const struct gw_facts *f,
                           const Mikura__V1__UploadSpec *spec, struct slice *ret, struct err *reterr)
 {
@@ -387,6 +429,7 @@ static enum rc do_gather(struct upload *u, const struct upload_action *act, stru
     Mikura__V1__UploadSpec *opened;
     struct gw_facts facts = {0};
     struct gw_object o = {0};
+    bool held = false;
     enum rc rc = RC_OK;
 
     if (keys == NULL || m == NULL || idx == NULL) return err_set(reterr, RC_NOMEM, "a manifest");
@@ -423,10 +466,13 @@ static enum rc do_gather(struct upload *u, const struct upload_action *act, stru
     o.manifest = *m;
     rc = gw_inspect(u->gw, u->cs, &o, content->is_inline ? &content->inline_plain : NULL,
                     content->head, &u->c->arena, gw_left_ms(u->c), &facts, reterr);
+    if (rc == RC_OK) rc = gate(u, &o, content, &facts, &held, reterr);
+    if (rc == RC_OK && held && u->req.op == UPLOAD_PUBLISH) /* staged, and not committed */
+        return err_set(reterr, RC_EXISTS, "it goes to quarantine");
     if (rc == RC_OK) rc = seal_attrs(u, o.manifest_key, &facts, spec, &m->sealed_attrs, reterr);
     if (rc == RC_OK) rc = manifest_encode(u, o.manifest_key, m, reterr);
     if (rc != RC_OK) return rc;
-    idx->stage = act->stage;
+    idx->stage = held ? RECORD_STAGE_QUARANTINE : act->stage;
     idx->size_bytes = content->size_bytes;
     idx->stored_unix_ms = (int64_t)clock_wall_ms();
     idx->media_type = s->media_type.n > 0

@@ -31,6 +31,8 @@ struct upload {
     struct object_digests gathered;
     uint64_t sha256_verified, sha256_claimed; /* objects of a commit by their plain SHA-256 */
     bool txn_sent;                            /* out: an entry went out */
+    char **reasons;                           /* out, COMPLETE: why the gate holds it back */
+    size_t n_reasons;
     struct id128 body; /* out, COMPLETE: of the object, maybe an earlier try's */
 };
 /* Runs req to its answer. RC_OK: *ret is the ANSWER action; slices in it live in the call's arena.

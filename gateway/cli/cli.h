@@ -132,6 +132,8 @@ int cmd_key_export(struct cli *c);
 int cmd_status(struct cli *c);
 int cmd_health(struct cli *c);
 int cmd_completion(struct cli *c);
+int cmd_quarantine_ls(struct cli *c); /* quarantine.c */
+int cmd_quarantine_release(struct cli *c);
 int cmd_deid_check(struct cli *c); /* deid.c */
 int cmd_deid_clean(struct cli *c);
 int cmd_deid_key(struct cli *c);

@@ -15,8 +15,8 @@
 static const struct cli_opt CREATE[] = {
     {"society", "NAME", "whose agents may write (the collection's name)"},
     {"kind", "KIND", "endoscopy, pathology, radiology, ophthalmology or other (other)"},
-    {"unchecked", NULL, "accept that nothing inspects de-identification; needed for now"},
-    {"deid-profile", "NAME", "the de-identification profile"},
+    {"deid-profile", "NAME", "the de-identification profile: see mikura deid profile"},
+    {"unchecked", NULL, "instead of one: accept that nothing inspects de-identification"},
     {"chunk", "SIZE", "a multiple of 1MiB up to 64MiB (8MiB)"},
     {"quota", "SIZE", "most bytes it may hold (no limit)"},
     {"target-cases", "N", "registration target, for progress"},
@@ -67,6 +67,7 @@ static const struct cli_opt SUBMIT[] = {
 static const struct cli_opt RESULTS[] = {
     RESULTS_OPTS, {"partial", NULL, "what there is so far of a running job"}, {0}};
 
+static const struct cli_opt RELEASE[] = {VERSION_OPT, {0}};
 #define DEID_OPTS                                                                                  \
     {"profile", "NAME|FILE", "shipped, see mikura deid profile, or a file's path (default)"},      \
         {"record", "FILE", "append what was found and changed, one JSON object a file"},           \
@@ -87,7 +88,8 @@ static const struct cli_opt AGENT_RUN[] = {
 const struct command COMMANDS[] = {
     {"collection create", "NAME", 1, 1, "make a collection (operators)", CREATE,
      "Making it again with the same settings changes nothing.\nexamples:\n"
-     "  mikura collection create endoscopy --kind endoscopy --society endoscopy --unchecked\n"
+     "  mikura collection create endoscopy --kind endoscopy --society jges --deid-profile "
+     "endoscopy\n"
      "  mikura collection create ct --society radiology --unchecked --index dicom.Modality\n",
      cmd_collection_create},
     {"collection grant", "NAME WHO", 2, 2, "let a researcher read it (operators)", GRANT,
@@ -193,6 +195,16 @@ const struct command COMMANDS[] = {
      "Any valid certificate will do. Exit 15: some do not, 10: none does.\n"
      "example:\n  mikura health\n",
      cmd_health},
+    {"quarantine ls", "COLLECTION[/CASE]", 1, 1, "what a collection's profile holds back",
+     JSON_ONLY,
+     "The society's agents and operators. Reasons name rules and places, never values.\nexample:\n"
+     "  mikura quarantine ls endoscopy --as society/jges/a1\n",
+     cmd_quarantine_ls},
+    {"quarantine release", "COLLECTION/CASE/PATH", 1, 1, "publish after a person looked (agents)",
+     RELEASE,
+     "Only what is held back for its pixels; what breaks another rule is cleaned at the site.\n"
+     "example:\n  mikura quarantine release endoscopy/colon-17/a.jpg --object-version 1\n",
+     cmd_quarantine_release},
     {"deid check", "FILE|FOLDER ...", 1, CLI_ARGS_MAX, "what a profile says of local files",
      DEID_CHECK,
      "Works without a cluster and changes nothing. Outcomes: accepted, refused (a rule is "

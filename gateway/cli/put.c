@@ -23,7 +23,7 @@
 #define PARALLEL     8u
 #define PARALLEL_MAX 64u
 
-enum file_state { FILE_OPEN, FILE_STAGED, FILE_STORED, FILE_FAILED };
+enum file_state { FILE_OPEN, FILE_STAGED, FILE_STORED, FILE_FAILED, FILE_HELD };
 struct put_file {
     struct case_file *f;
     enum file_state state;
@@ -32,8 +32,8 @@ struct put_file {
 };
 struct put_case {
     const char *case_id;
-    size_t first, n, left, failed_n; /* files */
-    uint64_t generation;             /* before; then after */
+    size_t first, n, left, failed_n, held_n; /* files; held: in quarantine */
+    uint64_t generation;                     /* before; then after */
     bool asked, known, committed;
     enum rc rc; /* of asking for the generation, or of the commit */
     struct err err;
@@ -50,7 +50,7 @@ struct putting {
     bool stop;      /* what happened would happen to every file */
     enum rc first_rc;
     struct err stop_err;
-    uint64_t stored_n, failed_n, bytes;
+    uint64_t stored_n, failed_n, held_n, bytes;
 };
 
 static bool stops_all(enum rc rc)
@@ -176,18 +176,19 @@ static json_t *case_json(const struct putting *p, const struct put_case *k,
 
     return json_pack("{s:s, s:s, s:s, s:I, s:I, s:o}", "type", "case", "collection", p->collection,
                      "case_id", k->case_id, "generation", (json_int_t)k->generation, "objects",
-                     (json_int_t)k->n, "receipt", receipt);
+                     (json_int_t)(k->n - k->held_n), "receipt", receipt);
 }
 
 static json_t *file_json(const struct putting *p, const struct put_case *k,
                          const struct put_file *f, bool stored)
 {
     char hex[65] = "";
+    const char *state = stored ? "stored" : f->state == FILE_HELD ? "quarantined" : "failed";
 
     if (stored) hex_encode(f->result.tree_sha256, 32, hex);
     return json_pack("{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:s, s:s}", "type", "file",
-                     "file", f->f->file, "state", stored ? "stored" : "failed", "collection",
-                     p->collection, "case_id", f->f->case_id, "path", f->f->path, "version",
+                     "file", f->f->file, "state", state, "collection", p->collection, "case_id",
+                     f->f->case_id, "path", f->f->path, "version",
                      (json_int_t)(stored ? f->result.version : 0), "generation",
                      (json_int_t)(stored ? k->generation : 0), "size_bytes",
                      (json_int_t)(stored ? f->result.size_bytes : f->f->size_bytes), "tree_sha256",
@@ -205,8 +206,10 @@ static enum rc case_print(struct putting *p, const struct put_case *k,
 
     if (rc != RC_OK || p->receipts == NULL) return rc;
     rc = out_json_to(p->receipts, case_json(p, k, signed_receipt));
-    for (size_t i = 0; rc == RC_OK && i < k->n; i++)
+    for (size_t i = 0; rc == RC_OK && i < k->n; i++) {
+        if (p->files[k->first + i].state == FILE_HELD) continue;
         rc = out_json_to(p->receipts, file_json(p, k, &p->files[k->first + i], true));
+    }
     return rc == RC_OK && fflush(p->receipts) != 0 ? RC_IO : rc;
 }
 
@@ -231,14 +234,14 @@ static void case_commit(struct putting *p, struct put_case *k)
         const struct put_file *f = &p->files[k->first + i];
         char hex[65];
 
-        staged[i] = (struct mikura_staged){
+        if (f->state == FILE_HELD) continue;
+        staged[commit.staged_n] = (struct mikura_staged){
             .path = f->f->path, .version = f->result.version, .size_bytes = f->result.size_bytes};
-        memcpy(staged[i].tree_sha256, f->result.tree_sha256, 32);
+        memcpy(staged[commit.staged_n++].tree_sha256, f->result.tree_sha256, 32);
         hex_encode(f->result.tree_sha256, 32, hex);
         id_text(&b, f->f->path);
         buf_printf(&b, "%llu|%s|", (unsigned long long)f->result.version, hex);
     }
-    commit.staged_n = k->n;
     if (rc == RC_OK) {
         id_text(&b, p->collection);
         id_text(&b, k->case_id);
@@ -292,11 +295,18 @@ static void file_failed(struct putting *p, struct put_case *k, struct put_file *
     if (!stops_all(rc)) note(p, f->f->file, "failed", e->msg);
 }
 
+static void file_held(struct putting *p, struct put_case *k, struct put_file *f)
+{
+    k->held_n++;
+    f->why = strdup("in quarantine by the collection's profile: see mikura quarantine ls");
+    note(p, f->f->file, "quarantined", "see mikura quarantine ls");
+}
+
 static void case_end(struct putting *p, struct put_case *k)
 {
     char why[600];
 
-    if (k->failed_n == 0 && !p->stop) {
+    if (k->failed_n == 0 && !p->stop && k->held_n < k->n) {
         if (k->n == 1) {
             case_committed(p, k, &p->files[k->first].result);
         } else {
@@ -334,8 +344,9 @@ static void worker(void *arg)
         rc = case_ready(p, k, &e);
         if (rc == RC_OK) rc = file_put(p, k, f, &e);
         if (rc == RC_OK) {
-            f->state = FILE_STAGED;
+            f->state = f->result.quarantined ? FILE_HELD : FILE_STAGED;
             p->bytes += f->result.size_bytes;
+            if (f->result.quarantined) file_held(p, k, f);
         } else {
             file_failed(p, k, f, rc, &e);
         }
@@ -384,8 +395,11 @@ static enum rc report(struct putting *p, const struct cases *cs, uint64_t ms)
         for (size_t n = k->first; n < k->first + k->n; n++) {
             bool stored = p->files[n].state == FILE_STORED;
 
+            bool held = p->files[n].state == FILE_HELD;
+
             p->stored_n += stored ? 1 : 0;
-            p->failed_n += stored ? 0 : 1;
+            p->held_n += held ? 1 : 0;
+            p->failed_n += stored || held ? 0 : 1;
             if (rc == RC_OK && p->c->json) rc = out_json(file_json(p, k, &p->files[n], stored));
         }
     }
@@ -401,19 +415,20 @@ static enum rc report(struct putting *p, const struct cases *cs, uint64_t ms)
         }
     }
     if (rc == RC_OK && p->c->json) {
-        return out_json(json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "type", "summary",
-                                  "collection", p->collection, "files", (json_int_t)cs->n, "stored",
-                                  (json_int_t)p->stored_n, "refused", (json_int_t)cs->refused_n,
-                                  "failed", (json_int_t)p->failed_n, "cases", (json_int_t)cases_n,
-                                  "bytes", (json_int_t)p->bytes));
+        return out_json(json_pack(
+            "{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "type", "summary", "collection",
+            p->collection, "files", (json_int_t)cs->n, "stored", (json_int_t)p->stored_n, "refused",
+            (json_int_t)cs->refused_n, "failed", (json_int_t)p->failed_n, "quarantined",
+            (json_int_t)p->held_n, "cases", (json_int_t)cases_n, "bytes", (json_int_t)p->bytes));
     }
     if (rc == RC_OK) {
-        (void)printf("%s: %zu files: %llu stored in %llu cases, %llu refused, %llu failed; %s in "
-                     "%.1f s (%s/s)\n",
+        (void)printf("%s: %zu files: %llu stored in %llu cases, %llu refused, %llu failed, %llu "
+                     "quarantined; %s in %.1f s (%s/s)\n",
                      p->collection, cs->n, (unsigned long long)p->stored_n,
                      (unsigned long long)cases_n, (unsigned long long)cs->refused_n,
-                     (unsigned long long)p->failed_n, str_from_bytes(p->bytes, a),
-                     (double)ms / 1000.0, str_from_bytes(p->bytes * 1000 / MAX(ms, 1u), b));
+                     (unsigned long long)p->failed_n, (unsigned long long)p->held_n,
+                     str_from_bytes(p->bytes, a), (double)ms / 1000.0,
+                     str_from_bytes(p->bytes * 1000 / MAX(ms, 1u), b));
     }
     return rc;
 }
@@ -460,10 +475,10 @@ static int put_files(struct cli *c, const char *collection, uint64_t parallel, F
     }
     if (rc != RC_OK) {
         code = EXIT_BUG;
-    } else if (p->failed_n + cs->refused_n > 0) {
-        code = p->stored_n > 0        ? EXIT_PARTIAL
-               : p->first_rc != RC_OK ? cli_exit_of(p->first_rc)
-                                      : EXIT_USAGE;
+    } else if (p->failed_n + p->held_n + cs->refused_n > 0) {
+        code = p->stored_n + p->held_n > 0 ? EXIT_PARTIAL
+               : p->first_rc != RC_OK      ? cli_exit_of(p->first_rc)
+                                           : EXIT_USAGE;
     }
 out:
     for (size_t i = 0; p->files != NULL && i < p->files_n; i++)
@@ -486,8 +501,15 @@ static enum rc stdin_print(struct cli *c, FILE *receipts, const struct mikura_pu
     struct putting p = {
         .c = c, .collection = put->collection, .files = &file, .files_n = 1, .receipts = receipts};
     char hex[65];
-    enum rc rc = case_print(&p, &k, r->receipt);
+    enum rc rc;
 
+    if (r->quarantined) {
+        (void)fprintf(stderr, "mikura: in quarantine: see mikura quarantine ls\n");
+        file.state = FILE_HELD;
+        file.why = cli_text("in quarantine by the collection's profile");
+        return c->json ? out_json(file_json(&p, &k, &file, false)) : RC_OK;
+    }
+    rc = case_print(&p, &k, r->receipt);
     if (rc == RC_OK && c->json) return out_json(file_json(&p, &k, &file, true));
     if (rc != RC_OK) return rc;
     hex_encode(r->tree_sha256, 32, hex);
@@ -527,7 +549,8 @@ static int put_stdin(struct cli *c, const char *collection, FILE *receipts)
     rc = stdin_print(c, receipts, &put, &r);
     if (rc != RC_OK) (void)err_set(&c->err, rc, "it is stored; telling so failed: %s", rc_text(rc));
     mikura__v1__receipt__free_unpacked(r.receipt, NULL);
-    return rc == RC_OK ? EXIT_OK : cli_fail(c, rc);
+    if (rc != RC_OK) return cli_fail(c, rc);
+    return r.quarantined ? EXIT_PARTIAL : EXIT_OK;
 }
 
 static int put_all(struct cli *c, const char *collection, uint64_t parallel, FILE *receipts)

@@ -143,7 +143,9 @@ enum record_case_state {
 /* Rows of objects carry the stage they were completed in; those with stage <= visible are visible.
  * Completes compare the head's version, so none can slip under a commit. A commit first closes the
  * stage (closing = stage, stage + 1), counts what lies in (visible, closing], then publishes:
- * visible = closing, generation + 1. See README.md. */
+ * visible = closing, generation + 1. See README.md. An object that the de-identification gate holds
+ * back lies in a stage that no case ever reaches: neither visible nor counted. */
+#define RECORD_STAGE_QUARANTINE (1ull << 63)
 struct record_head {
     uint8_t state;                                /* enum record_case_state */
     uint64_t generation, stage, visible, closing; /* stage from 1; closing 0 = none */

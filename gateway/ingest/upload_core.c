@@ -704,14 +704,14 @@ static void gathered(struct upload_core *c, const struct upload_event *ev)
     }
     c->session.state = RECORD_SESSION_COMPLETED;
     c->session.version = c->version;
-    c->session.stage = c->head.stage;
+    c->session.stage = ev->index_row->stage;
     c->session.sealed_spec = (struct slice){0};
     txn(c, ST_TXN);
     when(c, UPLOAD_VERSION, key(c, RECORD_HEAD), c->head_version);
     when_row(c, key(c, RECORD_SESSION), c->session_version);
     when(c, UPLOAD_ABSENT, key(c, RECORD_INDEX), 0);
     if (!one) when(c, UPLOAD_TICK_AT_MOST, (struct slice){0}, c->session.expire_tick);
-    if (ev->index_row->stage != c->head.stage) {
+    if (ev->index_row->stage != c->head.stage && ev->index_row->stage != RECORD_STAGE_QUARANTINE) {
         answer(c, RC_INTERNAL, "the index row was made for another stage");
         return;
     }

@@ -68,6 +68,9 @@ ROWS = {
     'Objects.Stat': (lambda: v1('StatRequest', object=REF), dict(reader='OK')),
     'Objects.List': (lambda: v1('ListRequest', collection='col-a'), dict(reader='OK', op='OK')),
     'Objects.Delete': (lambda: v1('DeleteRequest', object=NO_REF, request_id=request_id()), dict(op='NOT_FOUND')),
+    'Objects.ListQuarantine': (lambda: v1('ListQuarantineRequest', collection='col-a'), dict(agent='OK', op='OK')),
+    'Objects.ReleaseQuarantine': (lambda: v1('ReleaseQuarantineRequest', object=v1(
+        'ObjectRef', collection='col-a', case_id='case-1', path='none', version=1)), dict(agent='NOT_FOUND')),
     'Models.Add': (lambda: v1('AddModelRequest', header=v1('AddModelHeader', name='Not A Name', size_bytes=1, sha256=bytes(32),
                                                            request_id=request_id())),
                    dict(reader='INVALID_ARGUMENT', stranger='INVALID_ARGUMENT', op='INVALID_ARGUMENT')),
