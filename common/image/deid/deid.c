@@ -15,6 +15,7 @@ void run_find(struct deid_run *r, enum deid_rule rule, enum deid_change change,
 {
     struct deid_finding f = {.rule = (uint8_t)rule, .place = (uint8_t)place};
 
+    r->told_n++;
     if (r->out != NULL) f.change = (uint8_t)change;
     for (uint32_t i = 0; i < path_n; i++) {
         if (f.path_n < DEID_PATH_MAX) f.path_n++;

@@ -22,6 +22,7 @@ struct deid_run {
     deid_finding_cb cb;
     void *data;
     bool refused, quarantined, opaque;
+    uint64_t told_n; /* calls of run_find, repetitions too */
     uint32_t found_n;
     struct deid_finding found[DEID_FINDINGS_MAX];
     uint8_t *buf; /* DEID_COPY_BYTES */

@@ -8,6 +8,8 @@
 
 #define DICOM_INFLATED_MAX (768ull << 20) /* dcm_open takes a quarter of it: 192 MiB */
 
+#define DICOM_PADDING_MAX (16ull << 20)
+
 static void value_read(struct dicom_run *c, struct dcm *d, const struct dcm_elem *e)
 {
     struct value *v = &c->v;
@@ -23,11 +25,29 @@ static void value_read(struct dicom_run *c, struct dcm *d, const struct dcm_elem
 
 /* ---- facts ---- */
 
+/* A value that does not fit, or holds a zero, is "?": no class, no statement. Of the patient's name
+ * and number the beginning is as good. */
 static void fact(struct dicom_run *c, const struct dcm_elem *e, uint32_t tag, char *to, size_t cap)
 {
+    bool whole;
+
     if (e->tag != tag || to[0] != '\0') return;
     value_read(c, &c->d, e);
-    (void)snprintf(to, cap, "%.*s", (int)MIN(c->v.n, cap - 1), (const char *)c->v.p);
+    whole = c->v.n < cap && c->v.len <= DICOM_VALUE_MAX && memchr(c->v.p, 0, c->v.n) == NULL;
+    if (!whole && tag >> 16 != 0x0010) {
+        (void)snprintf(to, cap, "?");
+    } else {
+        (void)snprintf(to, cap, "%.*s", (int)MIN(c->v.n, cap - 1), (const char *)c->v.p);
+    }
+}
+static void number(struct dicom_run *c, const struct dcm_elem *e, uint32_t tag, uint64_t *to)
+{
+    uint8_t b[2];
+    struct err ignored;
+
+    if (e->tag != tag || e->len != 2 || *to != 0) return;
+    if (dcm_bytes(&c->d, e->off, b, 2, &ignored) == RC_OK)
+        *to = c->d.big_endian ? be_get(b, 2) : le_get(b, 2);
 }
 #define FACT(group, elem, field) fact(c, e, DCM_TAG(group, elem), c->f.field, sizeof(c->f.field))
 
@@ -43,6 +63,11 @@ static void facts_of(struct dicom_run *c, const struct dcm_elem *e)
     FACT(0x0012, 0x0062, removed);
     FACT(0x0020, 0x000d, study);
     FACT(0x0028, 0x0004, photometric);
+    FACT(0x0028, 0x0008, frames);
+    number(c, e, DCM_TAG(0x0028, 0x0002), &c->f.samples);
+    number(c, e, DCM_TAG(0x0028, 0x0010), &c->f.rows);
+    number(c, e, DCM_TAG(0x0028, 0x0011), &c->f.columns);
+    number(c, e, DCM_TAG(0x0028, 0x0100), &c->f.bits);
     FACT(0x0028, 0x0301, burned_in);
     FACT(0x0028, 0x0302, recognizable);
     FACT(0x0028, 0x0303, longitudinal);
@@ -175,22 +200,31 @@ static void told(struct dicom_run *c, uint32_t tag, struct verdict v)
     run_find(c->r, v.rule, change_of(v.how), DEID_AT_DICOM, path, n);
 }
 
-/* Padding after the data set: zeros are only dropped. */
-static enum rc padding(struct dicom_run *c, const struct dcm_elem *e, struct err *reterr)
+static enum rc only_zeros(struct dicom_run *c, uint64_t off, uint64_t len, bool *ret,
+                          struct err *reterr)
 {
-    for (uint32_t at = 0; at < e->len;) {
-        size_t n = MIN((size_t)(e->len - at), (size_t)DEID_COPY_BYTES);
-        enum rc rc = image_source_read(&c->d.src, e->off + at, c->r->buf, n, reterr);
+    *ret = len <= DICOM_PADDING_MAX; /* more is not read to see that it is nothing */
+    for (uint64_t at = 0; *ret && at < len;) {
+        size_t n = (size_t)MIN(len - at, (uint64_t)DEID_COPY_BYTES);
+        enum rc rc = image_source_read(&c->d.src, off + at, c->r->buf, n, reterr);
 
         if (rc != RC_OK) return rc;
         for (size_t i = 0; i < n; i++) {
-            if (c->r->buf[i] == 0) continue;
-            told(c, e->tag, (struct verdict){DEID_TRAILER, HOW_REMOVE});
-            return RC_OK;
+            if (c->r->buf[i] != 0) *ret = false;
         }
-        at += (uint32_t)n;
+        at += n;
     }
     return RC_OK;
+}
+
+/* Padding after the data set: zeros are only dropped. */
+static enum rc padding(struct dicom_run *c, const struct dcm_elem *e, struct err *reterr)
+{
+    bool zeros;
+    enum rc rc = only_zeros(c, e->off, e->len, &zeros, reterr);
+
+    if (rc == RC_OK && !zeros) told(c, e->tag, (struct verdict){DEID_TRAILER, HOW_REMOVE});
+    return rc;
 }
 
 /* An overlay may lie in unused bits of the pixels, from the bit that this says (not 0): with its
@@ -202,15 +236,40 @@ static bool overlay_in_pixels(struct dicom_run *c, const struct dcm_elem *e)
     return true;
 }
 
+/* More native pixel data than the picture has pixels: something lies behind it, unless it is zero.
+ */
+static enum rc pixels_end(struct dicom_run *c, const struct dcm_elem *e, bool *ret_hidden,
+                          struct err *reterr)
+{
+    uint64_t frames = strtoul(c->f.frames, NULL, 10), bits, bytes;
+    bool zeros = true;
+    enum rc rc = RC_OK;
+
+    *ret_hidden = false;
+    if (e->tag != DCM_TAG(0x7fe0, 0x0010) || c->w.depth != 0) return RC_OK;
+    bits = mul_sat(mul_sat(c->f.rows, c->f.columns),
+                   mul_sat(mul_sat(MAX(c->f.samples, 1u), c->f.bits), MAX(frames, 1u)));
+    bytes = bits / 8 + 2; /* one bit a pixel is rounded up, then made even */
+    if (bits != 0 && e->len > bytes)
+        rc = only_zeros(c, e->off + bytes, e->len - bytes, &zeros, reterr);
+    *ret_hidden = !zeros;
+    return rc;
+}
+
 static enum rc element(struct dicom_run *c, struct err *reterr)
 {
     const struct dcm_elem *e = &c->w.e;
     struct verdict v;
+    bool hidden;
+    enum rc rc;
 
     if (e->tag == DCM_TAG(0xfffc, 0xfffc)) return padding(c, e, reterr);
     value_read(c, &c->d, e);
     v = dicom_judge(c, e, c->w.depth);
     if (overlay_in_pixels(c, e)) v.how = HOW_NOTHING; /* it stays, as a witness */
+    rc = pixels_end(c, e, &hidden, reterr);
+    if (rc != RC_OK) return rc;
+    if (hidden) v = (struct verdict){DEID_TRAILER, HOW_NOTHING};
     if (v.rule != DEID_RULE_N) told(c, e->tag, v);
     if (c->w.depth == 0 && dicom_is_inserted(e->tag)) v.how = HOW_DROP; /* written by us */
     if (v.how == HOW_KEEP || v.how == HOW_NOTHING)

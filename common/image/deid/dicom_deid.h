@@ -12,6 +12,8 @@ struct dicom_facts {
     char recognizable[17], conversion[17], longitudinal[17], removed[17], label_in_image[17];
     char photometric[17], patient_id[65], patient_name[128];
     bool pixels;
+    uint64_t rows, columns, samples, bits; /* of a pixel; 0: not told */
+    char frames[17];
 };
 
 enum how { /* what cleaning does with an element */

@@ -48,15 +48,15 @@ static enum rc judge(struct jpeg *j, uint8_t marker, const uint8_t *p, size_t n,
     case 0xe1:
         if (BEGINS(p, n, "http://ns.adobe.com/x")) *ret = DEID_XMP;
         if (BEGINS(p, n, "Exif\0")) { /* tells itself what is wrong inside */
-            bool refused = j->r->refused;
-            uint32_t found = j->r->found_n, orientation = 1;
+            uint64_t told_n = j->r->told_n;
+            uint32_t orientation = 1;
             enum rc rc = deid_exif(j->r, p + 6, n < 6 ? 0 : n - 6, &orientation);
 
             if (rc == RC_CORRUPT) return RC_OK; /* DEID_METADATA */
             if (rc != RC_OK) return err_set(reterr, rc, "EXIF");
             j->orientation = orientation;
             *ret = DEID_RULE_N;
-            j->exif_gone = j->r->found_n > found || j->r->refused != refused;
+            j->exif_gone = j->r->told_n > told_n;
         }
         break;
     case 0xe2:

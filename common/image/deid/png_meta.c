@@ -66,11 +66,12 @@ static enum rc judge(struct deid_run *r, uint32_t type, const uint8_t *p, size_t
     } else if (is_type(type, "tIME")) {
         rule = DEID_DATE;
     } else if (is_type(type, "eXIf")) {
-        uint32_t ignored, found = r->found_n;
+        uint64_t told_n = r->told_n;
+        uint32_t ignored;
 
         rule = DEID_METADATA;
         if (n == len && deid_exif(r, p, n, &ignored) == RC_OK) {
-            *ret_drop = r->found_n > found;
+            *ret_drop = r->told_n > told_n;
             return RC_OK;
         }
     }

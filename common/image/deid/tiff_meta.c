@@ -310,7 +310,7 @@ static enum rc gone(struct tf *t, const struct dir *d, const struct entry *e, en
 static enum rc description(struct tf *t, const struct dir *d, const struct entry *e,
                            struct err *reterr)
 {
-    uint32_t found = t->r->found_n;
+    uint64_t told_n = t->r->told_n;
     size_t n = (size_t)e->bytes, left;
     char *text;
     enum rc rc;
@@ -325,7 +325,7 @@ static enum rc description(struct tf *t, const struct dir *d, const struct entry
             memset(text + left, left == 0 ? 0 : ' ', n - left - 1);
             text[n - 1] = 0;
         }
-        if (t->r->found_n > found || left < n) rc = patch(t, e->off, n, text, reterr);
+        if (t->r->told_n > told_n || left < n) rc = patch(t, e->off, n, text, reterr);
     }
     free(text);
     return rc;

@@ -485,6 +485,44 @@ static void test_overlay_in_pixels(void **state)
     buf_deinit(&w.b);
 }
 
+/* A text behind the picture, in the same element. */
+static void test_pixels_too_long(void **state)
+{
+    struct writer w;
+    struct told t;
+
+    (void)state;
+    for (int more = 0; more < 2; more++) {
+        begin(&w, EXPLICIT);
+        harmless_to_8(&w, CT);
+        elem(&w, T(0x28, 4), "CS", "MONOCHROME2");
+        elem_n(&w, T(0x28, 0x10), "US", "\1\0", 2);
+        elem_n(&w, T(0x28, 0x11), "US", "\2\0", 2);
+        elem_n(&w, T(0x28, 0x100), "US", "\x10\0", 2);
+        elem_n(&w, T(0x7fe0, 0x10), "OW", "\1\2\3\4YAMADA", more ? 10 : 4);
+        assert_int_equal(help_check(&profile, w.b.p, w.b.n, &t),
+                         more ? DEID_REFUSED : DEID_ACCEPTED);
+        if (more) assert_non_null(help_find(&t, DEID_TRAILER));
+        buf_deinit(&w.b);
+    }
+}
+
+/* A class with something behind its end is none, and cleaning does not make it one. */
+static void test_class_with_a_tail(void **state)
+{
+    static const char CLASS[] = "1.2.840.10008.5.1.4.1.1.2\0YAMADA";
+    struct writer w;
+    struct told t;
+
+    (void)state;
+    begin(&w, EXPLICIT);
+    elem_n(&w, T(8, 0x16), "UI", CLASS, sizeof(CLASS) - 1);
+    pixels(&w);
+    assert_int_equal(help_check(&profile, w.b.p, w.b.n, &t), DEID_REFUSED);
+    assert_non_null(help_find(&t, DEID_CLASS));
+    buf_deinit(&w.b);
+}
+
 /* The patient's name in a text that would stay: a maker's name, the meaning of a code. */
 static void test_name_elsewhere(void **state)
 {
@@ -584,6 +622,8 @@ int main(void)
                                        cmocka_unit_test(test_wholes),
                                        cmocka_unit_test(test_preamble_and_padding),
                                        cmocka_unit_test(test_overlay_in_pixels),
+                                       cmocka_unit_test(test_class_with_a_tail),
+                                       cmocka_unit_test(test_pixels_too_long),
                                        cmocka_unit_test(test_name_elsewhere),
                                        cmocka_unit_test(test_cut_everywhere),
                                        cmocka_unit_test(test_deep),

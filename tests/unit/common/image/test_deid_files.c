@@ -235,6 +235,27 @@ static void test_exif(void **state)
     }
 }
 
+/* The same block twice breaks the same rules: both go. */
+static void test_exif_twice(void **state)
+{
+    static const struct tag NAME = ASCII(0x13b, "Dr. Kurosawa");
+    struct buf b, e, seg;
+
+    (void)state;
+    exif_of(&e, &NAME, false);
+    buf_init(&seg, 65536);
+    buf_put(&seg, "Exif\0\0", 6);
+    buf_put(&seg, e.p, e.n);
+    jpeg_begin(&b);
+    segment(&b, 0xe1, seg.p, seg.n);
+    segment(&b, 0xe1, seg.p, seg.n);
+    jpeg_end(&b);
+    expect("twice", &open_profile, &b, DEID_IDENTITY, "Kurosawa");
+    buf_deinit(&e);
+    buf_deinit(&seg);
+    buf_deinit(&b);
+}
+
 static void test_jpeg_structure(void **state)
 {
     struct told t;
@@ -557,12 +578,12 @@ static void test_profiles(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_jpeg_segments),  cmocka_unit_test(test_exif),
-        cmocka_unit_test(test_jpeg_structure), cmocka_unit_test(test_png),
-        cmocka_unit_test(test_tiff_tags),      cmocka_unit_test(test_slide_images),
-        cmocka_unit_test(test_tiff_structure), cmocka_unit_test(test_vol),
-        cmocka_unit_test(test_other_formats),  cmocka_unit_test(test_names),
-        cmocka_unit_test(test_profiles)};
+        cmocka_unit_test(test_jpeg_segments), cmocka_unit_test(test_exif),
+        cmocka_unit_test(test_exif_twice),    cmocka_unit_test(test_jpeg_structure),
+        cmocka_unit_test(test_png),           cmocka_unit_test(test_tiff_tags),
+        cmocka_unit_test(test_slide_images),  cmocka_unit_test(test_tiff_structure),
+        cmocka_unit_test(test_vol),           cmocka_unit_test(test_other_formats),
+        cmocka_unit_test(test_names),         cmocka_unit_test(test_profiles)};
 
     return cmocka_run_group_tests(tests, setup, NULL);
 }
