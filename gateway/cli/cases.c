@@ -64,6 +64,11 @@ static enum rc refuse(struct cases *cs, struct case_file *f, const char *why, st
     return RC_OK;
 }
 
+enum rc cases_refuse(struct cases *cs, size_t idx, const char *why, struct err *reterr)
+{
+    return refuse(cs, &cs->files[idx], why, reterr);
+}
+
 static enum rc refuse_new(struct cases *cs, const char *file, const char *why, struct err *reterr)
 {
     struct case_file *f = file_new(cs, file);

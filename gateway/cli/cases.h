@@ -27,5 +27,7 @@ void cases_deinit(struct cases *cs);
  * RC_NOTFOUND, RC_IO, ... (the argument itself), RC_NOMEM. */
 MUST_CHECK enum rc cases_add(struct cases *cs, const char *arg, const char *case_name,
                              struct err *reterr);
+/* Before cases_sort: file idx is not sent, because of why (copied). RC_NOMEM. */
+MUST_CHECK enum rc cases_refuse(struct cases *cs, size_t idx, const char *why, struct err *reterr);
 /* Sorts, and refuses what would be two objects of one name, or two folders in one case. */
 MUST_CHECK enum rc cases_sort(struct cases *cs, struct err *reterr);

@@ -139,3 +139,6 @@ int cmd_deid_clean(struct cli *c);
 int cmd_deid_key(struct cli *c);
 int cmd_deid_profile(struct cli *c);
 int cmd_agent_run(struct cli *c);
+struct cases;
+/* put --deid-profile: refuses what the profile does not accept, before anything is sent. */
+MUST_CHECK enum rc deid_check_cases(struct cli *c, struct cases *cs, struct err *reterr);

@@ -29,6 +29,9 @@ static const struct cli_opt PUT[] = {
     {"case", "NAME", "all files into this case (DICOM: its study; others: their folder or stem)"},
     {"path", "PATH", "the object's path; from stdin only"},
     {"receipts", "FILE", "append the cluster's signed receipts, for `mikura receipt verify`"},
+    {"deid-profile", "NAME|FILE", "check here, by this profile, and send what it accepts only"},
+    {"looked", NULL, "with it: send what only a look at the pixels settles, too"},
+    {"inspect", "FILE", "with it: mikura-inspect (beside this program)"},
     PARALLEL_OPT,
     {0}};
 static const struct cli_opt GET[] = {{"o", "FILE", "where to: a file, a folder, or '-' for stdout"},
@@ -110,7 +113,7 @@ const struct command COMMANDS[] = {
      "command after a break goes on where it was. Exit 9: some files were refused; they are "
      "named.\n"
      "examples:\n"
-     "  mikura put ./endoscopy --collection endoscopy\n"
+     "  mikura put ./endoscopy --collection endoscopy --deid-profile endoscopy\n"
      "  mikura put a.jpg b.jpg --collection endoscopy --case colon-17\n"
      "  tar c slides | mikura put - --collection pathology --case p-3 --path slides.tar\n",
      cmd_put},

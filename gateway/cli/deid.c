@@ -449,11 +449,10 @@ out:
     return rc;
 }
 
-static enum rc session_open(struct deid_session *s, struct cli *c, bool need_key,
-                            struct err *reterr)
+static enum rc session_open(struct deid_session *s, struct cli *c, const char *profile,
+                            bool need_key, struct err *reterr)
 {
-    const char *profile = cli_value(c, "profile"), *key = cli_value(c, "pseudonym-key"),
-               *record = cli_value(c, "record");
+    const char *key = cli_value(c, "pseudonym-key"), *record = cli_value(c, "record");
     enum rc rc;
 
     s->c = c;
@@ -484,7 +483,7 @@ static int run_files(struct cli *c, bool clean, const char *dir)
 
     if (s == NULL) return cli_fail(c, RC_NOMEM);
     cases_init(&cs);
-    rc = session_open(s, c, dir != NULL, &c->err);
+    rc = session_open(s, c, cli_value(c, "profile"), dir != NULL, &c->err);
     /* with a case given nothing is opened here: content is the child's */
     for (unsigned i = 0; rc == RC_OK && i < c->args_n; i++)
         rc = cases_add(&cs, c->args[i], "deid", &c->err);
@@ -494,8 +493,8 @@ static int run_files(struct cli *c, bool clean, const char *dir)
         } else {
             rc = file_run(s, &cs.files[i], clean, dir, &c->err);
         }
-        if (rc != RC_OK && rc != RC_NOMEM && rc != RC_INVAL && s->child.program[0] != 0 &&
-            cs.n > 1 && rc != RC_INTERNAL) { /* this file only; it counts as not accepted */
+        /* of one file among others only that is lost; it counts as refused */
+        if (rc != RC_OK && rc != RC_NOMEM && rc != RC_INVAL && rc != RC_INTERNAL && cs.n > 1) {
             (void)fprintf(stderr, "mikura: %s\n", c->err.msg);
             s->count[DEID_REFUSED]++;
             rc = RC_OK;
@@ -522,6 +521,75 @@ static int run_files(struct cli *c, bool clean, const char *dir)
     free(s);
     cases_deinit(&cs);
     return code;
+}
+
+/* ---- before a put ---- */
+
+/* Up to four rules with their places: enough to know what to do. */
+static void why_of(const struct findings *t, char *text, size_t cap)
+{
+    size_t at = 0;
+
+    for (uint32_t i = 0; i < t->n && i < 4 && at < cap; i++) {
+        char field[DEID_FIELD_BYTES];
+
+        deid_finding_field(&t->f[i], field);
+        at += (size_t)snprintf(text + at, cap - at, "%s%s%s%s", i == 0 ? "" : "; ",
+                               deid_rule_name(t->f[i].rule), field[0] == 0 ? "" : " ", field);
+    }
+    if (t->n > 4 && at < cap)
+        (void)snprintf(text + at, cap - at, "; and %u more: mikura deid check", t->n - 4);
+}
+
+static enum rc case_file_check(struct deid_session *s, struct cases *cs, size_t idx,
+                               struct err *reterr)
+{
+    const struct case_file *f = &cs->files[idx];
+    struct findings *t = calloc(1, sizeof *t);
+    enum deid_outcome outcome = DEID_REFUSED;
+    bool pixels_only = true;
+    struct image_source src;
+    char why[1024] = "";
+    enum rc rc;
+
+    if (t == NULL) return err_set(reterr, RC_NOMEM, "a file");
+    rc = image_source_file_open(f->file, &src, reterr);
+    if (rc == RC_OK) {
+        rc = inspect_child_deid(&s->child, &src, s->profile_text, NULL, remember, t, &outcome,
+                                reterr);
+        image_source_file_close(&src);
+    } else {
+        rc = cases_refuse(cs, idx, reterr->msg, reterr);
+        goto out;
+    }
+    if (rc != RC_OK) goto out;
+    deid_check_name(f->path, &s->profile, remember, t);
+    for (uint32_t i = 0; i < t->n; i++)
+        pixels_only = pixels_only && deid_rule_quarantines(t->f[i].rule);
+    why_of(t, why, sizeof why);
+    if (t->n > 0 && !(pixels_only && cli_flag(s->c, "looked")))
+        rc = cases_refuse(cs, idx, why, reterr);
+out:
+    free(t);
+    return rc;
+}
+
+enum rc deid_check_cases(struct cli *c, struct cases *cs, struct err *reterr)
+{
+    struct deid_session *s = calloc(1, sizeof *s);
+    enum rc rc;
+
+    if (s == NULL) return err_set(reterr, RC_NOMEM, "a check");
+    rc = session_open(s, c, cli_value(c, "deid-profile"), false, reterr);
+    for (size_t i = 0; rc == RC_OK && i < cs->n; i++) {
+        if (cs->files[i].refused == NULL) rc = case_file_check(s, cs, i, reterr);
+    }
+    inspect_child_deinit(&s->child);
+    if (s->record != NULL) (void)fclose(s->record); /* nothing was written */
+    OPENSSL_cleanse(s->key, sizeof s->key);
+    free(s->profile_text);
+    free(s);
+    return rc;
 }
 
 int cmd_deid_check(struct cli *c)

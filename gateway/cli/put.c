@@ -559,13 +559,18 @@ static int put_all(struct cli *c, const char *collection, uint64_t parallel, FIL
     enum rc rc = RC_OK;
     int code;
 
-    if (c->args_n == 1 && strcmp(c->args[0], "-") == 0) return put_stdin(c, collection, receipts);
+    if (c->args_n == 1 && strcmp(c->args[0], "-") == 0) {
+        if (cli_value(c, "deid-profile") != NULL)
+            return cli_usage(c, "--deid-profile needs files: stdin is sent as it comes");
+        return put_stdin(c, collection, receipts);
+    }
     if (cli_value(c, "path") != NULL) return cli_usage(c, "--path is for stdin ('-') only");
     cases_init(&cs);
     for (unsigned i = 0; rc == RC_OK && i < c->args_n; i++)
         rc = strcmp(c->args[i], "-") == 0
                  ? err_set(&c->err, RC_INVAL, "'-' (stdin) stands alone")
                  : cases_add(&cs, c->args[i], cli_value(c, "case"), &c->err);
+    if (rc == RC_OK && cli_value(c, "deid-profile") != NULL) rc = deid_check_cases(c, &cs, &c->err);
     if (rc == RC_OK) rc = cases_sort(&cs, &c->err);
     if (rc == RC_OK && cs.n == 0) {
         rc = err_set(&c->err, RC_NOTFOUND, "no files below '%s'", c->args[0]);

@@ -33,14 +33,21 @@ expect 4 '' rin quarantine ls radiology
 expect 4 'another society' "$mikura" quarantine ls radiology --as society/other/a1
 expect 7 'clean it at the site' agent quarantine release radiology/raw/slice.dcm --object-version 1
 
+# checked before anything is sent: by the same rules, here
+expect 2 'PatientName' agent put "$work/raw/slice.dcm" --collection radiology --case local --deid-profile radiology
+[ -z "$(agent quarantine ls radiology/local --json 2>/dev/null)" ] || fail "it was sent"
+
 # the same after cleaning, with a screenshot and a file in chunks: the case is published without the screenshot
 agent deid key "$work/key"
 expect 9 '2 files: 1 accepted (1 after cleaning), 1 quarantined' \
     agent deid clean --profile radiology --pseudonym-key "$work/key" "$work/raw" -o "$work/clean"
 [ -s "$work/clean/slice.dcm" ] && [ -s "$work/clean/shot.dcm" ] || fail "nothing was written"
 cp "$work/clean/slice.dcm" "$work/clean/again.dcm"
-expect 9 '2 stored in 1 cases, 0 refused, 0 failed, 1 quarantined' agent put "$work/clean" --collection radiology --case c1
-[ "$(rin ls -r radiology --json | grep -c '"path"')" = 2 ] || fail "not two objects: $(rin ls -r radiology)"
+expect 9 '2 stored in 1 cases, 1 refused, 0 failed, 0 quarantined' \
+    agent put "$work/clean" --collection radiology --case c0 --deid-profile radiology
+expect 9 '2 stored in 1 cases, 0 refused, 0 failed, 1 quarantined' \
+    agent put "$work/clean" --collection radiology --case c1 --deid-profile radiology --looked
+[ "$(rin ls radiology/c1 --json | grep -c '"path"')" = 2 ] || fail "not two objects: $(rin ls -r radiology)"
 rin get radiology/c1/slice.dcm -o - | cmp - "$work/clean/slice.dcm" || fail "came back otherwise"
 [[ $(held shot.dcm) == "pixels-unverified (0008,0016) SOPClassUID" ]] || fail "reasons: $(held shot.dcm)"
 
