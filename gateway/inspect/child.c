@@ -22,7 +22,7 @@ struct job {
     void *data;
     uint64_t waited_ms, read_bytes;
     uint32_t findings_n;
-    bool verdict;
+    bool verdict, heard; /* heard: it said anything */
     enum deid_outcome outcome;
     enum rc own; /* a fault of ours (source, output): not the child's */
     uint8_t *buf;
@@ -36,6 +36,7 @@ void inspect_child_init(struct inspect_child *c, const char *program)
 
 void inspect_child_deinit(struct inspect_child *c)
 {
+    c->served = false;
     if (c->pid == 0) return;
     (void)kill(c->pid, SIGKILL); /* it may be dead already */
     (void)waitpid(c->pid, NULL, 0);
@@ -55,6 +56,7 @@ static enum rc transfer(struct job *j, void *buf, size_t n, bool out, struct err
         uint64_t since;
 
         if (done > 0) {
+            j->heard = j->heard || !out;
             p += done;
             n -= (size_t)done;
             continue;
@@ -214,11 +216,21 @@ enum rc inspect_child_deid(struct inspect_child *c, const struct image_source *s
 
     j.buf = malloc(INSPECT_READ_MAX);
     if (j.buf == NULL) return err_set(reterr, RC_NOMEM, "an inspection");
-    if (c->pid == 0) rc = inspect_spawn(c->program, &c->pid, &c->fd, reterr);
-    if (rc != RC_OK) goto out;
-    rc = run(&j, profile, reterr);
+    for (int tries = 0; tries < 2; tries++) {
+        bool served = c->served;
+
+        if (c->pid == 0) rc = inspect_spawn(c->program, &c->pid, &c->fd, reterr);
+        if (rc != RC_OK) goto out;
+        rc = run(&j, profile, reterr);
+        if (rc == RC_OK || !served || j.heard || j.own != RC_OK) break;
+        inspect_child_deinit(c); /* it ended after an earlier file: not this one's fault */
+    }
     *ret = j.outcome;
-    if (rc == RC_OK) goto out;
+    c->served = true;
+    if (rc == RC_OK) {
+        if (reterr != NULL) reterr->msg[0] = 0;
+        goto out;
+    }
     inspect_child_deinit(c); /* it may be in any state */
     if (j.own != RC_OK) goto out;
     cb(data, &broken);

@@ -13,6 +13,7 @@ struct inspect_child {
     pid_t pid; /* 0: none */
     int fd;
     uint32_t limit_ms; /* of the child's time for one file: INSPECT_MS */
+    bool served;       /* a file before: it may have ended since, of age */
 };
 /* program NULL: beside the running one. Started at the first job. */
 void inspect_child_init(struct inspect_child *c, const char *program);

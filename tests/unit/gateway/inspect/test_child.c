@@ -5,6 +5,7 @@
 #include "common/base/clock.h"
 #include "gateway/inspect/child.h"
 #include "gateway/inspect/wire.h"
+#include <poll.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -53,6 +54,30 @@ static void test_misbehaving(void **state)
         inspect_child_deinit(&c);
         assert_int_equal(unlink(program), 0);
     }
+    assert_int_equal(rmdir(dir), 0);
+}
+
+/* One that ends between two files, of age, costs neither. */
+static void test_ends_between(void **state)
+{
+    char dir[] = "/tmp/mikura-test-XXXXXX", program[128];
+    struct inspect_child c;
+    struct told t;
+    struct err err;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    (void)snprintf(program, sizeof program, "%s/tired", dir);
+    assert_int_equal(symlink(fake, program), 0);
+    inspect_child_init(&c, program);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(run(&c, "a file", 6, &t, &err), DEID_REFUSED);
+        assert_int_equal(t.n, 0);
+        assert_string_equal(err.msg, "");
+        if (i == 1) (void)poll(NULL, 0, 50); /* gone by then; else it ends while it is asked */
+    }
+    inspect_child_deinit(&c);
+    assert_int_equal(unlink(program), 0);
     assert_int_equal(rmdir(dir), 0);
 }
 
@@ -150,6 +175,7 @@ static void test_clean(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_misbehaving),
+                                       cmocka_unit_test(test_ends_between),
                                        cmocka_unit_test(test_no_program),
                                        cmocka_unit_test(test_bomb), cmocka_unit_test(test_clean)};
 
