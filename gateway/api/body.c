@@ -1,9 +1,9 @@
 /* gateway/api/body.c - see body.h.
  *
- * Invariant: a chunk holds its plain_bytes of gw->upload_bytes from body_chunk_new to
- * body_chunk_free. A writer asks for a chunk's share only while it holds none that waits for more
- * input but this one, so two uploads can't wait for each other's memory: chunks under way need no
- * more input to finish. */
+ * Invariant: a chunk holds its plain_bytes (and beside_bytes) of gw->upload_bytes from
+ * body_chunk_new to body_chunk_free. A writer asks for a chunk's share only while it holds none
+ * that waits for more input but this one, so two uploads can't wait for each other's memory: chunks
+ * under way need no more input to finish. */
 #include "gateway/api/body.h"
 #include <stdlib.h>
 
@@ -11,13 +11,14 @@ enum rc body_chunk_new(struct gw *gw, const struct body_spec *spec, uint32_t ind
                        uint32_t plain_bytes, struct body_chunk **ret, struct err *reterr)
 {
     struct body_chunk *k = calloc(1, sizeof *k);
-    uint32_t leaves = (plain_bytes + TREE_LEAF_BYTES - 1) / TREE_LEAF_BYTES;
+    uint32_t leaves = (plain_bytes + TREE_LEAF_BYTES - 1) / TREE_LEAF_BYTES + spec->packed_n;
     struct chunk_seal_out out = {0};
     enum rc rc;
 
     CHECK(plain_bytes > 0 && plain_bytes <= SEAL_CHUNK_BYTES_MAX);
     if (k == NULL) return err_set(reterr, RC_NOMEM, "a chunk");
-    fiber_sem_take(&gw->upload_bytes, plain_bytes);
+    k->held_bytes = plain_bytes + spec->beside_bytes;
+    fiber_sem_take(&gw->upload_bytes, k->held_bytes);
     k->gw = gw;
     k->put.ident = (struct seal_ident){.suite = SEAL_SUITE_AES256GCM,
                                        .body = spec->body,
@@ -73,7 +74,7 @@ enum rc body_chunk_put(struct body_chunk *k, uint64_t left_ms, struct err *reter
 void body_chunk_free(struct body_chunk *k)
 {
     if (k == NULL) return;
-    fiber_sem_give(&k->gw->upload_bytes, k->put.ident.plain_bytes);
+    fiber_sem_give(&k->gw->upload_bytes, k->held_bytes);
     chunk_sealer_free(k->sealer);
     if (k->buf != NULL) bulk_buf_unref(k->buf);
     free(k->tags);

@@ -15,7 +15,9 @@ struct body_spec {
     struct key key;
     uint32_t pool, chunk_bytes;
     uint64_t owner_hash;
-    uint64_t size_bytes; /* or BODY_SIZE_UNKNOWN */
+    uint64_t size_bytes;   /* or BODY_SIZE_UNKNOWN */
+    uint32_t packed_n;     /* objects that share a chunk; 0: one object */
+    uint64_t beside_bytes; /* memory that the caller holds beside each chunk */
 };
 struct body_chunk; /* one under way */
 struct body_writer {
@@ -51,6 +53,7 @@ struct body_chunk {
     uint8_t *tags;
     struct chunk_leaf *leaves;
     uint32_t leaves_n, filled;
+    uint64_t held_bytes;
     struct chunk_sealer *sealer;
     uint64_t left_ms;
 };

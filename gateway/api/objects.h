@@ -8,6 +8,17 @@ enum rc objects_read(struct fcall *c, struct err *reterr);
 enum rc objects_stat(struct fcall *c, struct err *reterr);
 enum rc objects_list(struct fcall *c, struct err *reterr);
 /* objects_write.c */
+/* What every write begins with: the caller may write, the case is there (create: made if need be).
+ * Its key is to be wiped. */
+struct writing {
+    struct gw_collection *col;
+    struct gw_case *cs;
+};
+MUST_CHECK enum rc objects_open_writing(struct fcall *c, const char *collection,
+                                        const char *case_id, bool create, struct writing *ret,
+                                        struct err *reterr);
+MUST_CHECK enum rc objects_request_id(const Mikura__V1__RequestId *id, struct id128 *ret,
+                                      struct err *reterr);
 enum rc objects_begin_upload(struct fcall *c, struct err *reterr);
 enum rc objects_put_chunk(struct fcall *c, struct err *reterr);
 enum rc objects_list_chunks(struct fcall *c, struct err *reterr);
@@ -27,6 +38,11 @@ MUST_CHECK enum rc objects_body_tomb(struct fcall *c, const struct gw_case *cs,
                                      const struct id128 *body, uint32_t pool, uint32_t chunks,
                                      struct err *reterr);
 enum rc objects_delete(struct fcall *c, struct err *reterr);
+enum rc objects_drop_staged(struct fcall *c, struct err *reterr);
+/* objects_pack.c */
+enum rc objects_put_pack(struct fcall *c, struct err *reterr);
+/* check.c */
+enum rc objects_check_case(struct fcall *c, struct err *reterr);
 /* quarantine.c */
 enum rc objects_list_quarantine(struct fcall *c, struct err *reterr);
 enum rc objects_release_quarantine(struct fcall *c, struct err *reterr);

@@ -3,8 +3,9 @@
  * One entry removes an object's rows (with them the wrapped body keys), writes a TOMB row a body
  * and advances the case's generation. The sweep then leaves a tombstone for each chunk in its own
  * group and, when all have confirmed, removes the TOMB row: bytes are dropped only on this positive
- * word. A list row in the scope "tombs" makes what is left findable after a gateway dies. Aborted
- * uploads leave a TOMB row too. */
+ * word. A body that several objects share (PACK row) goes with the last of them: until then the
+ * others' manifests keep its key. A list row in the scope "tombs" makes what is left findable after
+ * a gateway dies. Aborted uploads leave a TOMB row too. */
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "gateway/api/listing.h"
@@ -14,6 +15,8 @@
 #include "gateway/ingest/upload_core.h"
 
 #define VERSIONS_MAX 128u
+#define PACKS_MAX    100u /* of one entry, which has at most 128 conditions */
+#define DROP_N       64u  /* staged versions dropped by one entry */
 #define SWEEP_MS     600000u
 
 struct version {
@@ -43,10 +46,17 @@ static enum rc keep_version(void *arg, const Mikura__Internal__V1__Item *item)
     return ++vs->n == VERSIONS_MAX ? RC_RANGE : RC_OK;
 }
 
+struct leaving { /* a PACK row that changes */
+    struct id128 body;
+    struct slice key;
+    struct record_pack rec;
+};
 struct deleting {
-    struct gw_put puts[1 + 2 * VERSIONS_MAX];
-    struct slice deletes[2 * VERSIONS_MAX];
-    uint32_t puts_n, deletes_n;
+    struct gw_compare compares[1 + PACKS_MAX]; /* the head first */
+    struct gw_put puts[1 + 2 * VERSIONS_MAX + PACKS_MAX];
+    struct slice deletes[2 * VERSIONS_MAX + PACKS_MAX];
+    struct leaving *packs[PACKS_MAX];
+    uint32_t compares_n, puts_n, deletes_n, packs_n;
 };
 
 /* TOMB row and list row of a body; t has pool and chunks. */
@@ -68,7 +78,68 @@ static enum rc tomb_puts(struct arena *a, const struct gw_case *cs, const struct
     return rc == RC_OK ? GW_ENCODE(a, list, &row, &puts[1].value, reterr) : rc;
 }
 
-/* TOMB row and list row of the body of one manifest, if it has one. */
+/* The body's PACK row, read once an entry; *ret NULL: nobody shares it. */
+static enum rc pack_of(struct fcall *c, const struct gw_case *cs, const struct id128 *body,
+                       struct deleting *d, struct leaving **ret, struct err *reterr)
+{
+    struct gw *gw = c->service;
+    struct arena *a = &c->arena;
+    uint8_t *key = arena_raw(a, RECORD_KEY_BYTES_MAX);
+    struct leaving *l = arena_alloc(a, sizeof *l);
+    Mikura__Internal__V1__GetResponse *got;
+    enum rc rc;
+
+    *ret = NULL;
+    for (uint32_t i = 0; i < d->packs_n; i++) {
+        if (id128_eq(&d->packs[i]->body, body)) *ret = d->packs[i];
+    }
+    if (*ret != NULL) return RC_OK;
+    if (key == NULL || l == NULL) return err_set(reterr, RC_NOMEM, "a deletion");
+    l->key = (struct slice){key, record_key_id(&cs->anchor, RECORD_PACK, body, key)};
+    rc = route_get(gw->route, cs->at, &l->key, 1, gw_left_ms(c), a, &got, reterr);
+    if (rc != RC_OK || got->items[0]->version == 0) return rc;
+    rc = record_pack_decode(gw_bytes(got->items[0]->value), &l->rec, reterr);
+    if (rc != RC_OK) return rc;
+    if (d->packs_n == PACKS_MAX) return err_set(reterr, RC_BUSY, "too many packs in a deletion");
+    l->body = *body;
+    d->compares[d->compares_n++] = (struct gw_compare){
+        MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_VERSION, l->key, got->items[0]->version};
+    *ret = d->packs[d->packs_n++] = l;
+    return RC_OK;
+}
+
+static void pack_leave(struct record_pack *p, struct slice path, uint64_t version)
+{
+    for (uint32_t i = 0; i < p->objects_n; i++) {
+        const struct record_pack_object *o = &p->objects[i];
+
+        if (o->version != version || o->path.n != path.n || memcmp(o->path.p, path.p, path.n) != 0)
+            continue;
+        p->objects_n--;
+        memmove(p->objects + i, p->objects + i + 1, (p->objects_n - i) * sizeof *o);
+        return;
+    }
+}
+
+/* What is left of the packs. */
+static enum rc packs_put(struct arena *a, struct deleting *d, struct err *reterr)
+{
+    enum rc rc = RC_OK;
+
+    for (uint32_t i = 0; rc == RC_OK && i < d->packs_n; i++) {
+        struct leaving *l = d->packs[i];
+
+        if (l->rec.objects_n == 0) {
+            d->deletes[d->deletes_n++] = l->key;
+        } else {
+            d->puts[d->puts_n].key = l->key;
+            rc = GW_ENCODE(a, pack, &l->rec, &d->puts[d->puts_n++].value, reterr);
+        }
+    }
+    return rc;
+}
+
+/* TOMB row and list row of the body of one manifest, if it has one that nobody shares any more. */
 static enum rc add_tombs(struct fcall *c, const struct gw_case *cs, struct slice path,
                          uint64_t version, struct deleting *d, struct err *reterr)
 {
@@ -89,8 +160,14 @@ static enum rc add_tombs(struct fcall *c, const struct gw_case *cs, struct slice
     d->deletes[d->deletes_n++] = k;
     for (uint32_t i = 0; i < m->bodies_n; i++) {
         struct record_tomb t = {.pool = m->bodies[i].pool};
+        struct leaving *pack;
 
-        if (d->puts_n + 2 >= ARRAY_N(d->puts)) return err_set(reterr, RC_NOMEM, "a deletion");
+        rc = pack_of(c, cs, &m->bodies[i].id, d, &pack, reterr);
+        if (rc != RC_OK) return rc;
+        if (pack != NULL) pack_leave(&pack->rec, path, version);
+        if (pack != NULL && pack->rec.objects_n > 0) continue;
+        if (d->puts_n + 2 + PACKS_MAX >= ARRAY_N(d->puts))
+            return err_set(reterr, RC_NOMEM, "a deletion");
         rc = upload_chunk_count(m->bodies[i].size_bytes, m->bodies[i].chunk_bytes, &t.chunks);
         if (rc == RC_OK) rc = tomb_puts(a, cs, &m->bodies[i].id, &t, d->puts + d->puts_n, reterr);
         d->puts_n += 2;
@@ -115,6 +192,15 @@ enum rc objects_body_tomb(struct fcall *c, const struct gw_case *cs, const struc
     return rc;
 }
 
+/* The first condition and the first put are the head's. */
+static void head_condition(const struct gw_case *cs, uint8_t *key, struct deleting *d)
+{
+    d->puts[0].key = (struct slice){key, record_key(&cs->anchor, RECORD_HEAD, key)};
+    d->compares[0] = (struct gw_compare){MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_VERSION,
+                                         d->puts[0].key, cs->head_version};
+    d->puts_n = d->compares_n = 1;
+}
+
 /* One try; *ret_done false: the case changed meanwhile. */
 static enum rc delete_once(struct fcall *c, const struct gw_case *cs,
                            const Mikura__V1__ObjectRef *ref, Mikura__V1__DeleteResponse *ret,
@@ -128,8 +214,6 @@ static enum rc delete_once(struct fcall *c, const struct gw_case *cs,
     struct deleting *d = arena_alloc(a, sizeof *d);
     struct record_head head = cs->head;
     struct record_index *idx = arena_alloc(a, sizeof *idx);
-    struct gw_compare same = {.kind = MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_VERSION,
-                              .number = cs->head_version};
     bool newest_seen = false, held;
     uint64_t visible_n = 0;
     size_t n;
@@ -147,7 +231,7 @@ static enum rc delete_once(struct fcall *c, const struct gw_case *cs,
                     (struct slice){until, record_key_after(until, n)}, 0, gw_left_ms(c),
                     keep_version, vs, reterr);
     if (rc != RC_OK) return rc;
-    d->puts_n = 1; /* the head */
+    head_condition(cs, head_key, d);
     for (uint32_t i = 0; i < vs->n; i++) {
         rc = record_index_decode(vs->v[i].value, idx, reterr);
         if (rc != RC_OK) return rc;
@@ -172,14 +256,13 @@ static enum rc delete_once(struct fcall *c, const struct gw_case *cs,
         return err_set(reterr, RC_NOTFOUND,
                        "no such visible object or version; nothing was deleted");
     head.generation++;
-    d->puts[0].key = same.key =
-        (struct slice){head_key, record_key(&cs->anchor, RECORD_HEAD, head_key)};
     rc = GW_ENCODE(a, head, &head, &d->puts[0].value, reterr);
+    if (rc == RC_OK) rc = packs_put(a, d, reterr);
     if (rc != RC_OK) return rc;
     ret->versions_deleted = visible_n;
     ret->case_generation = head.generation;
-    return gw_txn(gw, cs->at, &same, 1, d->puts, d->puts_n, d->deletes, d->deletes_n, a,
-                  gw_left_ms(c), ret_done, NULL, NULL, reterr);
+    return gw_txn(gw, cs->at, d->compares, d->compares_n, d->puts, d->puts_n, d->deletes,
+                  d->deletes_n, a, gw_left_ms(c), ret_done, NULL, NULL, reterr);
 }
 
 enum rc objects_delete(struct fcall *c, struct err *reterr)
@@ -213,6 +296,107 @@ enum rc objects_delete(struct fcall *c, struct err *reterr)
              req->object->collection, (unsigned long long)answer.versions_deleted,
              fcall_peer(c)->uri);
     gw_sweep_wake(gw);
+    return fcall_send(c, &answer.base);
+}
+
+/* ---- what is staged ---- */
+struct staged {
+    struct arena *a;
+    uint64_t visible;
+    struct {
+        struct slice path, key;
+        uint64_t version;
+    } o[DROP_N];
+    uint32_t n;
+    struct err *err;
+};
+
+static enum rc keep_staged(void *arg, const Mikura__Internal__V1__Item *item)
+{
+    struct staged *s = arg;
+    struct record_index *idx = arena_alloc(s->a, sizeof *idx);
+    struct slice key = {arena_copy(s->a, item->key.data, item->key.len), item->key.len};
+    enum rc rc;
+
+    if (idx == NULL || key.p == NULL) return RC_NOMEM;
+    rc = record_index_decode(gw_bytes(item->value), idx, s->err);
+    if (rc != RC_OK) return rc;
+    if (idx->stage <= s->visible || idx->stage == RECORD_STAGE_QUARANTINE) return RC_OK;
+    s->o[s->n].key = key;
+    rc = record_key_parse_object(key, &s->o[s->n].path, &s->o[s->n].version);
+    if (rc != RC_OK) return rc;
+    return ++s->n == DROP_N ? RC_RANGE : RC_OK;
+}
+
+/* Up to DROP_N versions; *ret_n 0: none is left. A commit under way begins again: what it counted
+ * is there no more. */
+static enum rc drop_once(struct fcall *c, const struct gw_case *cs, const char *path,
+                         uint32_t *ret_n, bool *ret_done, struct err *reterr)
+{
+    struct gw *gw = c->service;
+    struct arena *a = &c->arena;
+    uint8_t *from = arena_raw(a, RECORD_KEY_BYTES_MAX), *until = arena_raw(a, RECORD_KEY_BYTES_MAX),
+            *head_key = arena_raw(a, RECORD_KEY_BYTES_MAX);
+    struct staged *s = arena_alloc(a, sizeof *s);
+    struct deleting *d = arena_alloc(a, sizeof *d);
+    struct record_head head = cs->head;
+    size_t n;
+    enum rc rc;
+
+    if (from == NULL || until == NULL || head_key == NULL || s == NULL || d == NULL)
+        return err_set(reterr, RC_NOMEM, "what is staged");
+    s->a = a;
+    s->visible = cs->head.visible;
+    s->err = reterr;
+    n = path[0] != 0 ? record_key_object(&cs->anchor, RECORD_INDEX, gw_text(path), 0, from)
+                     : record_key_path_prefix(&cs->anchor, RECORD_INDEX, gw_text(""), from);
+    memcpy(until, from, n);
+    rc = route_scan(gw->route, cs->at, (struct slice){from, n},
+                    (struct slice){until, record_key_after(until, n)}, 0, gw_left_ms(c),
+                    keep_staged, s, reterr);
+    if (rc != RC_OK) return rc;
+    *ret_n = s->n;
+    *ret_done = true;
+    if (s->n == 0) return RC_OK;
+    head_condition(cs, head_key, d);
+    head.closing = 0;
+    head.closing_request = (struct id128){0};
+    head.stage++;
+    rc = GW_ENCODE(a, head, &head, &d->puts[0].value, reterr);
+    for (uint32_t i = 0; rc == RC_OK && i < s->n; i++) {
+        d->deletes[d->deletes_n++] = s->o[i].key;
+        rc = add_tombs(c, cs, s->o[i].path, s->o[i].version, d, reterr);
+    }
+    if (rc == RC_OK) rc = packs_put(a, d, reterr);
+    if (rc != RC_OK) return rc;
+    return gw_txn(gw, cs->at, d->compares, d->compares_n, d->puts, d->puts_n, d->deletes,
+                  d->deletes_n, a, gw_left_ms(c), ret_done, NULL, NULL, reterr);
+}
+
+enum rc objects_drop_staged(struct fcall *c, struct err *reterr)
+{
+    Mikura__V1__DropStagedRequest *req;
+    Mikura__V1__DropStagedResponse answer = MIKURA__V1__DROP_STAGED_RESPONSE__INIT;
+    struct writing w;
+    uint32_t n = 1, lost = 0;
+    enum rc rc = fcall_request(c, &mikura__v1__drop_staged_request__descriptor, &req, reterr);
+
+    if (rc == RC_OK && req->path[0] != 0) rc = name_check_path(gw_text(req->path), reterr);
+    while (rc == RC_OK && n > 0) {
+        bool done = false;
+
+        rc = objects_open_writing(c, req->collection, req->case_id, false, &w, reterr);
+        if (rc != RC_OK) break;
+        rc = drop_once(c, w.cs, req->path, &n, &done, reterr);
+        gw_case_wipe(w.cs);
+        if (rc == RC_OK && done) answer.versions_dropped += n;
+        if (rc == RC_OK && !done && ++lost == 16)
+            rc = err_set(reterr, RC_ABORTED, "the case keeps changing; retry");
+    }
+    if (rc != RC_OK) return rc;
+    log_info("staged_dropped", "rid=%s collection=%s versions=%llu by=%s", fcall_rid(c),
+             req->collection, (unsigned long long)answer.versions_dropped, fcall_peer(c)->uri);
+    gw_sweep_wake(c->service);
     return fcall_send(c, &answer.base);
 }
 

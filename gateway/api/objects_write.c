@@ -14,14 +14,8 @@
 #define DATA_FIELD        15u         /* of PutChunkRequest and PutObjectRequest */
 #define PUT_HASH_HERE_MAX (64u << 10) /* larger pieces are hashed on the thread pool */
 
-/* What every write begins with. */
-struct writing {
-    struct gw_collection *col;
-    struct gw_case *cs;
-};
-
-static enum rc open_writing(struct fcall *c, const char *collection, const char *case_id,
-                            bool create, struct writing *ret, struct err *reterr)
+enum rc objects_open_writing(struct fcall *c, const char *collection, const char *case_id,
+                             bool create, struct writing *ret, struct err *reterr)
 {
     struct gw *gw = c->service;
     enum rc rc;
@@ -38,7 +32,7 @@ static enum rc open_writing(struct fcall *c, const char *collection, const char 
     return rc;
 }
 
-static enum rc request_id(const Mikura__V1__RequestId *id, struct id128 *ret, struct err *reterr)
+enum rc objects_request_id(const Mikura__V1__RequestId *id, struct id128 *ret, struct err *reterr)
 {
     if (id == NULL || !id128_from_bytes(id->id.data, id->id.len, ret) || id128_is_zero(ret)) {
         return err_set(reterr, RC_INVAL,
@@ -117,9 +111,9 @@ enum rc objects_begin_upload(struct fcall *c, struct err *reterr)
 
     if (rc == RC_OK)
         rc = s == NULL ? err_set(reterr, RC_NOMEM, "an upload") : spec_check(req->spec, reterr);
-    if (rc == RC_OK) rc = request_id(req->request_id, &id, reterr);
+    if (rc == RC_OK) rc = objects_request_id(req->request_id, &id, reterr);
     if (rc == RC_OK)
-        rc = open_writing(c, req->spec->collection, req->spec->case_id, true, &w, reterr);
+        rc = objects_open_writing(c, req->spec->collection, req->spec->case_id, true, &w, reterr);
     if (rc != RC_OK) return rc;
     rc = begin(c, &w, &id, req->spec, s, reterr);
     gw_case_wipe(w.cs);
@@ -261,7 +255,7 @@ enum rc objects_put_chunk(struct fcall *c, struct err *reterr)
     } else if (h->sha256.len != 0 && h->sha256.len != 32) {
         rc = err_set(reterr, RC_INVAL, "sha256: 32 bytes, or none");
     } else {
-        rc = open_writing(c, h->collection, h->case_id, false, &w, reterr);
+        rc = objects_open_writing(c, h->collection, h->case_id, false, &w, reterr);
     }
     if (rc != RC_OK) {
         fcall_release(c, msg);
@@ -343,7 +337,7 @@ enum rc objects_list_chunks(struct fcall *c, struct err *reterr)
     if (!id128_from_bytes(req->upload_id.data, req->upload_id.len, &id)) {
         return err_set(reterr, RC_INVAL, "upload_id: 16 bytes");
     }
-    rc = open_writing(c, req->collection, req->case_id, false, &w, reterr);
+    rc = objects_open_writing(c, req->collection, req->case_id, false, &w, reterr);
     if (rc != RC_OK) return rc;
     gw_case_wipe(w.cs);
     rc = upload_session(c, w.cs, &id, &s, &version, &tick, reterr);
@@ -448,7 +442,7 @@ enum rc objects_complete(struct fcall *c, struct err *reterr)
     struct writing w;
     enum rc rc = fcall_request(c, &mikura__v1__complete_request__descriptor, &req, reterr);
 
-    if (rc == RC_OK) rc = open_writing(c, req->collection, req->case_id, false, &w, reterr);
+    if (rc == RC_OK) rc = objects_open_writing(c, req->collection, req->case_id, false, &w, reterr);
     if (rc != RC_OK) return rc;
     u = upload_of(c, &w, UPLOAD_COMPLETE);
     if (u == NULL || !id128_from_bytes(req->upload_id.data, req->upload_id.len, &u->req.id)) {
@@ -471,7 +465,7 @@ enum rc objects_abort(struct fcall *c, struct err *reterr)
     struct writing w;
     enum rc rc = fcall_request(c, &mikura__v1__abort_request__descriptor, &req, reterr);
 
-    if (rc == RC_OK) rc = open_writing(c, req->collection, req->case_id, false, &w, reterr);
+    if (rc == RC_OK) rc = objects_open_writing(c, req->collection, req->case_id, false, &w, reterr);
     if (rc != RC_OK) return rc;
     u = upload_of(c, &w, UPLOAD_ABORT);
     if (u == NULL || !id128_from_bytes(req->upload_id.data, req->upload_id.len, &u->req.id)) {
@@ -537,8 +531,8 @@ enum rc objects_commit_case(struct fcall *c, struct err *reterr)
     struct id128 id;
     enum rc rc = fcall_request(c, &mikura__v1__commit_case_request__descriptor, &req, reterr);
 
-    if (rc == RC_OK) rc = request_id(req->request_id, &id, reterr);
-    if (rc == RC_OK) rc = open_writing(c, req->collection, req->case_id, false, &w, reterr);
+    if (rc == RC_OK) rc = objects_request_id(req->request_id, &id, reterr);
+    if (rc == RC_OK) rc = objects_open_writing(c, req->collection, req->case_id, false, &w, reterr);
     if (rc != RC_OK) return rc;
     rc = commit(c, &w, &id, req->expected_generation, req->count, &req->merkle_root,
                 &answer.receipt, &answer.generation, reterr);
@@ -873,7 +867,7 @@ static enum rc put_case_stored(struct put *p, struct err *reterr)
     struct fcall *c = p->c;
     const Mikura__V1__UploadSpec *spec = p->h->spec;
     struct writing w;
-    enum rc rc = open_writing(c, spec->collection, spec->case_id, true, &w, reterr);
+    enum rc rc = objects_open_writing(c, spec->collection, spec->case_id, true, &w, reterr);
 
     if (rc != RC_OK) return rc;
     gw_case_wipe(p->w.cs);
@@ -916,7 +910,7 @@ enum rc objects_put_object(struct fcall *c, struct err *reterr)
     p->h = first->header;
     rc = p->h == NULL ? err_set(reterr, RC_INVAL, "the first message needs a header")
                       : spec_check(p->h->spec, reterr);
-    if (rc == RC_OK) rc = request_id(p->h->request_id, &p->id, reterr);
+    if (rc == RC_OK) rc = objects_request_id(p->h->request_id, &p->id, reterr);
     if (rc == RC_OK) rc = put_open(p, reterr);
     if (rc != RC_OK) {
         fcall_release(c, msg);
@@ -975,6 +969,9 @@ const struct fcall_method gw_object_methods[] = {
     {"/mikura.v1.Objects/Complete", false, 0, objects_complete},
     {"/mikura.v1.Objects/Abort", false, 0, objects_abort},
     {"/mikura.v1.Objects/PutObject", true, 0, objects_put_object},
+    {"/mikura.v1.Objects/PutPack", true, 0, objects_put_pack},
+    {"/mikura.v1.Objects/CheckCase", false, 0, objects_check_case},
+    {"/mikura.v1.Objects/DropStaged", false, 0, objects_drop_staged},
     {"/mikura.v1.Objects/CommitCase", false, 0, objects_commit_case},
     {"/mikura.v1.Objects/ReceiptKeys", false, 0, objects_receipt_keys},
     {"/mikura.v1.Objects/Read", false, 0, objects_read},

@@ -305,6 +305,11 @@ static void index_attrs(const struct gw_collection *col, const struct gw_facts *
     }
 }
 
+static const struct slice *content_bytes(const struct upload_content *content)
+{
+    return content->is_inline ? &content->inline_plain : content->at_hand;
+}
+
 /* The collection's profile holds an object back: its reasons are kept beside its attributes. */
 static enum rc gate(struct upload *u, const struct gw_object *o,
                     const struct upload_content *content, struct gw_facts *f, bool *ret_held,
@@ -318,8 +323,8 @@ static enum rc gate(struct upload *u, const struct gw_object *o,
     *ret_held = false;
     if (u->col->rec.unchecked) return RC_OK;
     if (v == NULL) return err_set(reterr, RC_NOMEM, "the gate");
-    rc = gw_deid(u->gw, u->cs, o, content->is_inline ? &content->inline_plain : NULL,
-                 gw_dup(a, u->col->rec.deid_profile), a, gw_left_ms(u->c), v, reterr);
+    rc = gw_deid(u->gw, u->cs, o, content_bytes(content), gw_dup(a, u->col->rec.deid_profile), a,
+                 gw_left_ms(u->c), v, reterr);
     if (rc != RC_OK || v->outcome == DEID_ACCEPTED || v->outcome == DEID_OPAQUE) return rc;
     all = arena_alloc(a, (f->n_attributes + v->n_reasons) * sizeof *all);
     if (all == NULL) return err_set(reterr, RC_NOMEM, "the gate");
@@ -417,22 +422,52 @@ static enum rc one_line_root(struct upload *u, const struct upload_action *act,
     return rc == RC_OK ? commit_root_final(root, ret_root) : rc;
 }
 
+enum rc upload_object_rows(struct upload *u, struct gw_object *o, struct record_manifest *m,
+                           const struct upload_content *content, const Mikura__V1__UploadSpec *spec,
+                           struct slice media_type, uint64_t stage, struct err *reterr)
+{
+    struct record_index *idx = arena_alloc(&u->c->arena, sizeof *idx);
+    struct gw_facts facts = {0};
+    bool held = false;
+    enum rc rc;
+
+    if (idx == NULL) return err_set(reterr, RC_NOMEM, "a manifest");
+    o->manifest = *m;
+    rc = gw_inspect(u->gw, u->cs, o, content_bytes(content), content->head, &u->c->arena,
+                    gw_left_ms(u->c), &facts, reterr);
+    if (rc == RC_OK) rc = gate(u, o, content, &facts, &held, reterr);
+    if (rc == RC_OK && held && u->req.op == UPLOAD_PUBLISH) /* staged, and not committed */
+        return err_set(reterr, RC_EXISTS, "it goes to quarantine");
+    if (rc == RC_OK) rc = seal_attrs(u, o->manifest_key, &facts, spec, &m->sealed_attrs, reterr);
+    if (rc == RC_OK) rc = manifest_encode(u, o->manifest_key, m, reterr);
+    if (rc != RC_OK) return rc;
+    idx->stage = held ? RECORD_STAGE_QUARANTINE : stage;
+    idx->size_bytes = content->size_bytes;
+    idx->stored_unix_ms = (int64_t)clock_wall_ms();
+    idx->media_type =
+        media_type.n > 0 ? media_type : gw_text(arena_str(&u->c->arena, "%s", facts.media_type));
+    rc = object_digests_seal(u->cs, o->index_key, &content->digests, &u->c->arena,
+                             &idx->sealed_digests);
+    if (rc != RC_OK) return err_set(reterr, rc, "sealing an object's digests");
+    index_attrs(u->col, &facts, idx);
+    u->index = idx;
+    u->gathered = content->digests;
+    return RC_OK;
+}
+
 static enum rc do_gather(struct upload *u, const struct upload_action *act, struct upload_event *ev,
                          struct err *reterr)
 {
     const struct record_session *s = act->session;
     uint8_t *keys = arena_raw(&u->c->arena, 2 * RECORD_KEY_BYTES_MAX);
     struct record_manifest *m = arena_alloc(&u->c->arena, sizeof *m);
-    struct record_index *idx = arena_alloc(&u->c->arena, sizeof *idx);
     struct upload_content gathered = {0}, *content = u->content;
     const Mikura__V1__UploadSpec *spec = u->spec;
     Mikura__V1__UploadSpec *opened;
-    struct gw_facts facts = {0};
     struct gw_object o = {0};
-    bool held = false;
     enum rc rc = RC_OK;
 
-    if (keys == NULL || m == NULL || idx == NULL) return err_set(reterr, RC_NOMEM, "a manifest");
+    if (keys == NULL || m == NULL) return err_set(reterr, RC_NOMEM, "a manifest");
     if (content == NULL) {
         content = &gathered;
         rc = gather_chunks(u, s, content, reterr);
@@ -463,28 +498,9 @@ static enum rc do_gather(struct upload *u, const struct upload_action *act, stru
         m->extents[0] = (struct record_extent){.length = content->size_bytes};
     }
     if (rc != RC_OK) return rc;
-    o.manifest = *m;
-    rc = gw_inspect(u->gw, u->cs, &o, content->is_inline ? &content->inline_plain : NULL,
-                    content->head, &u->c->arena, gw_left_ms(u->c), &facts, reterr);
-    if (rc == RC_OK) rc = gate(u, &o, content, &facts, &held, reterr);
-    if (rc == RC_OK && held && u->req.op == UPLOAD_PUBLISH) /* staged, and not committed */
-        return err_set(reterr, RC_EXISTS, "it goes to quarantine");
-    if (rc == RC_OK) rc = seal_attrs(u, o.manifest_key, &facts, spec, &m->sealed_attrs, reterr);
-    if (rc == RC_OK) rc = manifest_encode(u, o.manifest_key, m, reterr);
+    rc = upload_object_rows(u, &o, m, content, spec, s->media_type, act->stage, reterr);
     if (rc != RC_OK) return rc;
-    idx->stage = held ? RECORD_STAGE_QUARANTINE : act->stage;
-    idx->size_bytes = content->size_bytes;
-    idx->stored_unix_ms = (int64_t)clock_wall_ms();
-    idx->media_type = s->media_type.n > 0
-                          ? s->media_type
-                          : gw_text(arena_str(&u->c->arena, "%s", facts.media_type));
-    rc = object_digests_seal(u->cs, o.index_key, &content->digests, &u->c->arena,
-                             &idx->sealed_digests);
-    if (rc != RC_OK) return err_set(reterr, rc, "sealing an object's digests");
-    index_attrs(u->col, &facts, idx);
-    u->index = idx;
-    u->gathered = content->digests;
-    ev->index_row = idx;
+    ev->index_row = u->index;
     ev->manifest = u->manifest;
     return u->req.op == UPLOAD_PUBLISH ? one_line_root(u, act, content, ev->root) : RC_OK;
 }

@@ -13,7 +13,8 @@ struct upload_content {
     struct object_digests digests;
     struct slice inline_plain; /* up to RECORD_INLINE_MAX bytes, else empty with chunks */
     bool is_inline;
-    struct slice head; /* the first IMAGE_SNIFF_BYTES, or all; empty: to be read back */
+    struct slice head;           /* the first IMAGE_SNIFF_BYTES, or all; empty: to be read back */
+    const struct slice *at_hand; /* all bytes, while they are in memory; NULL: read back */
 };
 struct upload {
     struct fcall *c;
@@ -38,6 +39,14 @@ struct upload {
 /* Runs req to its answer. RC_OK: *ret is the ANSWER action; slices in it live in the call's arena.
  */
 MUST_CHECK enum rc upload_run(struct upload *u, struct upload_action *ret, struct err *reterr);
+/* INDEX and MANIFEST of one object whose bytes are durable: inspected, held against the gate,
+ * sealed. o: path, version, keys; m: bodies and extents. Results in u->index, manifest, gathered,
+ * reasons. */
+MUST_CHECK enum rc upload_object_rows(struct upload *u, struct gw_object *o,
+                                      struct record_manifest *m,
+                                      const struct upload_content *content,
+                                      const Mikura__V1__UploadSpec *spec, struct slice media_type,
+                                      uint64_t stage, struct err *reterr);
 /* A session's row, decoded into the arena; its version. RC_NOTFOUND. */
 MUST_CHECK enum rc upload_session(struct fcall *c, const struct gw_case *cs, const struct id128 *id,
                                   struct record_session **ret, uint64_t *ret_version,

@@ -478,6 +478,16 @@ static void io_tomb(struct io *io, struct record_tomb *rec)
     io_limit(io, rec->confirmed <= rec->chunks, "confirmed");
 }
 
+static void io_pack(struct io *io, struct record_pack *rec)
+{
+    ID(upload);
+    COUNT(objects_n, RECORD_PACK_MAX);
+    for (uint32_t i = 0; i < rec->objects_n && io->bad == NULL; i++) {
+        STR(objects[i].path, RECORD_NAME_BYTES_MAX);
+        U64(objects[i].version);
+    }
+}
+
 static void io_collection(struct io *io, struct record_collection *rec)
 {
     ID(id);
@@ -627,6 +637,7 @@ static void io_start(struct io *io, uint8_t kind)
 #define KIND_manifest   RECORD_MANIFEST
 #define KIND_commit     RECORD_COMMIT
 #define KIND_tomb       RECORD_TOMB
+#define KIND_pack       RECORD_PACK
 #define KIND_collection RECORD_COLLECTION
 #define KIND_job        RECORD_JOB
 #define KIND_task       RECORD_TASK

@@ -30,6 +30,7 @@
 #define RECORD_TASK_ITEMS_MAX 256u
 #define RECORD_VALUE_MAX      (1u << 20) /* as storage says */
 #define RECORD_LEAVES_MAX     64u        /* of 1 MiB in a chunk of at most 64 MiB */
+#define RECORD_PACK_MAX       64u        /* objects in one body: one entry brings all their rows */
 
 /* ---- keys ---- */
 
@@ -47,6 +48,8 @@ enum record_kind {
     /* anchored at the placement hash alone, so that a chunk's record (owner's hash, upload id)
      * leads to it: + upload id; value: a session */
     RECORD_CLAIM = 10,
+    RECORD_PACK = 11, /* anchored at the case, + body: who shares it, so that the last one's end is
+                         the body's */
     /* anchored at a collection: SHA-256("mikura collection 1", name) */
     RECORD_COLLECTION = 16,
     /* anchored at a job: SHA-256("mikura job 1", job id) */
@@ -84,7 +87,7 @@ static inline struct slice record_out_slice(const struct record_out *o)
  * RECORD_NAME_BYTES_MAX bytes and no zero byte (gateway/ingest/name.h checked it): CHECKed. */
 size_t record_key(const struct record_anchor *a, enum record_kind kind, uint8_t *out);
 size_t record_key_id(const struct record_anchor *a, enum record_kind kind, const struct id128 *id,
-                     uint8_t *out); /* SESSION, TOMB; the prefix of a session's CHUNK rows */
+                     uint8_t *out); /* SESSION, TOMB, PACK; the prefix of a session's CHUNK rows */
 size_t record_key_claim(uint64_t placement_hash, const struct id128 *upload, uint8_t *out);
 size_t record_key_chunk(const struct record_anchor *a, const struct id128 *upload, uint32_t index,
                         uint8_t *out);
@@ -239,6 +242,16 @@ struct record_tomb {
     int64_t since_unix_ms;
 };
 
+struct record_pack_object {
+    struct slice path;
+    uint64_t version;
+};
+struct record_pack {
+    struct id128 upload;
+    uint32_t objects_n;
+    struct record_pack_object objects[RECORD_PACK_MAX]; /* as they lie in the body */
+};
+
 struct record_grant {
     struct slice subject; /* certificate URI */
     uint8_t role;         /* GrantRole of catalog.proto */
@@ -323,6 +336,7 @@ struct record_list {             /* value of a list row */
     X(manifest)                                                                                    \
     X(commit)                                                                                      \
     X(tomb)                                                                                        \
+    X(pack)                                                                                        \
     X(collection)                                                                                  \
     X(job)                                                                                         \
     X(task)                                                                                        \

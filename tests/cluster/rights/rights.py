@@ -61,6 +61,11 @@ ROWS = {
     'Objects.PutObject': (lambda: [v1('PutObjectRequest', header=v1('PutObjectHeader', request_id=request_id(), commit=True, spec=v1(
         'UploadSpec', case_id='put-%d' % next(serial), path='a.bin', size_bytes=4, **SPEC))), v1('PutObjectRequest', data=b'abcd')],
         dict(agent='OK')),
+    'Objects.PutPack': (lambda: [v1('PutPackRequest', header=v1('PutPackHeader', request_id=request_id(), collection='col-a',
+                        case_id='pack-%d' % next(serial), objects=[v1('PackEntry', path='a.bin', size_bytes=4)])),
+                        v1('PutPackRequest', data=b'abcd')], dict(agent='OK')),
+    'Objects.CheckCase': (lambda: v1('CheckCaseRequest', collection='col-a', case_id='case-1', generation=1), dict(agent='OK')),
+    'Objects.DropStaged': (lambda: v1('DropStagedRequest', collection='col-a', case_id='case-1'), dict(agent='OK')),
     'Objects.CommitCase': (lambda: v1('CommitCaseRequest', collection='col-a', case_id='case-1', expected_generation=77, count=1,
                                       request_id=request_id()), dict(agent='ABORTED')),
     'Objects.ReceiptKeys': (lambda: v1('ReceiptKeysRequest'), dict(agent='OK', other='OK', reader='OK', stranger='OK', op='OK')),

@@ -120,6 +120,8 @@ static void test_case_records(void **state)
                               .signature = text("sig"),
                               .key_id = text("key")};
     struct record_tomb t = {.chunks = 5, .confirmed = 5};
+    struct record_pack p = {
+        .upload = {{6}}, .objects_n = 2, .objects = {{text("a"), 1}, {text("b"), UINT64_MAX}}};
     struct record_list l = {.created_unix_ms = 4};
     struct record_head h2;
     struct record_case c2;
@@ -128,6 +130,7 @@ static void test_case_records(void **state)
     struct record_chunk k2;
     struct record_commit m2;
     struct record_tomb t2;
+    struct record_pack p2;
     struct record_list l2;
     struct record_out out = {.p = bytes, .cap = sizeof(bytes)};
     struct err err;
@@ -145,6 +148,8 @@ static void test_case_records(void **state)
     ROUND(commit, &m, &m2);
     assert_true(same(m2.receipt, "receipt") && same(m2.signature, "sig"));
     ROUND(tomb, &t, &t2);
+    ROUND(pack, &p, &p2);
+    assert_true(p2.objects_n == 2 && same(p2.objects[1].path, "b") && p2.upload.b[0] == 6);
     ROUND(list, &l, &l2);
     t.confirmed = 6;
     assert_int_equal(record_tomb_encode(&t, &out, &err), RC_INVAL);
