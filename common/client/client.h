@@ -68,6 +68,8 @@ MUST_CHECK enum rc mikura_model_add(struct mikura_client *c, const char *name, i
 #define MIKURA_ONE_CALL_BYTES_MAX (64u << 20) /* larger files go through a session of chunks */
 #define MIKURA_PIECE_BYTES        (1u << 20)
 typedef void (*mikura_progress_fn)(void *data, int64_t bytes); /* negative: a try began again */
+/* Before so many bytes go: waits in the fiber as long as they should. Not RC_OK ends the upload. */
+typedef enum rc (*mikura_pace_fn)(void *data, uint32_t bytes, struct err *reterr);
 
 struct mikura_put {
     const char *collection, *case_id, *path, *media_type; /* media_type: "" = found by content */
@@ -77,7 +79,9 @@ struct mikura_put {
     struct id128 request_id;     /* the same id goes on with a broken-off upload */
     uint32_t parallel;           /* chunks at a time; 0 = 4 */
     bool commit;                 /* publish, too: a case, or its next generation, of this object */
+    bool chunked;                /* a session of chunks, however small: a break costs a chunk */
     mikura_progress_fn progress; /* or NULL */
+    mikura_pace_fn pace;         /* or NULL */
     void *data;
 };
 struct mikura_put_result {
@@ -94,6 +98,33 @@ struct mikura_put_result {
  * RC_ABORTED: the file changed its size. */
 MUST_CHECK enum rc mikura_put(struct mikura_client *c, const struct mikura_put *put,
                               struct mikura_put_result *ret, struct err *reterr);
+
+/* Several objects of a case in one call: all are staged, or none. At most 64 objects, together 16
+ * MiB and the collection's chunk size. */
+#define MIKURA_PACK_MAX 64u
+struct mikura_pack_entry {
+    const char *path;
+    int fd; /* a plain file, read from its start */
+    uint64_t size_bytes;
+    /* out */
+    uint8_t tree_sha256[TREE_DIGEST_BYTES]; /* computed here and equal to the gateway's */
+    uint64_t version, stage;
+    bool quarantined;
+};
+struct mikura_pack {
+    const char *collection, *case_id;
+    struct mikura_pack_entry *entries;
+    size_t n;
+    struct id128 request_id;
+    bool again; /* an earlier run may have stored it: it is asked for before any byte goes */
+    mikura_progress_fn progress; /* or NULL */
+    mikura_pace_fn pace;         /* or NULL */
+    void *data;
+};
+/* As mikura_put. RC_EXISTS, RC_PRECOND: what an earlier try under this id was is of no use; take
+ * another id. */
+MUST_CHECK enum rc mikura_pack(struct mikura_client *c, const struct mikura_pack *pack,
+                               struct err *reterr);
 
 /* One staged object of a commit. */
 struct mikura_staged {
@@ -115,6 +146,18 @@ MUST_CHECK enum rc mikura_case_generation(struct mikura_client *c, const char *c
 /* Publishes, with the Merkle root computed here. The answer is freed by the caller. */
 MUST_CHECK enum rc mikura_commit(struct mikura_client *c, const struct mikura_commit *commit,
                                  Mikura__V1__CommitCaseResponse **ret_answer, struct err *reterr);
+
+/* Are these lines (at most 128) stored as they say? generation: whose receipt is wanted, or 0. The
+ * answer is freed by the caller. RC_NOTFOUND: no such case. */
+#define MIKURA_CHECK_MAX 128u
+MUST_CHECK enum rc mikura_case_check(struct mikura_client *c, const char *collection,
+                                     const char *case_id, uint64_t generation,
+                                     const struct mikura_staged *lines, size_t n,
+                                     Mikura__V1__CheckCaseResponse **ret_answer,
+                                     struct err *reterr);
+/* Forgets what is staged in a case and not published. OK when there is nothing. */
+MUST_CHECK enum rc mikura_staged_drop(struct mikura_client *c, const char *collection,
+                                      const char *case_id, struct err *reterr);
 
 struct mikura_get {
     const char *collection, *case_id, *path;

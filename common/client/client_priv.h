@@ -3,6 +3,10 @@
 #include "common/client/client.h"
 #include "common/fiber/rpc_fiber.h"
 
+/* No bytes for that long: the try is given up. Streams of an upload have no deadline of their own
+ * beyond it: 64 MiB over 1 MB/s take a minute. */
+#define MIKURA_STREAM_MS (10u * 60u * 1000u)
+
 struct gateway {
     struct rpc_channel *ch;
     char address[280];

@@ -15,10 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SVC "/mikura.v1.Objects/"
-/* No bytes for that long: the try is given up. PutObject streams have no deadline of their own
- * beyond it: 64 MiB over 1 MB/s take a minute. */
-#define STREAM_MS    (10u * 60u * 1000u)
+#define SVC          "/mikura.v1.Objects/"
 #define PARALLEL     4u
 #define PARALLEL_MAX 32u
 #define DATA_FIELD   15u
@@ -173,6 +170,7 @@ static enum rc one_send(struct one *o, struct fstream *s, bool *ret_stopped, str
         }
         /* an object of whole leaves that came through a pipe ends with an empty piece: no leaf */
         if (rc == RC_OK && (w.n > 0 || o->sent == 0)) rc = tree_join_add(&o->join, leaf);
+        if (rc == RC_OK && put->pace != NULL) rc = put->pace(put->data, (uint32_t)w.n, reterr);
         if (rc != RC_OK) {
             free(p);
             return rc;
@@ -191,7 +189,7 @@ static enum rc one_send(struct one *o, struct fstream *s, bool *ret_stopped, str
 static enum rc one_try(struct mikura_client *c, struct one *o, struct attempt *a,
                        struct mikura_put_result *ret, struct err *reterr)
 {
-    struct rpc_request_conf conf = {.path = SVC "PutObject", .timeout_ms = STREAM_MS};
+    struct rpc_request_conf conf = {.path = SVC "PutObject", .timeout_ms = MIKURA_STREAM_MS};
     Mikura__V1__PutObjectResponse *answer = NULL;
     struct err ended = {0};
     struct rpc_msg *msg;
@@ -298,7 +296,7 @@ static bool have_chunk(const struct session *s, uint32_t i)
 static enum rc chunk_try(struct session *s, struct attempt *a, uint32_t index, struct err *reterr)
 {
     const struct mikura_put *put = s->put;
-    struct rpc_request_conf conf = {.path = SVC "PutChunk", .timeout_ms = STREAM_MS};
+    struct rpc_request_conf conf = {.path = SVC "PutChunk", .timeout_ms = MIKURA_STREAM_MS};
     Mikura__V1__PutChunkRequest m = MIKURA__V1__PUT_CHUNK_REQUEST__INIT;
     Mikura__V1__ChunkHeader h = MIKURA__V1__CHUNK_HEADER__INIT;
     uint64_t off = (uint64_t)index * s->chunk_bytes, sent = 0,
@@ -327,6 +325,7 @@ static enum rc chunk_try(struct session *s, struct attempt *a, uint32_t index, s
         }
         rc = piece_read(put->fd, off + sent, p, n, s->leaves[(off + sent) / TREE_LEAF_BYTES],
                         reterr);
+        if (rc == RC_OK && put->pace != NULL) rc = put->pace(put->data, (uint32_t)n, reterr);
         if (rc != RC_OK) {
             free(p);
             break;
@@ -537,7 +536,7 @@ enum rc mikura_put(struct mikura_client *c, const struct mikura_put *put,
 
     ret->receipt = NULL;
     ret->generation = 0;
-    if (put->pipe || put->size_bytes <= MIKURA_ONE_CALL_BYTES_MAX) {
+    if (put->pipe || (put->size_bytes <= MIKURA_ONE_CALL_BYTES_MAX && !put->chunked)) {
         return put_one(c, put, ret, reterr);
     }
     rc = put_session(c, put, ret, reterr);
@@ -649,7 +648,8 @@ static void file_hash_work(void *arg)
 static enum rc model_try(struct attempt *a, const Mikura__V1__AddModelHeader *header, int fd,
                          Mikura__V1__Model **ret, struct err *reterr)
 {
-    struct rpc_request_conf conf = {.path = "/mikura.v1.Models/Add", .timeout_ms = STREAM_MS};
+    struct rpc_request_conf conf = {.path = "/mikura.v1.Models/Add",
+                                    .timeout_ms = MIKURA_STREAM_MS};
     Mikura__V1__AddModelRequest first = MIKURA__V1__ADD_MODEL_REQUEST__INIT,
                                 plain = MIKURA__V1__ADD_MODEL_REQUEST__INIT;
     Mikura__V1__Model *model = NULL;
