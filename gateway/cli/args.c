@@ -306,6 +306,11 @@ const char *cli_value(const struct cli *c, const char *name)
     return v;
 }
 
+bool cli_own(const struct cli *c, const char *name)
+{
+    return opt_in(c->cmd->opts, name, strlen(name)) != NULL;
+}
+
 bool cli_flag(const struct cli *c, const char *name)
 {
     return cli_value_at(c, name, 0) != NULL;

@@ -76,6 +76,7 @@ void cli_completion_bash(FILE *f);
 const char *cli_value(const struct cli *c, const char *name); /* the last one given, or NULL */
 const char *cli_value_at(const struct cli *c, const char *name, unsigned nth); /* or NULL */
 bool cli_flag(const struct cli *c, const char *name);
+bool cli_own(const struct cli *c, const char *name); /* the command has such an option itself */
 /* Numbers: RC_INVAL names the option. Unset when it was not given. */
 MUST_CHECK enum rc cli_number(struct cli *c, const char *name, uint64_t max, uint64_t *v);
 MUST_CHECK enum rc cli_bytes(struct cli *c, const char *name, uint64_t *v);
@@ -138,7 +139,11 @@ int cmd_deid_check(struct cli *c); /* deid.c */
 int cmd_deid_clean(struct cli *c);
 int cmd_deid_key(struct cli *c);
 int cmd_deid_profile(struct cli *c);
-int cmd_agent_run(struct cli *c);
+int deid_dry_run(struct cli *c);
+int cmd_agent_run(struct cli *c); /* agent.c */
+int cmd_agent_status(struct cli *c);
+int cmd_agent_retry(struct cli *c);
+int cmd_agent_verify(struct cli *c);
 struct cases;
 /* put --deid-profile: refuses what the profile does not accept, before anything is sent. */
 MUST_CHECK enum rc deid_check_cases(struct cli *c, struct cases *cs, struct err *reterr);

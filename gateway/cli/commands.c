@@ -82,11 +82,44 @@ static const struct cli_opt DEID_CHECK[] = {
     DEID_OPTS, {"deidentify", NULL, "tell the outcome after cleaning"}, {0}};
 static const struct cli_opt DEID_CLEAN[] = {
     DEID_OPTS, {"o", "FOLDER", "needed: where the cleaned files go"}, {0}};
+#define CONNECTION_OPT                                                                             \
+    {                                                                                              \
+        "connection", "FILE", "the connection's profile; else MIKURA_PROFILE, else ~/.config/..."  \
+    }
+#define STATE_OPT                                                                                  \
+    {                                                                                              \
+        "state", "DIR", "the agent's folder: journal, receipts, quarantine"                        \
+    }
 static const struct cli_opt AGENT_RUN[] = {
-    DEID_OPTS,
-    {"deidentify", NULL, "tell the outcome after cleaning"},
-    {"dry-run", NULL, "needed for now: send nothing, tell what would happen"},
+    {"collection", "NAME", "needed: where to"},
+    STATE_OPT,
+    {"config", "FILE", "settings as key = value; read again at SIGHUP or when it changes"},
+    {"case-by", "WHEN", "a case is complete: quiet (no change), marker (a file), list (quiet)"},
+    {"quiet-for", "TIME", "so long without a change (60s)"},
+    {"marker", "NAME", "the file that completes its case's folder (_COMPLETE)"},
+    {"list", "FILE", "case list: .csv or .json with case_id, folder, facility, history, labels"},
+    {"rescan", "TIME", "look at all folders again, events or not (5m)"},
+    {"bandwidth", "RULES", "'mon-fri 08:00-18:00 2MiB/s; sat,sun off; unlimited' (no limit)"},
+    {"parallel", "N", "chunks at a time (4)"},
+    {"cases", "N", "cases at a time (2)"},
+    {"once", NULL, "end when all that is there is sent"},
+    {"partial", NULL, "send a case without its files that are held"},
+    {"profile", "NAME|FILE", "of de-identification (the collection's); none: unchecked ones only"},
+    {"deidentify", NULL, "clean what cleaning mends; without it such files are held"},
+    {"pseudonym-key", "FILE", "for what is replaced; see mikura deid key"},
+    {"inspect", "FILE", "mikura-inspect (beside this program)"},
+    CONNECTION_OPT,
+    {"dry-run", NULL, "send nothing, tell what would happen to files"},
+    {"record", "FILE", "dry-run: append what was found, one JSON object a file"},
     {0}};
+static const struct cli_opt AGENT_STATUS[] = {STATE_OPT, {0}};
+static const struct cli_opt AGENT_RETRY[] = {
+    STATE_OPT,
+    {"looked", NULL, "a person has looked at the pixels of what is held: let it pass"},
+    {"all", NULL, "with --looked and no case named: all of them"},
+    {0}};
+static const struct cli_opt AGENT_VERIFY[] = {
+    STATE_OPT, {"collection", "NAME", "needed"}, CONNECTION_OPT, {0}};
 
 const struct command COMMANDS[] = {
     {"collection create", "NAME", 1, 1, "make a collection (operators)", CREATE,
@@ -232,9 +265,38 @@ const struct command COMMANDS[] = {
      cmd_deid_key},
     {"deid profile", "[NAME]", 0, 1, "the shipped profiles, or one's text", JSON_ONLY,
      "example:\n  mikura deid profile radiology > jrs.profile\n", cmd_deid_profile},
-    {"agent run", "FILE|FOLDER ...", 1, CLI_ARGS_MAX, "what the agent would do with files",
-     AGENT_RUN, "example:\n  mikura agent run --dry-run --json --profile radiology ./study\n",
+    {"agent run", "[FOLDER ...]", 0, CLI_ARGS_MAX, "send a society's cases as they get complete",
+     AGENT_RUN,
+     "Each entry of a FOLDER is a case: a folder with all below, or a file. A case is checked by\n"
+     "the collection's rules, sent (small files packed, large ones in chunks), published whole; "
+     "its\n"
+     "receipt is kept in DIR/receipts. Killed, rebooted or without a line for a week it goes on\n"
+     "where it was. What is held is told in DIR/quarantine, a file each. Off a terminal and with\n"
+     "--json events are JSON objects, one a line. Exit 9: --once, and cases are set aside; 8:\n"
+     "another agent has DIR; 13: DIR/journal is damaged.\n"
+     "examples:\n"
+     "  mikura agent run /data/out --collection endoscopy --state /var/lib/mikura-agent\n"
+     "  mikura agent run --config /etc/mikura/agent.conf\n"
+     "  mikura agent run ./study --collection ct --state ./st --once --deidentify --pseudonym-key "
+     "k\n"
+     "  mikura agent run --dry-run --json --profile radiology ./study\n",
      cmd_agent_run},
+    {"agent status", "", 0, 0, "what the agent has done, and what it waits for", AGENT_STATUS,
+     "Reads the journal, beside a running agent too. Exit 9: cases are set aside.\n"
+     "example:\n  mikura agent status --state /var/lib/mikura-agent\n",
+     cmd_agent_status},
+    {"agent retry", "[CASE ...]", 0, CLI_ARGS_MAX, "try again what is set aside", AGENT_RETRY,
+     "Leaves a word for the agent that runs, or the next one.\n"
+     "examples:\n"
+     "  mikura agent retry --state /var/lib/mikura-agent\n"
+     "  mikura agent retry colon-17 --looked --state /var/lib/mikura-agent\n",
+     cmd_agent_retry},
+    {"agent verify", "", 0, 0, "compare journal and receipts with the store", AGENT_VERIFY,
+     "Signatures, Merkle roots, and each object's size and digest as the cluster has them; "
+     "nothing\n"
+     "is read back. Exit 13: something is not as its receipt says.\n"
+     "example:\n  mikura agent verify --collection endoscopy --state /var/lib/mikura-agent\n",
+     cmd_agent_verify},
     {"completion", "bash", 1, 1, "the shell's completion", JSON_ONLY,
      "example:\n  mikura completion bash > /etc/bash_completion.d/mikura\n", cmd_completion},
     {0},

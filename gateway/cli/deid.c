@@ -1,40 +1,26 @@
 /* gateway/cli/deid.c - deid check, deid clean, deid key, deid profile, agent run --dry-run: what a
  * profile says of local files, without a cluster.
  *
- * This process reads bytes and names only; content is parsed by mikura-inspect, which gets neither
- * files nor the pseudonym key. A cleaned file is checked again, as a stranger's, before it gets its
- * name. Nothing printed holds a value of a file: rules, places, sizes, names of files. */
+ * A cleaned file is checked again, as a stranger's, before it gets its name
+ * (gateway/agent/deid_file). Nothing printed holds a value of a file: rules, places, sizes, names
+ * of files. */
 #include "common/base/hex.h"
-#include "common/base/strutil.h"
-#include "common/image/deid/deid.h"
+#include "gateway/agent/deid_file.h"
 #include "gateway/cli/cases.h"
 #include "gateway/cli/cli.h"
 #include "gateway/cli/out.h"
-#include "gateway/inspect/child.h"
-#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
 #include <openssl/rand.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define KEY_BYTES    32
-#define REPORTED_MAX 256u
-
-struct findings {
-    uint32_t n;
-    struct deid_finding f[REPORTED_MAX + 1]; /* and one of a child that broke */
-};
 struct deid_session {
     struct cli *c;
-    char *profile_text;
-    struct deid_profile profile;
-    uint8_t key[KEY_BYTES];
+    struct deid_rules rules;
     struct inspect_child child;
     uint64_t count[DEID_OUTCOME_N], cleaned_n, files_n;
     FILE *record;
@@ -43,90 +29,19 @@ struct deid_session {
 struct subject {
     const char *file, *path, *media_type;
     uint64_t size_bytes;
-    enum deid_outcome outcome;
-    bool cleaned;
-    struct findings reasons, changes;
-    struct err why; /* of a child that broke */
+    struct deid_subject d;
 };
-struct writer {
-    struct deid_session *s;
-    const struct image_source *src;
-    int fd;
-};
-
-static void remember(void *data, const struct deid_finding *f)
-{
-    struct findings *t = data;
-
-    if (t->n <= REPORTED_MAX) t->f[t->n++] = *f;
-}
-
-/* ---- profile and key ---- */
-
-static enum rc file_text(const char *file, size_t max, char **ret, struct err *reterr)
-{
-    FILE *f = fopen(file, "rb");
-    char *text;
-    size_t n;
-
-    if (f == NULL) return err_set(reterr, rc_from_errno(errno), "'%s': %s", file, strerror(errno));
-    text = calloc(1, max + 2);
-    n = text == NULL ? 0 : fread(text, 1, max + 1, f);
-    (void)fclose(f); /* only read */
-    if (text == NULL) return err_set(reterr, RC_NOMEM, "a file");
-    if (n > max || strlen(text) != n) {
-        free(text);
-        return err_set(reterr, RC_INVAL, "'%s': no text of at most %zu bytes", file, max);
-    }
-    *ret = text;
-    return RC_OK;
-}
-
-static enum rc profile_load(const char *name, struct deid_session *s, struct err *reterr)
-{
-    const char *shipped = deid_profile_shipped(name);
-    enum rc rc = RC_OK;
-
-    if (shipped != NULL) {
-        s->profile_text = strdup(shipped);
-        if (s->profile_text == NULL) return err_set(reterr, RC_NOMEM, "a profile");
-    } else if (strchr(name, '/') == NULL && strchr(name, '.') == NULL) {
-        return err_set(reterr, RC_INVAL,
-                       "no profile '%s' is shipped: see mikura deid profile, or give a file's path",
-                       name);
-    } else {
-        rc = file_text(name, DEID_PROFILE_BYTES_MAX, &s->profile_text, reterr);
-    }
-    if (rc == RC_OK)
-        rc = deid_profile_parse(s->profile_text, strlen(s->profile_text), &s->profile, reterr);
-    return rc;
-}
-
-static enum rc key_load(const char *file, uint8_t key[KEY_BYTES], struct err *reterr)
-{
-    char *text = NULL;
-    enum rc rc = file_text(file, 2 * KEY_BYTES + 1, &text, reterr);
-
-    if (rc != RC_OK) return rc;
-    text[strcspn(text, "\n")] = 0;
-    if (strlen(text) != 2 * KEY_BYTES || !hex_decode(text, 2 * KEY_BYTES, key))
-        rc = err_set(reterr, RC_INVAL, "'%s': a pseudonym key is %d hex digits; mikura deid key",
-                     file, 2 * KEY_BYTES);
-    OPENSSL_cleanse(text, strlen(text));
-    free(text);
-    return rc;
-}
 
 int cmd_deid_key(struct cli *c)
 {
-    uint8_t key[KEY_BYTES];
-    char text[2 * KEY_BYTES + 1];
+    uint8_t key[DEID_KEY_BYTES];
+    char text[2 * DEID_KEY_BYTES + 1];
     enum rc rc = RC_OK;
     int fd;
 
     if (RAND_bytes(key, sizeof key) != 1) return cli_fail(c, RC_INTERNAL);
     hex_encode(key, sizeof key, text);
-    text[2 * KEY_BYTES] = '\n';
+    text[2 * DEID_KEY_BYTES] = '\n';
     fd = open(c->args[0], O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     if (fd < 0 || write(fd, text, sizeof text) != (ssize_t)sizeof text || fsync(fd) != 0)
         rc = err_set(&c->err, rc_from_errno(errno), "'%s': %s", c->args[0], strerror(errno));
@@ -154,117 +69,9 @@ int cmd_deid_profile(struct cli *c)
     return EXIT_OK;
 }
 
-static enum rc pseudonym(void *ctx, enum deid_pseudonym kind, const void *p, size_t n,
-                         uint8_t ret[32], struct err *reterr)
-{
-    const struct writer *w = ctx;
-    uint8_t m[1 + 4096];
-    unsigned len = 32;
-
-    if (n > sizeof m - 1) n = sizeof m - 1;
-    m[0] = (uint8_t)kind;
-    memcpy(m + 1, p, n);
-    if (HMAC(EVP_sha256(), w->s->key, KEY_BYTES, m, n + 1, ret, &len) == NULL)
-        return err_set(reterr, RC_INTERNAL, "a pseudonym");
-    return RC_OK;
-}
-
-/* ---- cleaning ---- */
-
-static enum rc full_write(int fd, const void *p, size_t n, struct err *reterr)
-{
-    const uint8_t *at = p;
-
-    while (n > 0) {
-        ssize_t put = write(fd, at, n);
-
-        if (put < 0 && errno == EINTR) continue;
-        if (put < 0)
-            return err_set(reterr, rc_from_errno(errno), "the cleaned file: %s", strerror(errno));
-        at += put;
-        n -= (size_t)put;
-    }
-    return RC_OK;
-}
-
-static enum rc out_data(void *ctx, const void *p, size_t n, struct err *reterr)
-{
-    const struct writer *w = ctx;
-
-    return full_write(w->fd, p, n, reterr);
-}
-
-static enum rc out_copy(void *ctx, uint64_t off, uint64_t n, struct err *reterr)
-{
-    const struct writer *w = ctx;
-    const size_t part_max = 1u << 20;
-    uint8_t *buf = malloc(part_max);
-    enum rc rc = RC_OK;
-
-    if (buf == NULL) return err_set(reterr, RC_NOMEM, "a copy");
-    while (rc == RC_OK && n > 0) {
-        size_t part = (size_t)MIN(n, (uint64_t)part_max);
-
-        rc = w->src->read(w->src->ctx, off, buf, part, reterr);
-        if (rc == RC_OK) rc = full_write(w->fd, buf, part, reterr);
-        off += part;
-        n -= part;
-    }
-    free(buf);
-    return rc;
-}
-
-/* The descriptor's whole content under the rules, as of a file that nobody vouches for. */
-static enum rc check_again(struct deid_session *s, const char *file, struct subject *t,
-                           struct err *reterr)
-{
-    bool quarantined = t->outcome == DEID_QUARANTINED;
-    struct image_source src;
-    enum rc rc = image_source_file_open(file, &src, reterr);
-
-    if (rc != RC_OK) return rc;
-    t->reasons.n = 0;
-    rc = inspect_child_deid(&s->child, &src, s->profile_text, NULL, remember, &t->reasons,
-                            &t->outcome, &t->why);
-    if (rc != RC_OK) *reterr = t->why;
-    /* what was found in the original is not forgotten because its traces went */
-    if (quarantined && t->outcome != DEID_REFUSED) t->outcome = DEID_QUARANTINED;
-    image_source_file_close(&src);
-    return rc;
-}
-
-/* Cleans into fd, which file names. The outcome is that of what was written. */
-static enum rc clean_into(struct deid_session *s, const struct image_source *src, int fd,
-                          const char *file, struct subject *t, struct err *reterr)
-{
-    struct writer w = {s, src, fd};
-    const struct deid_out out = {&w, out_copy, out_data, pseudonym};
-    struct findings all = {0};
-    enum rc rc = inspect_child_deid(&s->child, src, s->profile_text, &out, remember, &all,
-                                    &t->outcome, &t->why);
-
-    if (rc != RC_OK) {
-        *reterr = t->why;
-        return rc;
-    }
-    t->changes.n = 0;
-    for (uint32_t i = 0; i < all.n; i++) {
-        if (all.f[i].change != DEID_KEPT) remember(&t->changes, &all.f[i]);
-    }
-    if (t->outcome != DEID_REFUSED) {
-        t->cleaned = true;
-        return check_again(s, file, t, reterr);
-    }
-    t->reasons.n = 0; /* what no cleaning mends */
-    for (uint32_t i = 0; i < all.n; i++) {
-        if (all.f[i].change == DEID_KEPT) remember(&t->reasons, &all.f[i]);
-    }
-    return RC_OK;
-}
-
 /* ---- one file ---- */
 
-static json_t *findings_json(const struct findings *t, bool changes)
+static json_t *findings_json(const struct deid_findings *t, bool changes)
 {
     json_t *list = json_array();
 
@@ -285,12 +92,13 @@ static json_t *subject_json(const struct deid_session *s, const struct subject *
 {
     char profile[80];
 
-    (void)snprintf(profile, sizeof profile, "%s/%u", s->profile.name, s->profile.version);
+    (void)snprintf(profile, sizeof profile, "%s/%u", s->rules.profile.name,
+                   s->rules.profile.version);
     return json_pack("{s:s%, s:s, s:I, s:s, s:s, s:b, s:o, s:o}", "file", t->file, strlen(t->file),
                      "media_type", t->media_type, "size_bytes", (json_int_t)t->size_bytes,
-                     "profile", profile, "outcome", deid_outcome_name(t->outcome), "cleaned",
-                     t->cleaned, "reasons", findings_json(&t->reasons, false), "changes",
-                     findings_json(&t->changes, true));
+                     "profile", profile, "outcome", deid_outcome_name(t->d.outcome), "cleaned",
+                     t->d.cleaned, "reasons", findings_json(&t->d.reasons, false), "changes",
+                     findings_json(&t->d.changes, true));
 }
 
 static enum rc report(struct deid_session *s, struct subject *t, struct err *reterr)
@@ -311,42 +119,20 @@ static enum rc report(struct deid_session *s, struct subject *t, struct err *ret
         free(line);
     }
     s->files_n++;
-    s->count[t->outcome]++;
-    s->cleaned_n += t->cleaned && t->outcome == DEID_ACCEPTED;
+    s->count[t->d.outcome]++;
+    s->cleaned_n += t->d.cleaned && t->d.outcome == DEID_ACCEPTED;
     if (rc == RC_OK && s->c->json) return out_json(j);
     json_decref(j);
     if (rc != RC_OK) return rc;
-    (void)printf("%-12s%s%s\n", deid_outcome_name(t->outcome), t->file,
-                 t->cleaned ? " (cleaned)" : "");
-    for (uint32_t i = 0; i < t->reasons.n; i++) {
+    (void)printf("%-12s%s%s\n", deid_outcome_name(t->d.outcome), t->file,
+                 t->d.cleaned ? " (cleaned)" : "");
+    for (uint32_t i = 0; i < t->d.reasons.n; i++) {
         char field[DEID_FIELD_BYTES];
 
-        deid_finding_field(&t->reasons.f[i], field);
-        (void)printf("    %s%s%s: %s\n", deid_rule_name(t->reasons.f[i].rule),
-                     field[0] == 0 ? "" : " ", field, deid_rule_text(t->reasons.f[i].rule));
+        deid_finding_field(&t->d.reasons.f[i], field);
+        (void)printf("    %s%s%s: %s\n", deid_rule_name(t->d.reasons.f[i].rule),
+                     field[0] == 0 ? "" : " ", field, deid_rule_text(t->d.reasons.f[i].rule));
     }
-    return RC_OK;
-}
-
-/* A name that would not pass, by a pseudonym with the same ending. */
-static enum rc clean_name(struct deid_session *s, const char *path, char name[64],
-                          struct err *reterr)
-{
-    struct writer w = {.s = s};
-    const char *dot = strrchr(path, '.');
-    uint8_t hash[32];
-    char hex[65];
-    size_t n = 0;
-    enum rc rc = pseudonym(&w, DEID_PS_ID, path, strlen(path), hash, reterr);
-
-    if (rc != RC_OK) return rc;
-    if (dot != NULL && strchr(dot, '/') == NULL) {
-        while (n < 6 && isalnum((unsigned char)dot[1 + n]))
-            n++;
-        if (dot[1 + n] != 0) n = 0;
-    }
-    hex_encode(hash, sizeof hash, hex);
-    (void)snprintf(name, 64, "mk-%.13s%s%.*s", hex, n > 0 ? "." : "", (int)n, n > 0 ? dot + 1 : "");
     return RC_OK;
 }
 
@@ -370,13 +156,13 @@ static enum rc clean_file(struct deid_session *s, const struct image_source *src
                           const char *dir, struct err *reterr)
 {
     struct deid_finding renamed = {.rule = DEID_NAME, .change = DEID_REPLACED};
-    struct findings name = {0};
+    struct deid_findings name = {0};
     char base[64] = "", *final = NULL, *partial = NULL;
     enum rc rc = RC_OK;
     int fd = -1;
 
-    deid_check_name(t->path, &s->profile, remember, &name);
-    if (name.n > 0) rc = clean_name(s, t->path, base, reterr);
+    deid_check_name(t->path, &s->rules.profile, deid_remember, &name);
+    if (name.n > 0) rc = deid_name_clean(&s->rules, t->path, base, reterr);
     if (rc != RC_OK) return rc;
     if (asprintf(&final, "%s/%s", dir == NULL ? "" : dir, base[0] != 0 ? base : t->path) < 0 ||
         asprintf(&partial, "%s.partial", final) < 0) {
@@ -400,12 +186,12 @@ static enum rc clean_file(struct deid_session *s, const struct image_source *src
         rc = err_set(reterr, rc_from_errno(errno), "'%s': %s", final, strerror(errno));
         goto out;
     }
-    rc = clean_into(s, src, fd, partial, t, reterr);
-    if (rc == RC_OK && name.n > 0) remember(&t->changes, &renamed);
-    if (rc == RC_OK && dir != NULL && t->outcome != DEID_REFUSED &&
+    rc = deid_file_clean(&s->rules, &s->child, src, fd, partial, &t->d, reterr);
+    if (rc == RC_OK && name.n > 0) deid_remember(&t->d.changes, &renamed);
+    if (rc == RC_OK && dir != NULL && t->d.outcome != DEID_REFUSED &&
         (fsync(fd) != 0 || rename(partial, final) != 0))
         rc = err_set(reterr, rc_from_errno(errno), "'%s': %s", final, strerror(errno));
-    if (dir == NULL || rc != RC_OK || t->outcome == DEID_REFUSED)
+    if (dir == NULL || rc != RC_OK || t->d.outcome == DEID_REFUSED)
         (void)unlink(partial); /* it may never have been */
 out:
     if (fd >= 0) (void)close(fd); /* written with fsync above */
@@ -432,17 +218,11 @@ static enum rc file_run(struct deid_session *s, const struct case_file *f, bool 
     if (rc == RC_OK && clean) {
         rc = clean_file(s, &src, t, dir, reterr);
     } else if (rc == RC_OK) {
-        rc = inspect_child_deid(&s->child, &src, s->profile_text, NULL, remember, &t->reasons,
-                                &t->outcome, &t->why);
-        if (rc != RC_OK) *reterr = t->why;
-        deid_check_name(t->path, &s->profile, remember, &t->reasons);
-        for (uint32_t i = 0; i < t->reasons.n; i++) {
-            if (t->reasons.f[i].rule == DEID_NAME) t->outcome = DEID_REFUSED;
-        }
+        rc = deid_file_check(&s->rules, &s->child, &src, t->path, &t->d, reterr);
     }
     image_source_file_close(&src);
-    if (rc == RC_OK && t->why.msg[0] != 0 && !s->c->quiet)
-        (void)fprintf(stderr, "mikura: '%s': %s\n", f->file, t->why.msg);
+    if (rc == RC_OK && t->d.why.msg[0] != 0 && !s->c->quiet)
+        (void)fprintf(stderr, "mikura: '%s': %s\n", f->file, t->d.why.msg);
     if (rc == RC_OK) rc = report(s, t, reterr);
 out:
     free(t);
@@ -457,15 +237,13 @@ static enum rc session_open(struct deid_session *s, struct cli *c, const char *p
 
     s->c = c;
     inspect_child_init(&s->child, cli_value(c, "inspect"));
-    rc = profile_load(profile == NULL ? "default" : profile, s, reterr);
-    if (rc == RC_OK && key != NULL) rc = key_load(key, s->key, reterr);
-    if (rc == RC_OK && key == NULL && need_key)
-        rc = err_set(reterr, RC_INVAL,
-                     "--pseudonym-key FILE is needed: mikura deid key makes one; without the same "
-                     "key a patient's later files get another pseudonym");
-    /* for an outcome any key will do */
-    if (rc == RC_OK && key == NULL && RAND_bytes(s->key, KEY_BYTES) != 1)
-        rc = err_set(reterr, RC_INTERNAL, "no random bytes");
+    if (key == NULL && need_key) {
+        return err_set(
+            reterr, RC_INVAL,
+            "--pseudonym-key FILE is needed: mikura deid key makes one; without the same "
+            "key a patient's later files get another pseudonym");
+    }
+    rc = deid_rules_load(profile == NULL ? "default" : profile, key, &s->rules, reterr);
     if (rc == RC_OK && record != NULL) {
         s->record = fopen(record, "ae");
         if (s->record == NULL)
@@ -516,8 +294,7 @@ static int run_files(struct cli *c, bool clean, const char *dir)
     }
     inspect_child_deinit(&s->child);
     if (s->record != NULL) (void)fclose(s->record); /* every line was flushed and checked */
-    OPENSSL_cleanse(s->key, sizeof s->key);
-    free(s->profile_text);
+    deid_rules_wipe(&s->rules);
     free(s);
     cases_deinit(&cs);
     return code;
@@ -525,49 +302,30 @@ static int run_files(struct cli *c, bool clean, const char *dir)
 
 /* ---- before a put ---- */
 
-/* Up to four rules with their places: enough to know what to do. */
-static void why_of(const struct findings *t, char *text, size_t cap)
-{
-    size_t at = 0;
-
-    for (uint32_t i = 0; i < t->n && i < 4 && at < cap; i++) {
-        char field[DEID_FIELD_BYTES];
-
-        deid_finding_field(&t->f[i], field);
-        at += (size_t)snprintf(text + at, cap - at, "%s%s%s%s", i == 0 ? "" : "; ",
-                               deid_rule_name(t->f[i].rule), field[0] == 0 ? "" : " ", field);
-    }
-    if (t->n > 4 && at < cap)
-        (void)snprintf(text + at, cap - at, "; and %u more: mikura deid check", t->n - 4);
-}
-
 static enum rc case_file_check(struct deid_session *s, struct cases *cs, size_t idx,
                                struct err *reterr)
 {
     const struct case_file *f = &cs->files[idx];
-    struct findings *t = calloc(1, sizeof *t);
-    enum deid_outcome outcome = DEID_REFUSED;
+    struct deid_subject *t = calloc(1, sizeof *t);
     bool pixels_only = true;
     struct image_source src;
-    char why[1024] = "";
+    char why[1024];
     enum rc rc;
 
     if (t == NULL) return err_set(reterr, RC_NOMEM, "a file");
     rc = image_source_file_open(f->file, &src, reterr);
     if (rc == RC_OK) {
-        rc = inspect_child_deid(&s->child, &src, s->profile_text, NULL, remember, t, &outcome,
-                                reterr);
+        rc = deid_file_check(&s->rules, &s->child, &src, f->path, t, reterr);
         image_source_file_close(&src);
     } else {
         rc = cases_refuse(cs, idx, reterr->msg, reterr);
         goto out;
     }
     if (rc != RC_OK) goto out;
-    deid_check_name(f->path, &s->profile, remember, t);
-    for (uint32_t i = 0; i < t->n; i++)
-        pixels_only = pixels_only && deid_rule_quarantines(t->f[i].rule);
-    why_of(t, why, sizeof why);
-    if (t->n > 0 && !(pixels_only && cli_flag(s->c, "looked")))
+    for (uint32_t i = 0; i < t->reasons.n; i++)
+        pixels_only = pixels_only && deid_rule_quarantines(t->reasons.f[i].rule);
+    deid_why(&t->reasons, 4, why, sizeof why);
+    if (t->reasons.n > 0 && !(pixels_only && cli_flag(s->c, "looked")))
         rc = cases_refuse(cs, idx, why, reterr);
 out:
     free(t);
@@ -586,8 +344,7 @@ enum rc deid_check_cases(struct cli *c, struct cases *cs, struct err *reterr)
     }
     inspect_child_deinit(&s->child);
     if (s->record != NULL) (void)fclose(s->record); /* nothing was written */
-    OPENSSL_cleanse(s->key, sizeof s->key);
-    free(s->profile_text);
+    deid_rules_wipe(&s->rules);
     free(s);
     return rc;
 }
@@ -605,9 +362,7 @@ int cmd_deid_clean(struct cli *c)
     return run_files(c, true, dir);
 }
 
-int cmd_agent_run(struct cli *c)
+int deid_dry_run(struct cli *c)
 {
-    if (!cli_flag(c, "dry-run"))
-        return cli_usage(c, "only --dry-run is served yet: mikura put sends files");
     return run_files(c, cli_flag(c, "deidentify"), NULL);
 }

@@ -10,8 +10,8 @@
 #include "common/base/hex.h"
 #include "common/crypto/digest.h"
 #include "common/crypto/sign.h"
-#include "gateway/cli/cli.h"
 #include "gateway/cli/out.h"
+#include "gateway/cli/receipt.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -379,6 +379,77 @@ static enum rc case_check(struct verify *v, const json_t *k)
     }
     mikura__v1__receipt_body__free_unpacked(body, NULL);
     return out;
+}
+
+/* ---- of one case, for other commands ---- */
+enum rc receipt_keys_open(struct cli *c, struct verify **ret)
+{
+    struct verify *v = calloc(1, sizeof *v);
+    enum rc rc;
+
+    if (v == NULL) return err_set(&c->err, RC_NOMEM, "receipts");
+    v->c = c;
+    rc = keys_of_cluster(v);
+    if (rc != RC_OK) {
+        free(v);
+    } else {
+        *ret = v;
+    }
+    return rc;
+}
+
+void receipt_keys_free(struct verify *v)
+{
+    free(v);
+}
+
+void receipt_file_free(struct receipt_file *f)
+{
+    json_decref(f->json);
+    free(f->lines);
+}
+
+enum rc receipt_file_check(struct verify *v, const char *path, uint64_t generation,
+                           struct receipt_file *ret, struct err *reterr)
+{
+    const json_t *j;
+    bool seen = false;
+    size_t i;
+    enum rc rc = lines_load(path, &v->lines, reterr);
+
+    if (rc != RC_OK) return rc;
+    ret->json = v->lines;
+    ret->lines = calloc(json_array_size(v->lines), sizeof *ret->lines);
+    if (ret->lines == NULL) rc = err_set(reterr, RC_NOMEM, "receipts");
+    for (i = 0; rc == RC_OK && i < json_array_size(v->lines); i++) {
+        Mikura__V1__ReceiptBody *body = NULL;
+
+        j = json_array_get(v->lines, i);
+        if (strcmp(text_of(j, "type"), "case") == 0) {
+            const json_t *receipt = json_object_get(j, "receipt");
+
+            rc = receipt_check(v, j, receipt, &body, reterr);
+            mikura__v1__receipt_body__free_unpacked(body, NULL);
+            if (rc == RC_OK && number_of(j, "generation") == generation) {
+                seen = hex_member(receipt, "signed_bytes", 0, ret->signed_bytes,
+                                  sizeof ret->signed_bytes, &ret->signed_n);
+            }
+        } else if (strcmp(text_of(j, "type"), "file") == 0) {
+            struct mikura_staged *l = &ret->lines[ret->lines_n++];
+
+            *l = (struct mikura_staged){.path = text_of(j, "path"),
+                                        .version = number_of(j, "version"),
+                                        .size_bytes = number_of(j, "size_bytes")};
+            if (!hex_member(j, "tree_sha256", sizeof l->tree_sha256, l->tree_sha256,
+                            sizeof l->tree_sha256, NULL))
+                rc = err_set(reterr, RC_CORRUPT, "the line of '%s' has no tree_sha256", l->path);
+        }
+    }
+    v->lines = NULL;
+    if (rc == RC_OK && !seen)
+        rc = err_set(reterr, RC_NOTFOUND, "'%s' has no receipt of generation %" PRIu64, path,
+                     generation);
+    return rc;
 }
 
 int cmd_receipt_verify(struct cli *c)

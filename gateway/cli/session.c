@@ -30,7 +30,9 @@ enum rc cli_client(struct cli *c, struct err *reterr)
     }
     p = malloc(sizeof *p);
     if (p == NULL) return err_set(reterr, RC_NOMEM, "a profile");
-    rc = mikura_profile_load(cli_value(c, "profile"), p, reterr);
+    /* where --profile is the de-identification's, --connection names this one */
+    rc = mikura_profile_load(cli_value(c, cli_own(c, "connection") ? "connection" : "profile"), p,
+                             reterr);
     for (size_t i = 0; rc == RC_OK && i < ARRAY_N(GIVEN); i++) {
         const char *v = cli_value(c, GIVEN[i].opt);
 
