@@ -473,10 +473,15 @@ static void old_commit_got(struct upload_core *c, const struct upload_item *it)
 {
     bool publish = c->req->op == UPLOAD_PUBLISH;
 
-    c->used = publish ? c->mark : 0;   /* the claim stays */
-    if (publish && it->version == 0) { /* staged by another way, and not committed */
-        answer(c, RC_EXISTS, "there is such a case");
-    } else if (it->version == 0 || it->value.n > 16384 ||
+    c->used = publish ? c->mark : 0; /* the claim stays */
+    if (it->version == 0 && !publish && c->generation > 1 && c->tries++ < UPLOAD_TRIES_MAX &&
+        id128_eq(&c->head.last_request, &c->req->id)) {
+        old_commit(c, c->generation - 1); /* deletions made the generations since */
+    } else if (it->version == 0) { /* staged by another way; or a deletion made that generation */
+        answer(c, publish ? RC_EXISTS : RC_ABORTED,
+               publish ? "there is such a case"
+                       : "the case's generation is higher than the expected one");
+    } else if (it->value.n > 16384 ||
                record_commit_decode(keep(c, it->value), &c->commit, NULL) != RC_OK) {
         answer(c, RC_CORRUPT, "the commit's record is damaged");
     } else if (!id128_eq(&c->commit.request, &c->req->id)) {
