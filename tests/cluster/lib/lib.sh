@@ -12,7 +12,7 @@ lib_end() {
         if [ $rc != 0 ] && [ $rc != 77 ]; then
             for log in "$work"/c/logs/*.log; do
                 echo "-- ${log##*/}" >&2
-                grep -vE "^[^ ]+ (INFO|DEBUG) " "$log" | tail -n 15 >&2 || true
+                grep -vE "^[^ ]+ (INFO|DEBUG) " "$log" | tail -n 15 | cut -c1-300 >&2 || true
             done
         fi
         "$MIKURA_SOURCE/deploy/cluster" down --purge --dir "$work/c" >/dev/null || true

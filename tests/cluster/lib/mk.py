@@ -54,8 +54,8 @@ class Failed:
 
 
 class Proto:
-    def __init__(self):
-        declared = set()
+    def __init__(self, *more):
+        declared = set(more)
         for base in ('mikura/v1', 'mikura/internal/v1'):
             for n in os.listdir(os.path.join(SOURCE, 'proto', base)):
                 if n.endswith('.proto'):
@@ -206,12 +206,17 @@ class Cluster:
         self.dir = directory
         self.pki = os.path.join(directory, 'pki')
         self.conf = {}
+        self.places = {}
         if os.path.exists(os.path.join(directory, 'cluster.conf')):
             self.load()
 
     def load(self):
         with open(os.path.join(self.dir, 'cluster.conf')) as f:
             self.conf = dict(line.rstrip('\n').split('=', 1) for line in f if '=' in line)
+        places = os.path.join(self.dir, 'places')
+        if os.path.exists(places):
+            with open(places) as f:
+                self.places = dict(line.split()[:2] for line in f if line.strip())
 
     def __call__(self, command, *more, rc=0):
         got = run(os.path.join(SOURCE, 'deploy/cluster'), command, '--dir', self.dir, *more, rc=rc)
@@ -220,8 +225,8 @@ class Cluster:
 
     def address(self, name):
         kind, i = name.rsplit('-', 1)
-        return '127.0.0.1:%d' % (int(self.conf['port-base']) + {'gateway': 0, 'storaged': 10, 'computed': 50, 'etcd': 80}[kind] +
-                                 (int(i) - 1) * (3 if kind == 'etcd' else 1))
+        return '%s:%d' % (self.places.get(name, '127.0.0.1'), int(self.conf['port-base']) +
+                          {'gateway': 0, 'storaged': 10, 'computed': 50, 'etcd': 80}[kind] + (int(i) - 1) * (3 if kind == 'etcd' else 1))
 
     def names(self):
         return ['%s-%d' % (kind, i + 1) for kind, key in (('etcd', 'etcd'), ('storaged', 'storage'), ('gateway', 'gateways'), ('computed', 'workers'))
