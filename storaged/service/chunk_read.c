@@ -31,25 +31,34 @@ struct reading {
     uint8_t mac[16];
 };
 
+/* What the group's committed state says of it. */
+static enum rc listed(struct reading *x, struct index *ix, struct apply_chunk *ret_row,
+                      bool *ret_dropped)
+{
+    uint8_t key[APPLY_CHUNK_KEY_BYTES];
+    struct buf value;
+    uint64_t index;
+    enum rc rc;
+
+    apply_chunk_key(x->ref->placement_hash, &x->id.body, x->id.index, key);
+    buf_init(&value, 4096);
+    rc = index_state_get(ix, &x->g->ix, (struct slice){key, sizeof key}, &value, &x->err);
+    if (rc == RC_OK)
+        rc = apply_chunk_row((struct slice){value.p, value.n}, ret_row, ret_dropped, &index);
+    buf_deinit(&value);
+    return rc;
+}
+
 static enum rc look(void *arg, struct index *ix)
 {
     struct reading *x = arg;
     struct index_chunk_id id = x->id;
+    struct apply_chunk row;
+    bool dropped = false;
     enum rc rc;
 
     if (x->committed) {
-        uint8_t key[APPLY_CHUNK_KEY_BYTES];
-        struct apply_chunk row;
-        struct buf value;
-        uint64_t index;
-        bool dropped = false;
-
-        apply_chunk_key(x->ref->placement_hash, &x->id.body, x->id.index, key);
-        buf_init(&value, 4096);
-        rc = index_state_get(ix, &x->g->ix, (struct slice){key, sizeof key}, &value, &x->err);
-        if (rc == RC_OK)
-            rc = apply_chunk_row((struct slice){value.p, value.n}, &row, &dropped, &index);
-        buf_deinit(&value);
+        rc = listed(x, ix, &row, &dropped);
         if (rc == RC_OK && dropped) rc = RC_NOTFOUND;
         if (rc != RC_OK) return rc;
         id.seal_id = row.seal_id;
@@ -57,7 +66,12 @@ static enum rc look(void *arg, struct index *ix)
     rc = index_chunk_get(ix, &id, &x->chunk, &x->err);
     x->id = id;
     /* listed, but the bytes are not here: this copy is bad, others are good */
-    return rc == RC_NOTFOUND && x->committed ? RC_CORRUPT : rc;
+    if (rc == RC_NOTFOUND && x->committed) return RC_CORRUPT;
+    if (rc != RC_NOTFOUND || x->mac_key == NULL) return rc;
+    /* the replica that pulls it follows a log in which it still comes, and waits for nothing */
+    rc = listed(x, ix, &row, &dropped);
+    if (rc != RC_OK) return rc;
+    return dropped || !id128_eq(&row.seal_id, &id.seal_id) ? RC_PRECOND : RC_NOTFOUND;
 }
 
 /* Only a primary under its lease knows that there is none; others may be behind. */
@@ -186,6 +200,7 @@ static enum rc read_all(struct reading *x, uint32_t share, struct err *reterr)
     for (uint32_t tries = 0; tries < MOVED_TRIES; tries++) {
         rc = disk_look(x->g->disk, look, x);
         if (rc == RC_NOTFOUND) return absent(x, reterr);
+        if (rc == RC_PRECOND) return err_set(reterr, rc, "dropped, or another sealing won");
         if (rc != RC_OK) return err_set(reterr, rc, "a look-up: %s", x->err.msg);
         rc = read_bytes(x, share, reterr);
         if (rc != RC_NOTFOUND) break;

@@ -11,6 +11,7 @@
 #define ENTRY_CHUNK_BYTES 104u /* placement hash .. upload id */
 #define PULL_TIMEOUT_MS   10000u
 #define PULL_PAUSE_MS_MAX 1000u
+#define PULL_TRIES_TOLD   10u /* 4 s or more */
 
 bool entry_chunk(struct slice e, struct apply_chunk *ret)
 {
@@ -238,17 +239,23 @@ static void chunk_run(void *arg)
     struct sd_group *g = j->g;
     struct replica_event ev = {.type = REPLICA_EV_CHUNK, .epoch = j->epoch, .index = j->index};
     uint64_t pause_ms = 10;
+    uint32_t tries = 0;
 
     while (!g->dead && !j->superseded && g->forget_epoch <= j->epoch) {
         struct err err = {0};
         enum rc rc = chunk_ensure(g, &j->c, &j->from, &err);
 
-        if (rc == RC_OK || chunk_decided(g, &j->c)) {
+        /* RC_PRECOND: decided in the state of the one that was asked, by an entry that is behind
+         * this one in the log; nobody is in sync before it has that one, too */
+        if (rc == RC_OK || rc == RC_PRECOND || chunk_decided(g, &j->c)) {
             group_event(g, &ev);
             break;
         }
-        log_debug("chunk_pull_again", "group=%s index=%llu rc=%s why=%s", g->name,
-                  (unsigned long long)j->index, rc_name(rc), err.msg);
+        tries++;
+        if (tries == PULL_TRIES_TOLD) {
+            log_warn("chunk_pull_stuck", "group=%s index=%llu rc=%s why=%s: goes on", g->name,
+                     (unsigned long long)j->index, rc_name(rc), err.msg);
+        }
         fiber_sleep_ms(pause_ms);
         pause_ms = MIN(pause_ms * 2, PULL_PAUSE_MS_MAX);
     }

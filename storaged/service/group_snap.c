@@ -342,6 +342,7 @@ static enum rc snap_fetch(struct snap_get *s)
 
         do {
             rc = unwanted(s) ? RC_CANCELED : chunk_ensure(s->g, &s->chunks[i], &s->peer, &s->err);
+            if (rc == RC_PRECOND) rc = RC_OK; /* dropped since: the log behind says so */
             if (rc == RC_OK || rc == RC_CANCELED || rc == RC_IO) break;
             fiber_sleep_ms(pause_ms);
             pause_ms *= 2;

@@ -8,6 +8,7 @@
 The only times here are the limits that the project promises (15 s), measured from the kill.
 """
 import random
+import re
 import sys
 import threading
 import time
@@ -128,6 +129,16 @@ def alive(store, name):
     return {n.name: n.alive for n in store.op.call('Admin.ListNodes', v1('ListNodesRequest')).nodes}.get(name, True)
 
 
+def come_and_gone(store):
+    """Chunks that are put and dropped while a replica is away: it follows a log in which they come, and nobody has their bytes."""
+    for i in range(4):
+        store.agent.put('kill', 'gone-%d' % i, 'f.bin', blob('gone %d' % i, MIB))
+    for i in range(4):
+        store.op.call('Objects.Delete', v1('DeleteRequest', request_id=request_id(), object=v1(
+            'ObjectRef', collection='kill', case_id='gone-%d' % i, path='f.bin')))
+    until('the chunks are dropped', 60, lambda: sum(int(n) for n in re.findall(r' swept bodies=(\d+)', cluster.log('gateway-1'))) >= 4)
+
+
 def one(store):
     store.begin()
     store.put_all('before')
@@ -139,6 +150,7 @@ def one(store):
     store.read_all('with %s dead' % victim, since=None)
     until('with %s dead: health DEGRADED, and why' % victim, PROMISED_S, lambda: degraded(store))
     until('%s shown as dead' % victim, PROMISED_S, lambda: not alive(store, victim))  # its lease in etcd runs out
+    come_and_gone(store)
     cluster('start', victim)
     store.whole('after its return')
     # what was written while it was away is on it too: the two others go, one after the other
