@@ -119,7 +119,8 @@ class Api:
             credentials = grpc.ssl_channel_credentials(f.read(), key, cert)
         self.channel = grpc.secure_channel(address, credentials, options=[
             ('grpc.use_local_subchannel_pool', 1), ('grpc.max_reconnect_backoff_ms', 500),
-            ('grpc.initial_reconnect_backoff_ms', 100), ('grpc.min_reconnect_backoff_ms', 100),
+            ('grpc.initial_reconnect_backoff_ms', 100),
+            ('grpc.min_reconnect_backoff_ms', 2000),  # the time of a handshake, too
             ('grpc.max_send_message_length', -1), ('grpc.enable_retries', 0)])
 
     def close(self):

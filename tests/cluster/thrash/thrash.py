@@ -21,7 +21,7 @@ import sys
 import time
 
 import load
-from mk import BUILD, SOURCE, WORK, Api, Cluster, Proto, Refused, check, collection, fail, grant, ready, v1
+from mk import BUILD, SOURCE, WORK, Api, Cluster, Proto, Refused, check, collection, grant, ready, v1
 
 STORAGE, GATEWAYS, ETCD, CLIENTS = 5, 3, 3, 4
 CLEAN_S = 120
@@ -333,11 +333,11 @@ class Thrasher:
     def fault_wipe(self):
         """An empty disk in place of a good one."""
         name = self.pick('storaged')
-        if name is None or self.holds('etcd'):
+        d = os.path.join(cluster.dir, name or '', 'disk-1')
+        if name is None or self.holds('etcd') or not os.path.exists(os.path.join(d, 'disk.id')):
             return None
-        d = os.path.join(cluster.dir, name, 'disk-1')
-        with open(os.path.join(cluster.dir, 'disk-' + name)) as f:
-            mine = bytes.fromhex(f.read())
+        with open(os.path.join(d, 'disk.id')) as f:  # "mikura-disk 1 ID"
+            mine = bytes.fromhex(f.read().split()[2])
         self.away[name] = 'wipe'
         self.kill(name)
         # what is acknowledged is on every disk in sync; this one adds nothing any more
@@ -435,16 +435,6 @@ def clean(log, truth):
     return None
 
 
-def disks_note():
-    """Which disk a node has: asked while all run, kept for wipes."""
-    op = cluster.api('operator/admin')
-    for n in op.call('Admin.ListNodes', v1('ListNodesRequest')).nodes:
-        if n.name.startswith('storaged') and n.alive and n.disks:
-            with open(os.path.join(cluster.dir, 'disk-' + n.name), 'w') as f:
-                f.write(n.disks[0].id.hex())
-    op.close()
-
-
 def loop_disk(name):
     d, image = os.path.join(cluster.dir, name, 'disk-1'), os.path.join(WORK, name + '.img')
     os.makedirs(d)
@@ -486,7 +476,6 @@ def main():
     ready(op)
     collection(op, load.COLLECTION, 'thrash')
     grant(op, load.COLLECTION, 'reader')
-    disks_note()
     log('up: %s; seed %d' % (' '.join(daemons), a.seed))
 
     t = Thrasher(a.seed, log, net)
