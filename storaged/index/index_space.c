@@ -99,7 +99,7 @@ static struct space_delta *delta_of(struct space_txn *t, uint64_t segment_id)
 void space_add(struct space_txn *t, const struct seg_location *loc, int sign)
 {
     struct space_delta *d = delta_of(t, loc->segment_id);
-    int64_t bytes = (int64_t)loc->header_bytes + record_payload_bytes(loc->plain_bytes);
+    int64_t bytes = record_bytes(loc->header_bytes, loc->plain_bytes);
 
     if (d != NULL) d->bytes += sign > 0 ? bytes : -bytes;
 }

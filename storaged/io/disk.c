@@ -524,6 +524,14 @@ size_t disk_buf_used(const struct disk *d)
     return (size_t)d->pages_used * DISK_ALIGN_BYTES;
 }
 
+void disk_load(const struct disk *d, struct disk_load *ret)
+{
+    *ret = (struct disk_load){.requests_n = d->accepted_n,
+                              .running_n = d->running_n,
+                              .arena_used = disk_buf_used(d),
+                              .arena_bytes = (uint64_t)d->pages_n * DISK_ALIGN_BYTES};
+}
+
 /* ---- files, blocking ---- */
 enum rc disk_list(struct disk *d, enum rc (*fn)(void *ctx, const char *name), void *ctx,
                   struct err *reterr)

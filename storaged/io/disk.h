@@ -90,6 +90,11 @@ MUST_CHECK enum rc disk_space(struct disk *d, uint64_t *ret_total, uint64_t *ret
 void *disk_buf_alloc(struct disk *d, size_t bytes);
 void disk_buf_free(struct disk *d, void *p); /* NULL is fine */
 size_t disk_buf_used(const struct disk *d);
+struct disk_load {
+    uint64_t requests_n, running_n; /* accepted and not answered yet; of these, begun */
+    uint64_t arena_used, arena_bytes;
+};
+void disk_load(const struct disk *d, struct disk_load *ret);
 
 /* Blocking: start-up only. */
 /* Calls fn for each file name; RC_IO, or what fn returned. */

@@ -52,10 +52,12 @@ static enum rc read_raw(struct walk *w, uint64_t at, uint8_t *p, size_t n, struc
     return rc;
 }
 
-/* n <= WALK_WINDOW_BYTES, within the segment's records; there until the next call. */
+/* n <= WALK_WINDOW_BYTES, within the segment's records; there until the next call. Begins in the
+ * middle of a page only where all is in that page. */
 static enum rc window(struct walk *w, uint64_t at, size_t n, const uint8_t **ret,
                       struct err *reterr)
 {
+    uint32_t in_page = (uint32_t)(at % DISK_ALIGN_BYTES);
     size_t want;
     enum rc rc;
 
@@ -63,6 +65,8 @@ static enum rc window(struct walk *w, uint64_t at, size_t n, const uint8_t **ret
         *ret = w->buf + (at - w->buf_at);
         return RC_OK;
     }
+    at -= in_page;
+    n = ROUND_UP(n + in_page, (size_t)DISK_ALIGN_BYTES);
     want = (size_t)MIN(w->seg.end - at, w->verify ? WALK_WINDOW_BYTES : LOOK_BYTES);
     want = MAX(want, n);
     w->buf_n = 0;
@@ -83,7 +87,7 @@ static enum rc window(struct walk *w, uint64_t at, size_t n, const uint8_t **ret
     w->buf_at = at;
     w->buf_n = want;
     w->read_bytes += want;
-    *ret = w->buf;
+    *ret = w->buf + in_page;
     return RC_OK;
 }
 
@@ -99,15 +103,16 @@ static enum rc record_at(struct walk *w, uint64_t at, struct walk_record *ret, s
     rc = window(w, at, RECORD_ALIGN_BYTES, &p, reterr);
     if (rc != RC_OK) return rc;
     if (record_peek(p, &n) != RC_OK || n > w->seg.end - at) return RC_CORRUPT;
-    rc = window(w, at, n, &p, reterr);
+    rc = window(w, at, MAX(n, RECORD_ALIGN_BYTES), &p, reterr);
     if (rc != RC_OK) return rc;
-    if (record_decode(p, n, &ret->h, w->blocks, NULL) != RC_OK) return RC_CORRUPT;
+    if (record_decode(p, MAX(n, RECORD_ALIGN_BYTES), &ret->h, w->blocks, NULL) != RC_OK)
+        return RC_CORRUPT;
     ret->loc = (struct seg_location){.segment_id = w->seg.id,
                                      .generation = w->seg.generation,
                                      .offset = at,
                                      .header_bytes = n,
                                      .plain_bytes = ret->h.plain_bytes};
-    ret->end = at + n + record_payload_bytes(ret->h.plain_bytes);
+    ret->end = at + record_bytes(n, ret->h.plain_bytes);
     if (ret->h.segment_id != w->seg.id || ret->h.segment_generation != w->seg.generation ||
         ret->h.flushed_upto > at || ret->end > w->seg.end)
         return RC_CORRUPT;
@@ -127,7 +132,7 @@ static enum rc payload_check(struct walk *w, struct walk_record *r, struct err *
 
     for (uint32_t i = 0; i < record_blocks(n); i++) {
         uint32_t from = i * RECORD_BLOCK_BYTES, bytes = MIN(RECORD_BLOCK_BYTES, n - from);
-        size_t padded = ROUND_UP((size_t)bytes, RECORD_ALIGN_BYTES);
+        size_t padded = record_block_bytes(r->loc.header_bytes, n, i);
         const uint8_t *p;
         enum rc rc = window(w, r->loc.offset + r->loc.header_bytes + from, padded, &p, reterr);
 

@@ -11,13 +11,40 @@
 
 static const uint8_t MAGIC[8] = {'M', 'I', 'K', 'U', 'R', 'A', 'R', 0x1a};
 
+_Static_assert(FIXED_BYTES + BLOCK_BYTES == RECORD_SMALL_HEADER_BYTES, "one block");
 _Static_assert(ROUND_UP(FIXED_BYTES + RECORD_BLOCKS_MAX * BLOCK_BYTES, RECORD_ALIGN_BYTES) ==
                    RECORD_HEADER_BYTES_MAX,
                "the largest header");
 
-uint32_t record_header_bytes(uint32_t plain_bytes)
+/* Of formats 1 and 2. */
+static uint32_t apart_header_bytes(uint32_t plain_bytes)
 {
     return ROUND_UP(FIXED_BYTES + record_blocks(plain_bytes) * BLOCK_BYTES, RECORD_ALIGN_BYTES);
+}
+
+uint32_t record_header_bytes(uint32_t plain_bytes)
+{
+    return plain_bytes <= RECORD_SMALL_BYTES_MAX ? RECORD_SMALL_HEADER_BYTES
+                                                 : apart_header_bytes(plain_bytes);
+}
+
+bool record_header_fits(uint32_t header_bytes, uint32_t plain_bytes)
+{
+    return plain_bytes > 0 && plain_bytes <= RECORD_PAYLOAD_BYTES_MAX &&
+           (header_bytes == record_header_bytes(plain_bytes) ||
+            header_bytes == apart_header_bytes(plain_bytes));
+}
+
+uint32_t record_bytes(uint32_t header_bytes, uint32_t plain_bytes)
+{
+    return ROUND_UP(header_bytes + plain_bytes, RECORD_ALIGN_BYTES);
+}
+
+uint32_t record_block_bytes(uint32_t header_bytes, uint32_t plain_bytes, uint32_t block)
+{
+    uint32_t at = header_bytes + block * RECORD_BLOCK_BYTES;
+
+    return MIN(RECORD_BLOCK_BYTES, record_bytes(header_bytes, plain_bytes) - at);
 }
 
 uint32_t record_payload_bytes(uint32_t plain_bytes)
@@ -57,7 +84,9 @@ enum rc record_encode(const struct record_header *h, const struct record_block *
     n = record_header_bytes(h->plain_bytes);
     memset(out, 0, n);
     memcpy(out, MAGIC, sizeof(MAGIC));
-    le_put32(out + 8, h->moved_from.segment_id == 0 ? RECORD_FORMAT : RECORD_FORMAT_MOVED);
+    le_put32(out + 8, n == RECORD_SMALL_HEADER_BYTES     ? RECORD_FORMAT_SMALL
+                      : h->moved_from.segment_id == 0 ? RECORD_FORMAT
+                                                      : RECORD_FORMAT_MOVED);
     le_put32(out + 12, n);
     le_put32(out + 16, (uint32_t)h->type);
     le_put32(out + 20, h->cipher_suite);
@@ -97,25 +126,36 @@ enum rc record_peek(const uint8_t p[RECORD_ALIGN_BYTES], uint32_t *ret_header_by
 {
     uint32_t n = le_get32(p + 12), format = le_get32(p + 8);
 
-    if (memcmp(p, MAGIC, sizeof(MAGIC)) != 0 ||
-        (format != RECORD_FORMAT && format != RECORD_FORMAT_MOVED) || n == 0 ||
-        n % RECORD_ALIGN_BYTES != 0 || n > RECORD_HEADER_BYTES_MAX) {
+    if (memcmp(p, MAGIC, sizeof(MAGIC)) != 0 || format < RECORD_FORMAT ||
+        format > RECORD_FORMAT_SMALL) {
+        return RC_CORRUPT;
+    }
+    if (format == RECORD_FORMAT_SMALL
+            ? n != RECORD_SMALL_HEADER_BYTES
+            : n == 0 || n % RECORD_ALIGN_BYTES != 0 || n > RECORD_HEADER_BYTES_MAX) {
         return RC_CORRUPT;
     }
     *ret_header_bytes = n;
     return RC_OK;
 }
 
+uint64_t record_segment(const uint8_t p[RECORD_ALIGN_BYTES])
+{
+    return le_get64(p + 24);
+}
+
 enum rc record_decode(const uint8_t *p, size_t n, struct record_header *ret_header,
                       struct record_block *blocks, struct err *reterr)
 {
     struct record_header h;
-    uint32_t header_n = 0;
+    uint32_t header_n = 0, format;
     const char *bad;
 
     if (n < RECORD_ALIGN_BYTES || record_peek(p, &header_n) != RC_OK || header_n > n) {
-        return err_set(reterr, RC_CORRUPT, "no record of format %u begins here", RECORD_FORMAT);
+        return err_set(reterr, RC_CORRUPT, "no record of format %u to %u begins here",
+                       RECORD_FORMAT, RECORD_FORMAT_SMALL);
     }
+    format = le_get32(p + 8);
     if (le_get32(p + CRC_AT) != header_crc(p, header_n)) {
         return err_set(reterr, RC_CORRUPT, "record header: its CRC is %08x, stored is %08x",
                        header_crc(p, header_n), le_get32(p + CRC_AT));
@@ -123,7 +163,7 @@ enum rc record_decode(const uint8_t *p, size_t n, struct record_header *ret_head
     h = (struct record_header){
         .type = (enum record_type)le_get32(p + 16),
         .cipher_suite = le_get32(p + 20),
-        .segment_id = le_get64(p + 24),
+        .segment_id = record_segment(p),
         .segment_generation = le_get64(p + 32),
         .sequence = le_get64(p + 40),
         .flushed_upto = le_get64(p + 48),
@@ -142,15 +182,18 @@ enum rc record_decode(const uint8_t *p, size_t n, struct record_header *ret_head
     memcpy(h.body.b, p + 96, 16);
     memcpy(h.seal_id.b, p + 112, 16);
     memcpy(h.plain_digest, p + 160, 32);
-    if (le_get32(p + 8) == RECORD_FORMAT_MOVED) {
+    if (format != RECORD_FORMAT) {
         h.moved_from =
             (struct record_source){le_get64(p + 208), le_get64(p + 216), le_get64(p + 224)};
     }
     bad = fault(&h);
-    if (bad == NULL && le_get32(p + 8) == RECORD_FORMAT_MOVED && h.moved_from.segment_id == 0)
+    if (bad == NULL && h.moved_from.segment_id == 0 &&
+        (format == RECORD_FORMAT_MOVED || h.moved_from.generation != 0 || h.moved_from.offset != 0))
         bad = "source";
     if (bad == NULL && le_get32(p + 132) != RECORD_BLOCK_BYTES) bad = "block size";
-    if (bad == NULL && record_header_bytes(h.plain_bytes) != header_n) bad = "header length";
+    if (bad == NULL && (format == RECORD_FORMAT_SMALL ? h.plain_bytes > RECORD_SMALL_BYTES_MAX
+                                                      : apart_header_bytes(h.plain_bytes) != header_n))
+        bad = "header length";
     if (bad != NULL) return err_set(reterr, RC_CORRUPT, "record header: %s out of range", bad);
     for (uint32_t i = 0; i < record_blocks(h.plain_bytes); i++) {
         blocks[i].crc32c = le_get32(p + FIXED_BYTES + i * BLOCK_BYTES);

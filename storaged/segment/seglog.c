@@ -12,11 +12,6 @@
 static void place_all(struct seglog *log);
 static void flush(struct seglog *log);
 
-static uint64_t record_bytes(const struct seglog_append *a)
-{
-    return (uint64_t)a->priv.header_bytes + a->priv.payload_bytes;
-}
-
 /* ---- ends ---- */
 static void tell(struct seglog *log, struct seglog_append *a, enum rc rc)
 {
@@ -187,12 +182,12 @@ static uint64_t others_free(const struct seglog *log)
 {
     uint64_t all = log->conf.others_bytes;
 
-    return MAX(all - MIN(all, log->others_used), all / 4);
+    return MAX(all - MIN(all, log->stats.others_used), all / 4);
 }
 
 void seglog_others_used(struct seglog *log, uint64_t bytes)
 {
-    log->others_used = bytes;
+    log->stats.others_used = bytes;
 }
 
 static bool within_limit(const struct seglog *log)
@@ -339,6 +334,7 @@ static void on_flushed(struct disk_req *req, enum rc rc)
 {
     struct seglog *log = req->data;
     struct segment *s = log->flush_seg;
+    uint64_t took_us;
     struct list durable;
 
     log->flushing = false;
@@ -347,6 +343,9 @@ static void on_flushed(struct disk_req *req, enum rc rc)
         segment_unuse(s);
         return;
     }
+    took_us = clock_boot_us() - log->flush_at_us;
+    log->stats.flush_us += took_us;
+    log->stats.flush_us_max = MAX(log->stats.flush_us_max, took_us);
     log->stats.flushes_n++;
     log->stats.flushed_records_max = MAX(log->stats.flushed_records_max, log->flush_n);
     list_init(&durable);
@@ -389,6 +388,7 @@ static void flush(struct seglog *log)
     log->flush_seg = s;
     log->flush_n = n;
     log->flush_req.data = log;
+    log->flush_at_us = clock_boot_us();
     segment_use_open(s);
     rc = disk_sync(s->file, &log->flush_req, on_flushed);
     if (rc != RC_OK) {
@@ -420,19 +420,19 @@ static void place(struct seglog *log, struct seglog_append *a)
                                    .offset = s->end,
                                    .header_bytes = p->header_bytes,
                                    .plain_bytes = p->header.plain_bytes};
-    s->end += record_bytes(a);
+    s->end += p->bytes;
     a->end = (struct seg_position){.segment_id = s->id, .offset = s->end};
     /* fields were checked when it was accepted */
     CHECK(record_encode(&p->header, p->blocks, p->own, NULL) == RC_OK);
     list_push_back(&log->placed, &p->link);
     p->head_req.data = p->body_req.data = a;
     rc = disk_write(s->file, &p->head_req, a->loc.offset, p->own,
-                    apart ? p->header_bytes : record_bytes(a), on_written);
+                    apart ? p->header_bytes : p->bytes, on_written);
     if (rc == RC_OK) {
         p->writes_left++;
         if (apart) {
             rc = disk_write(s->file, &p->body_req, a->loc.offset + p->header_bytes, p->payload,
-                            p->payload_bytes, on_written);
+                            p->bytes - p->header_bytes, on_written);
             if (rc == RC_OK) p->writes_left++;
         }
     }
@@ -462,7 +462,7 @@ static void place_all(struct seglog *log)
         struct seglog_append *a = CONTAINER_OF(log->waiting.next, struct seglog_append, priv.link);
         struct segment *next = log->next;
 
-        if (log->cur == NULL || record_bytes(a) > log->cur->bytes - log->cur->end) {
+        if (log->cur == NULL || a->priv.bytes > log->cur->bytes - log->cur->end) {
             if (next == NULL) {
                 if (create(log) != RC_OK) {
                     refuse_soon(log);
@@ -483,7 +483,7 @@ static void place_all(struct seglog *log)
 
 static bool fits_now(const struct seglog *log, const struct seglog_append *a)
 {
-    return (log->cur != NULL && record_bytes(a) <= log->cur->bytes - log->cur->end) ||
+    return (log->cur != NULL && a->priv.bytes <= log->cur->bytes - log->cur->end) ||
            log->next != NULL || log->creating || within_limit(log);
 }
 
@@ -498,7 +498,7 @@ static uint64_t kept_from(const struct seglog *log, const struct seglog_append *
 }
 
 static enum rc append(struct seglog *log, struct seglog_append *a, const struct record_header *h,
-                      bool chunk, seglog_append_cb cb)
+                      bool apart, seglog_append_cb cb)
 {
     struct seglog_stats st;
     enum rc rc = disk_state(log->disk, &a->err);
@@ -523,22 +523,21 @@ static enum rc append(struct seglog *log, struct seglog_append *a, const struct 
     a->priv.header.sequence = 1;
     a->priv.header.flushed_upto = 0;
     a->priv.header_bytes = record_header_bytes(h->plain_bytes);
-    a->priv.payload_bytes = record_payload_bytes(h->plain_bytes);
+    a->priv.bytes = record_bytes(a->priv.header_bytes, h->plain_bytes);
     a->priv.writes_left = 0;
     a->priv.own = NULL;
     a->priv.seg = NULL;
-    if (record_bytes(a) > log->conf.segment_bytes - SEGLOG_DATA_AT) {
+    if (a->priv.bytes > log->conf.segment_bytes - SEGLOG_DATA_AT) {
         return err_set(&a->err, RC_INVAL, "a record of %u bytes is larger than a segment",
                        h->plain_bytes);
     }
     seglog_stats(log, &st);
-    if (st.free_bytes < kept_from(log, a) + record_bytes(a)) {
+    if (st.free_bytes < kept_from(log, a) + a->priv.bytes) {
         return err_set(&a->err, RC_FULL, "the disk is nearly full: %llu bytes left",
                        (unsigned long long)st.free_bytes);
     }
     if (!fits_now(log, a)) return err_set(&a->err, RC_FULL, "no room for another segment");
-    a->priv.own =
-        disk_buf_alloc(log->disk, a->priv.header_bytes + (chunk ? 0 : a->priv.payload_bytes));
+    a->priv.own = disk_buf_alloc(log->disk, apart ? a->priv.header_bytes : a->priv.bytes);
     if (a->priv.own == NULL) return err_set(&a->err, RC_BUSY, "the disk's buffers are all in use");
     return RC_OK;
 }
@@ -558,26 +557,46 @@ static enum rc queue(struct seglog *log, struct seglog_append *a)
     return RC_OK;
 }
 
+static void crcs_set(struct record_block *blocks, const uint8_t *p, uint32_t n)
+{
+    for (uint32_t i = 0; i < record_blocks(n); i++) {
+        uint32_t at = i * RECORD_BLOCK_BYTES;
+
+        blocks[i].crc32c = crc32c(0, p + at, MIN(RECORD_BLOCK_BYTES, n - at));
+    }
+}
+
+/* Into the memory that is written, behind the header: one write for all of it. */
+static void payload_copy(struct seglog_append *a, struct slice payload)
+{
+    uint8_t *to = a->priv.own + a->priv.header_bytes;
+
+    memcpy(to, payload.p, payload.n);
+    memset(to + payload.n, 0, a->priv.bytes - a->priv.header_bytes - payload.n);
+    a->priv.payload = to;
+}
+
 enum rc seglog_append_chunk(struct seglog *log, struct seglog_append *a,
                             const struct record_header *h, struct record_block *blocks,
                             bool crc_known, uint8_t *payload, seglog_append_cb cb)
 {
     uint32_t n = h->plain_bytes;
+    bool apart = n > RECORD_SMALL_BYTES_MAX;
     enum rc rc;
 
     if (n == 0 || n > RECORD_PAYLOAD_BYTES_MAX || h->type != RECORD_CHUNK) {
         return err_set(&a->err, RC_INVAL, "a chunk record of %u bytes", n);
     }
-    rc = append(log, a, h, /* chunk= */ true, cb);
+    rc = append(log, a, h, apart, cb);
     if (rc != RC_OK) return rc;
-    for (uint32_t i = 0; !crc_known && i < record_blocks(n); i++) {
-        uint32_t at = i * RECORD_BLOCK_BYTES;
-
-        blocks[i].crc32c = crc32c(0, payload + at, MIN(RECORD_BLOCK_BYTES, n - at));
-    }
-    memset(payload + n, 0, a->priv.payload_bytes - n);
+    if (!crc_known) crcs_set(blocks, payload, n);
     a->priv.blocks = blocks;
-    a->priv.payload = payload;
+    if (apart) {
+        memset(payload + n, 0, record_payload_bytes(n) - n);
+        a->priv.payload = payload;
+    } else {
+        payload_copy(a, (struct slice){payload, n});
+    }
     return queue(log, a);
 }
 
@@ -586,7 +605,6 @@ enum rc seglog_append_entry(struct seglog *log, struct seglog_append *a,
 {
     struct record_block *blocks = a->priv.entry_blocks;
     struct record_header head = *h;
-    uint8_t *to;
     enum rc rc;
 
     if (entry.n == 0 || entry.n > SEGLOG_ENTRY_BYTES_MAX || h->type != RECORD_LOG_ENTRY) {
@@ -594,18 +612,11 @@ enum rc seglog_append_entry(struct seglog *log, struct seglog_append *a,
     }
     head.plain_bytes = (uint32_t)entry.n;
     memset(blocks, 0, sizeof(a->priv.entry_blocks));
-    rc = append(log, a, &head, /* chunk= */ false, cb);
+    rc = append(log, a, &head, /* apart= */ false, cb);
     if (rc != RC_OK) return rc;
-    to = a->priv.own + a->priv.header_bytes;
-    memcpy(to, entry.p, entry.n);
-    memset(to + entry.n, 0, a->priv.payload_bytes - entry.n);
-    for (uint32_t i = 0; i < record_blocks(head.plain_bytes); i++) {
-        uint32_t at = i * RECORD_BLOCK_BYTES;
-
-        blocks[i].crc32c = crc32c(0, to + at, MIN(RECORD_BLOCK_BYTES, head.plain_bytes - at));
-    }
+    crcs_set(blocks, entry.p, head.plain_bytes);
     a->priv.blocks = blocks;
-    a->priv.payload = to;
+    payload_copy(a, entry);
     return queue(log, a);
 }
 

@@ -15,11 +15,11 @@
 #include "storaged/io/disk.h"
 #include "storaged/segment/record.h"
 
-#define SEGLOG_FORMAT          1u
+#define SEGLOG_FORMAT          2u /* may hold small records (RECORD_FORMAT_SMALL); 1: none */
 #define SEGLOG_SEGMENT_DEFAULT (256u << 20)
 /* Kept from new chunks, in segments: the last is reclaim's alone, which fills at most one before it
  * gives one back, so that it always gets on; the second is for log entries too (deletes are
- * entries, 8 KiB each: 32,768 of them in a segment of 256 MiB), the third for repair's chunks. */
+ * entries, 4 KiB each: 65,534 of them in a segment of 256 MiB), the third for repair's chunks. */
 #define SEGLOG_RESERVE           3u
 #define SEGLOG_SEGMENT_BYTES_MIN (64u << 10)
 #define SEGLOG_DATA_AT           8192u /* header page, seal page, then records */
@@ -35,7 +35,8 @@
 struct seglog;
 struct seg_location {
     uint64_t segment_id, generation, offset; /* of the record's header; 4 KiB aligned */
-    uint32_t header_bytes, plain_bytes;      /* payload begins at offset + header_bytes */
+    uint32_t header_bytes, plain_bytes;      /* payload begins at offset + header_bytes, aligned
+                                                but of a small record */
 };
 /* A place between records: replay goes on from there. Zero = from the beginning. */
 struct seg_position {
@@ -65,9 +66,10 @@ struct seglog_conf {
     uint64_t others_bytes;
 };
 
-/* Opens, checks the header of every segment that is not known, finds the ends of those that have no
- * seal, seals them.
- * RC_CORRUPT: a segment's header is bad or of another disk. RC_IO, RC_NOMEM, RC_INVAL. Blocking. */
+/* Opens, checks the header of every segment that is not known (a bad one is written again: all that
+ * counts is in the records), finds the ends of those that have no seal, seals them.
+ * RC_PRECOND: a segment is of another disk or a later format. RC_IO, RC_NOMEM, RC_INVAL. Blocking.
+ */
 MUST_CHECK enum rc seglog_open(const struct seglog_conf *conf, struct seglog **ret_log,
                                struct err *reterr);
 /* Pending appends and reads complete RC_CANCELED (an append's outcome is then unknown), then cb.
@@ -111,7 +113,7 @@ struct seglog_append {
         const uint8_t *payload;
         uint8_t *own; /* header, and the payload of an entry */
         struct segment *seg;
-        uint32_t header_bytes, payload_bytes, writes_left;
+        uint32_t header_bytes, bytes, writes_left; /* bytes: of the record, on the disk */
         struct record_block entry_blocks[SEGLOG_ENTRY_BYTES_MAX / RECORD_BLOCK_BYTES];
         struct disk_req head_req, body_req;
     } priv;
@@ -119,7 +121,7 @@ struct seglog_append {
 /* A chunk. h: type, plain_bytes, ids, config, epoch are the caller's; segment, sequence and
  * flushed_upto are filled in here. blocks (tags; crc32c is checked against, or computed if
  * crc_known is false) and payload (4 KiB aligned, best from disk_buf_alloc, room for
- * record_payload_bytes(): the padding behind plain_bytes is zeroed here) are borrowed until cb.
+ * record_payload_bytes(): the padding behind plain_bytes may be zeroed here) are borrowed until cb.
  * Returns RC_OK (accepted), RC_BUSY, RC_FULL, RC_IO, RC_INVAL: cb will not fire.
  * Completes RC_OK (durable), RC_IO, RC_FULL, RC_CANCELED. */
 MUST_CHECK enum rc seglog_append_chunk(struct seglog *log, struct seglog_append *a,
@@ -219,7 +221,10 @@ struct seglog_stats {
     uint64_t chunk_free_bytes;          /* of that for new chunks: without the reserve */
     uint64_t entry_free_bytes;          /* for log entries: without reclaim's part of it */
     uint64_t damage_n;                  /* bad stretches found since open */
+    uint64_t heads_mended_n;            /* bad header pages of segments, written again at open */
+    uint64_t others_used; /* as told by seglog_others_used */
     uint64_t flushes_n, appends_n, waiting_n;
+    uint64_t flush_us, flush_us_max; /* that all flushes took, and the longest */
     uint64_t appending_n;         /* accepted and not durable yet */
     uint64_t reads_n;             /* under way */
     uint64_t files_open_n;        /* segments whose file is open */

@@ -59,34 +59,49 @@ void segment_seal_encode(const struct seglog *log, const struct segment *s, uint
     page_encode(log, s, SEAL_MAGIC, s->end, s->sequence, page);
 }
 
-static const char *page_fault(const struct seglog *log, const uint8_t *magic, const uint8_t *p)
+/* What of the page is not as it was written. Behind PAGE_CRC it is: just as somebody else wrote. */
+enum page_fault {
+    PAGE_GOOD,
+    PAGE_MAGIC,
+    PAGE_CRC,
+    PAGE_FORMAT,
+    PAGE_DISK_ID,
+    PAGE_SEGMENT_ID,
+    PAGE_GENERATION,
+    PAGE_END
+};
+static const char *const PAGE_FAULTS[] = {"",        "magic",      "CRC",        "format",
+                                          "disk id", "segment id", "generation", "end"};
+
+static enum page_fault page_fault(const struct seglog *log, uint64_t segment_id,
+                                  const uint8_t *magic, const uint8_t *p)
 {
-    if (memcmp(p, magic, 8) != 0) return "magic";
-    if (le_get32(p + 12) != page_crc(p)) return "CRC";
-    if (le_get32(p + 8) != SEGLOG_FORMAT) return "format";
-    if (memcmp(p + 16, log->conf.disk_id.b, 16) != 0) return "disk id";
-    return NULL;
+    if (memcmp(p, magic, 8) != 0) return PAGE_MAGIC;
+    if (le_get32(p + 12) != page_crc(p)) return PAGE_CRC;
+    if (le_get32(p + 8) == 0 || le_get32(p + 8) > SEGLOG_FORMAT) return PAGE_FORMAT;
+    if (memcmp(p + 16, log->conf.disk_id.b, 16) != 0) return PAGE_DISK_ID;
+    return le_get64(p + 32) == segment_id ? PAGE_GOOD : PAGE_SEGMENT_ID;
 }
 
 enum rc seglog_head_check(const struct seglog *log, const struct seglog_segment *s,
                           const uint8_t *p, struct err *reterr)
 {
     const uint8_t *seal = p + DISK_ALIGN_BYTES;
-    const char *bad = page_fault(log, HEADER_MAGIC, p);
+    enum page_fault bad = page_fault(log, s->id, HEADER_MAGIC, p);
     bool sealed = false;
 
-    if (bad == NULL && le_get64(p + 32) != s->id) bad = "segment id";
-    if (bad == NULL && le_get64(p + 40) != s->generation) bad = "generation";
-    if (bad != NULL) return err_set(reterr, RC_CORRUPT, "header page: %s", bad);
+    if (bad == PAGE_GOOD && le_get64(p + 40) != s->generation) bad = PAGE_GENERATION;
+    if (bad != PAGE_GOOD)
+        return err_set(reterr, RC_CORRUPT, "header page: %s", PAGE_FAULTS[bad]);
     for (size_t i = 0; i < DISK_ALIGN_BYTES && !sealed; i++)
         sealed = seal[i] != 0;
     if (!sealed)
         return RC_OK; /* not yet, or the page for it could not be had: the end is searched */
-    bad = page_fault(log, SEAL_MAGIC, seal);
-    if (bad == NULL && le_get64(seal + 32) != s->id) bad = "segment id";
-    if (bad == NULL && le_get64(seal + 40) != s->generation) bad = "generation";
-    if (bad == NULL && le_get64(seal + 48) != s->end) bad = "end";
-    return bad == NULL ? RC_OK : err_set(reterr, RC_CORRUPT, "seal page: %s", bad);
+    bad = page_fault(log, s->id, SEAL_MAGIC, seal);
+    if (bad == PAGE_GOOD && le_get64(seal + 40) != s->generation) bad = PAGE_GENERATION;
+    if (bad == PAGE_GOOD && le_get64(seal + 48) != s->end) bad = PAGE_END;
+    return bad == PAGE_GOOD ? RC_OK
+                            : err_set(reterr, RC_CORRUPT, "seal page: %s", PAGE_FAULTS[bad]);
 }
 
 /* ---- reading along a segment ---- */
@@ -94,11 +109,12 @@ enum rc segment_window(struct window *w, uint64_t at, size_t n, const uint8_t **
                        struct err *reterr)
 {
     if (at < w->at || at + n > w->at + w->n) {
-        uint64_t left = w->seg->bytes - at;
-        size_t want = (size_t)MIN(left, (uint64_t)MAX(n, READ_BYTES));
+        uint64_t from = at - at % DISK_ALIGN_BYTES, left = w->seg->bytes - from;
+        size_t least = ROUND_UP((size_t)(at - from) + n, DISK_ALIGN_BYTES);
+        size_t want = (size_t)MIN(left, (uint64_t)MAX(least, READ_BYTES));
         enum rc rc;
 
-        CHECK(n <= want && want <= WINDOW_BYTES);
+        CHECK(least <= want && want <= WINDOW_BYTES);
         w->n = 0;
         if (want > w->cap) { /* most segments need no more than what is read ahead */
             free(w->p);
@@ -106,13 +122,13 @@ enum rc segment_window(struct window *w, uint64_t at, size_t n, const uint8_t **
             w->cap = w->p != NULL ? want : 0;
             if (w->p == NULL) return err_set(reterr, RC_NOMEM, "reading a segment");
         }
-        rc = disk_read_now(w->seg->file, at, w->p, want, reterr);
-        if (rc == RC_IO && want > n) { /* what is read ahead may lie on a bad sector */
-            want = n;
-            rc = disk_read_now(w->seg->file, at, w->p, want, reterr);
+        rc = disk_read_now(w->seg->file, from, w->p, want, reterr);
+        if (rc == RC_IO && want > least) { /* what is read ahead may lie on a bad sector */
+            want = least;
+            rc = disk_read_now(w->seg->file, from, w->p, want, reterr);
         }
         if (rc != RC_OK) return rc;
-        w->at = at;
+        w->at = from;
         w->n = want;
     }
     *ret = w->p + (at - w->at);
@@ -131,12 +147,13 @@ enum rc segment_record(struct window *w, uint64_t at, struct record_block *block
     rc = segment_window(w, at, RECORD_ALIGN_BYTES, &p, reterr);
     if (rc != RC_OK) return rc;
     if (record_peek(p, &n) != RC_OK || n > s->bytes - at) return RC_CORRUPT;
-    rc = segment_window(w, at, n, &p, reterr);
+    rc = segment_window(w, at, MAX(n, RECORD_ALIGN_BYTES), &p, reterr);
     if (rc != RC_OK) return rc;
-    if (record_decode(p, n, &ret->h, blocks, NULL) != RC_OK) return RC_CORRUPT;
+    if (record_decode(p, MAX(n, RECORD_ALIGN_BYTES), &ret->h, blocks, NULL) != RC_OK)
+        return RC_CORRUPT;
     ret->at = at;
     ret->header_bytes = n;
-    ret->end = at + n + record_payload_bytes(ret->h.plain_bytes);
+    ret->end = at + record_bytes(n, ret->h.plain_bytes);
     if (ret->h.segment_id != s->id || ret->h.segment_generation != s->generation ||
         ret->h.flushed_upto > at || ret->end > s->bytes) {
         return RC_CORRUPT;
@@ -148,10 +165,10 @@ static enum rc payload_check(struct window *w, const struct found *f,
                              const struct record_block *blocks, struct err *reterr)
 {
     for (uint32_t i = 0; i < record_blocks(f->h.plain_bytes); i++) {
-        uint32_t at = i * RECORD_BLOCK_BYTES;
-        size_t n = ROUND_UP(MIN(RECORD_BLOCK_BYTES, f->h.plain_bytes - at), DISK_ALIGN_BYTES);
+        uint64_t at = f->at + f->header_bytes + (uint64_t)i * RECORD_BLOCK_BYTES;
         const uint8_t *p;
-        enum rc rc = segment_window(w, f->at + f->header_bytes + at, n, &p, reterr);
+        enum rc rc = segment_window(
+            w, at, record_block_bytes(f->header_bytes, f->h.plain_bytes, i), &p, reterr);
 
         if (rc == RC_OK) rc = record_block_check(f->h.plain_bytes, i, p, blocks[i].crc32c);
         if (rc != RC_OK) return rc;
@@ -249,7 +266,7 @@ static enum rc settle(struct seglog *log, struct segment *s, struct err *reterr)
     char name[DISK_NAME_BYTES];
     enum rc rc;
 
-    if (s->end == SEGLOG_DATA_AT && !s->damaged) {
+    if (s->bytes < SEGLOG_DATA_AT || (s->end == SEGLOG_DATA_AT && !s->damaged)) {
         segment_name(s->id, name);
         file_close(s);
         return disk_remove_now(log->disk, name, reterr);
@@ -323,38 +340,89 @@ static enum rc drop_tmp(void *ctx, const char *name)
     return RC_OK;
 }
 
+/* The first record lies there too, as the header says: the file has another one's name. */
+static enum rc renamed(struct seglog *log, struct segment *s, uint64_t id, bool *ret,
+                       struct err *reterr)
+{
+    uint8_t *page = log->create_page;
+    uint32_t n;
+    enum rc rc = RC_OK;
+
+    *ret = false;
+    if (s->bytes < SEGLOG_DATA_AT + RECORD_ALIGN_BYTES) return RC_OK;
+    rc = disk_read_now(s->file, SEGLOG_DATA_AT, page, RECORD_ALIGN_BYTES, reterr);
+    if (rc == RC_OK) *ret = record_peek(page, &n) == RC_OK && record_segment(page) == id;
+    return rc;
+}
+
 enum rc segment_load(struct seglog *log, struct segment *s, struct err *reterr)
 {
     uint8_t *page = log->create_page;
-    char name[DISK_NAME_BYTES];
-    uint64_t bytes = 0;
-    const char *bad;
+    char name[DISK_NAME_BYTES], text[ID128_TEXT_BYTES];
+    struct id128 disk_id;
+    enum page_fault bad;
+    uint64_t bytes = 0, id;
+    bool other = false;
     enum rc rc;
 
     segment_name(s->id, name);
     rc = disk_file_open(log->disk, name, &s->file, &bytes, reterr);
     if (rc != RC_OK) return rc;
     s->bytes = bytes;
+    s->generation = 1; /* the only one there is */
     if (bytes < SEGLOG_DATA_AT) {
-        return err_set(reterr, RC_CORRUPT, "segment '%s' has only %" PRIu64 " bytes", name, bytes);
+        return err_set(reterr, RC_RANGE, "segment '%s' was cut to %" PRIu64 " bytes", name, bytes);
     }
-    rc = disk_read_now(s->file, 0, page, DISK_ALIGN_BYTES, reterr);
-    if (rc != RC_OK) return rc;
-    bad = page_fault(log, HEADER_MAGIC, page);
-    if (bad == NULL && le_get64(page + 32) != s->id) bad = "segment id";
-    if (bad != NULL) {
-        return err_set(reterr, RC_CORRUPT, "header of segment '%s': %s", name, bad);
-    }
-    s->generation = le_get64(page + 40);
     rc = disk_read_now(s->file, DISK_ALIGN_BYTES, page, DISK_ALIGN_BYTES, reterr);
     if (rc != RC_OK) return rc;
-    if (page_fault(log, SEAL_MAGIC, page) == NULL && le_get64(page + 32) == s->id &&
-        le_get64(page + 40) == s->generation && le_get64(page + 48) <= bytes) {
+    if (page_fault(log, s->id, SEAL_MAGIC, page) == PAGE_GOOD &&
+        le_get64(page + 40) == s->generation && le_get64(page + 48) >= SEGLOG_DATA_AT &&
+        le_get64(page + 48) <= bytes) {
         s->end = s->durable = le_get64(page + 48);
         s->sequence = le_get64(page + 56);
         s->sealed = true;
     }
-    return RC_OK;
+    rc = disk_read_now(s->file, 0, page, DISK_ALIGN_BYTES, reterr);
+    if (rc != RC_OK) return rc;
+    bad = page_fault(log, s->id, HEADER_MAGIC, page);
+    if (bad == PAGE_GOOD && le_get64(page + 40) != s->generation) bad = PAGE_GENERATION;
+    switch (bad) {
+    case PAGE_GOOD:
+        return RC_OK;
+    case PAGE_FORMAT:
+        return err_set(reterr, RC_PRECOND,
+                       "segment '%s' has format %" PRIu32 ", this storaged knows up to %u: run the "
+                       "version that wrote it, or a newer one",
+                       name, le_get32(page + 8), SEGLOG_FORMAT);
+    case PAGE_DISK_ID:
+        memcpy(disk_id.b, page + 16, sizeof(disk_id.b));
+        return err_set(reterr, RC_PRECOND,
+                       "segment '%s' has disk id %s, not that of disk.id: put the right disk.id "
+                       "back, or move the file out of the folder",
+                       name, id128_text(&disk_id, text));
+    case PAGE_SEGMENT_ID:
+        id = le_get64(page + 32);
+        rc = renamed(log, s, id, &other, reterr);
+        if (rc != RC_OK) return rc;
+        if (other)
+            return err_set(reterr, RC_PRECOND,
+                           "the file '%s' is segment %016" PRIx64 ": give it its name back", name,
+                           id);
+        break;
+    default:
+        break;
+    }
+    return err_set(reterr, RC_CORRUPT, "header of segment '%s': %s", name, PAGE_FAULTS[bad]);
+}
+
+/* A header page that rotted says nothing that its records do not: it is written again. It was
+ * durable before the first record; without any record, what was there can't be known. */
+static enum rc head_mend(struct seglog *log, struct segment *s, struct err *reterr)
+{
+    if (!s->sealed && s->end == SEGLOG_DATA_AT) log->stats.damage_n++;
+    log->stats.heads_mended_n++;
+    segment_header_encode(log, s, log->create_page);
+    return disk_write_sync_now(s->file, 0, log->create_page, DISK_ALIGN_BYTES, reterr);
 }
 
 /* From the last to the first: when power fails here too, none is left whose predecessor went. */
@@ -405,6 +473,7 @@ static enum rc find_out(struct seglog *log, struct segment *s, struct window *w,
                         struct record_block *blocks, struct seg_position before, bool *ret_searched,
                         struct err *reterr)
 {
+    bool bad_head;
     enum rc rc;
 
     if (known(log, s)) {
@@ -412,6 +481,14 @@ static enum rc find_out(struct seglog *log, struct segment *s, struct window *w,
         return RC_OK;
     }
     rc = segment_load(log, s, reterr);
+    if (rc == RC_RANGE) { /* no record fits there: as if the file were gone */
+        log->stats.damage_n++;
+        s->end = s->durable = SEGLOG_DATA_AT;
+        *ret_searched = true;
+        return RC_OK;
+    }
+    bad_head = rc == RC_CORRUPT;
+    if (bad_head) rc = RC_OK;
     w->seg = s;
     w->n = 0;
     if (rc == RC_OK && s->sealed && s->end == SEGLOG_DATA_AT) {
@@ -424,6 +501,7 @@ static enum rc find_out(struct seglog *log, struct segment *s, struct window *w,
     } else if (rc == RC_OK && *ret_searched) {
         rc = ask_first(log, w, blocks, before, reterr);
     }
+    if (rc == RC_OK && bad_head) rc = head_mend(log, s, reterr);
     *ret_searched = !s->sealed;
     if (s->sealed) file_close(s); /* the others are sealed when all are known */
     return rc;
@@ -538,8 +616,7 @@ static enum rc replay_segment(struct seglog *log, struct window *w, uint64_t at,
                 continue;
             }
             if (rc == RC_OK) {
-                rc = segment_window(w, f.at + f.header_bytes, record_payload_bytes(f.h.plain_bytes),
-                                    &payload, reterr);
+                rc = segment_window(w, f.at + f.header_bytes, f.h.plain_bytes, &payload, reterr);
             }
             if (rc != RC_OK) return rc;
         }

@@ -35,6 +35,7 @@ struct seglog {
     struct disk_req flush_req, create_req, refuse_req, close_req;
     bool flushing, creating, refusing, closing, close_due;
     uint32_t flush_n;
+    uint64_t flush_at_us;
     struct segment *flush_seg;
     uint8_t *create_page;
     struct disk_file *create_file;
@@ -42,7 +43,6 @@ struct seglog {
     bool slow;          /* the one before it took long to fill */
     struct err failed;  /* a write or flush failed: nothing is appended any more */
     uint64_t id_next;
-    uint64_t others_used;
     struct seg_position durable;
     struct seglog_stats stats;
     void (*close_cb)(void *data);
@@ -98,5 +98,6 @@ MUST_CHECK enum rc segment_find_end(struct seglog *log, struct window *w,
 /* Ids of the segments' files, sorted; free(*ret). */
 MUST_CHECK enum rc segment_ids(struct seglog *log, uint64_t **ret, uint32_t *ret_n,
                                struct err *reterr);
-/* Opens its file, reads header and seal. RC_CORRUPT: the header, bytes of the file are set. */
+/* Opens its file, reads header and seal. RC_CORRUPT: the header, all else is set; RC_RANGE: there
+ * is no room for both, only bytes is set. RC_PRECOND: of another disk, or a later format. */
 MUST_CHECK enum rc segment_load(struct seglog *log, struct segment *s, struct err *reterr);

@@ -4,6 +4,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+static bool small(const struct seg_location *l)
+{
+    return l->header_bytes == RECORD_SMALL_HEADER_BYTES;
+}
+
 static void read_done(struct seglog_read *r)
 {
     struct seglog_read_priv *p = &r->priv;
@@ -13,7 +18,10 @@ static void read_done(struct seglog_read *r)
     enum rc rc = p->rc;
 
     if (rc == RC_RANGE) rc = err_set(&r->err, RC_CORRUPT, "the segment ends before the record");
-    if (rc == RC_OK) rc = record_decode(p->page, l->header_bytes, &r->header, r->blocks, &r->err);
+    if (rc == RC_OK)
+        rc = record_decode(p->page, ROUND_UP(l->header_bytes, DISK_ALIGN_BYTES), &r->header,
+                           r->blocks, &r->err);
+    if (rc == RC_OK && small(l)) memcpy(p->buf, p->page + l->header_bytes, l->plain_bytes);
     if (rc == RC_OK &&
         (r->header.segment_id != l->segment_id || r->header.segment_generation != l->generation ||
          r->header.plain_bytes != l->plain_bytes)) {
@@ -58,11 +66,13 @@ static enum rc read_start(struct seglog_read *r)
     p->used = true;
     p->reads_left = 1;
     p->head_req.data = p->body_req.data = r;
-    rc = disk_read(p->seg->file, &p->head_req, l->offset, p->page, l->header_bytes, on_read);
+    rc = disk_read(p->seg->file, &p->head_req, l->offset, p->page,
+                   ROUND_UP(l->header_bytes, DISK_ALIGN_BYTES), on_read);
     if (rc != RC_OK) {
         r->err = p->head_req.err;
         return rc;
     }
+    if (small(l)) return RC_OK; /* the payload lies in that page */
     rc = disk_read(p->seg->file, &p->body_req, l->offset + l->header_bytes + begin, p->buf,
                    ROUND_UP((size_t)r->got_bytes, DISK_ALIGN_BYTES), on_read);
     if (rc == RC_OK) {
@@ -111,8 +121,7 @@ enum rc seglog_read(struct seglog *log, struct seglog_read *r, const struct seg_
     bytes = ROUND_UP((size_t)(end - begin), DISK_ALIGN_BYTES);
     /* locations come from the index: bytes from a disk */
     if (cap < bytes || loc->offset % DISK_ALIGN_BYTES != 0 ||
-        loc->header_bytes != record_header_bytes(loc->plain_bytes) ||
-        loc->plain_bytes > RECORD_PAYLOAD_BYTES_MAX) {
+        !record_header_fits(loc->header_bytes, loc->plain_bytes)) {
         return err_set(&r->err, RC_INVAL, "a location or buffer that can not be");
     }
     if (log->reads_n >= SEGLOG_READS_MAX) return err_set(&r->err, RC_BUSY, "too many reads");

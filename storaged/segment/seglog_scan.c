@@ -25,12 +25,12 @@ static bool all_zero(const uint8_t *p, size_t n)
 /* Blocks against their CRCs, and the zeros behind them. */
 static void payload_scan(struct scanner *x, const struct found *f)
 {
-    uint32_t plain = f->h.plain_bytes, bytes = record_payload_bytes(plain);
+    uint32_t plain = f->h.plain_bytes;
     uint64_t from = f->at + f->header_bytes;
     struct err err;
 
     for (uint32_t i = 0; i < record_blocks(plain); i++) {
-        uint32_t at = i * RECORD_BLOCK_BYTES, n = MIN(RECORD_BLOCK_BYTES, bytes - at);
+        uint32_t at = i * RECORD_BLOCK_BYTES, n = record_block_bytes(f->header_bytes, plain, i);
         uint32_t used = MIN(n, plain - at);
         const uint8_t *p;
 
@@ -111,7 +111,6 @@ static enum rc segment_scan(struct scanner *x, struct segment *s, struct seg_pos
     if (rc != RC_OK && rc != RC_NOMEM) {
         if (wanted) fault(x, 0, DISK_ALIGN_BYTES, err.msg);
         if (s->file == NULL || s->bytes < SEGLOG_DATA_AT) return RC_OK;
-        s->generation = 1; /* the only one there is */
         rc = RC_OK;
     }
     if (rc == RC_OK && wanted) seal_scan(x, s);

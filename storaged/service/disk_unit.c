@@ -25,6 +25,18 @@ static enum rc engine_of(const char *text, enum disk_engine *ret, struct err *re
     return RC_OK;
 }
 
+/* Only said again when no other disk opens either: then it is why the node does not start. */
+static void dark_add(struct sd *sd, const struct sd_disk *d, const struct err *e)
+{
+    struct sd_dark *k = &sd->dark[sd->dark_n++];
+
+    memcpy(k->dir, d->dir, sizeof k->dir);
+    k->no = d->no;
+    k->err = *e;
+    sdm_add(SDM_DISKS_OUT, 1);
+    log_error("disk_dark", "dir=%s rc=%s why=\"%s\"", k->dir, rc_name(e->rc), e->msg);
+}
+
 static enum rc disk_open_one(struct sd *sd, const char *dir, size_t dir_n, enum disk_engine engine,
                              struct err *reterr)
 {
@@ -43,10 +55,15 @@ static enum rc disk_open_one(struct sd *sd, const char *dir, size_t dir_n, enum 
 
     if (dir_n == 0 || dir_n >= sizeof d->dir)
         return err_set(reterr, RC_INVAL, "--disks: an empty or too long path");
-    *d = (struct sd_disk){.sd = sd};
+    *d = (struct sd_disk){.sd = sd, .no = sd->disks_n + sd->dark_n};
     memcpy(d->dir, dir, dir_n);
     rc = store_open(&conf, &d->store, reterr);
-    if (rc != RC_OK) return err_prefix(reterr, "disk %s", d->dir);
+    if (rc == RC_BUSY || rc == RC_INVAL || rc == RC_NOMEM)
+        return err_prefix(reterr, "disk %s", d->dir);
+    if (rc != RC_OK) {
+        dark_add(sd, d, reterr);
+        return RC_OK;
+    }
     d->id = store_disk_id(d->store);
     fiber_sem_init(&d->pulls, SD_PULLS_MAX);
     sd->disks_n++;
@@ -57,6 +74,9 @@ static enum rc disk_open_one(struct sd *sd, const char *dir, size_t dir_n, enum 
     }
     store_status(d->store, &st);
     d->damaged = st.damaged;
+    if (st.log.heads_mended_n > 0)
+        log_warn("segment_heads_mended", "dir=%s n=%" PRIu64 " hint=\"this disk loses what it holds\"",
+                 d->dir, st.log.heads_mended_n);
     log_info("disk_open", "dir=%s id=%s engine=%s reason=\"%s\" replayed=%llu damaged=%d", d->dir,
              id128_text(&d->id, id), st.engine, st.engine_reason, (unsigned long long)st.replayed_n,
              d->damaged);
@@ -72,11 +92,15 @@ enum rc disks_open(struct sd *sd, struct err *reterr)
     while (rc == RC_OK && *at != 0) {
         size_t n = strcspn(at, ",");
 
-        if (sd->disks_n == SD_DISKS_MAX)
+        if (sd->disks_n + sd->dark_n == SD_DISKS_MAX)
             return err_set(reterr, RC_INVAL, "--disks: at most %u", SD_DISKS_MAX);
         rc = disk_open_one(sd, at, n, engine, reterr);
         at += n;
         if (*at == ',') at++;
+    }
+    if (rc == RC_OK && sd->disks_n == 0 && sd->dark_n > 0) {
+        *reterr = sd->dark[0].err;
+        return err_prefix(reterr, "disk %s", sd->dark[0].dir);
     }
     if (rc == RC_OK && sd->disks_n == 0) rc = err_set(reterr, RC_INVAL, "--disks names no folder");
     return rc;
@@ -109,10 +133,14 @@ void disks_faults(struct sd *sd)
 
     if (f == NULL) return;
     while (fscanf(f, "%u %7s %" SCNu64, &i, what, &n) == 3) {
-        if (i >= sd->disks_n || sd->disks[i].closed) continue;
-        log_warn("fault_injected", "dir=%s what=%s n=%" PRIu64, sd->disks[i].dir, what, n);
-        if (strcmp(what, "eio") == 0) disk_inject_write(store_disk(sd->disks[i].store), n, EIO);
-        if (strcmp(what, "slow") == 0) disk_inject_slow(store_disk(sd->disks[i].store), n);
+        for (uint32_t k = 0; k < sd->disks_n; k++) {
+            const struct sd_disk *d = &sd->disks[k];
+
+            if (d->no != i || d->closed) continue;
+            log_warn("fault_injected", "dir=%s what=%s n=%" PRIu64, d->dir, what, n);
+            if (strcmp(what, "eio") == 0) disk_inject_write(store_disk(d->store), n, EIO);
+            if (strcmp(what, "slow") == 0) disk_inject_slow(store_disk(d->store), n);
+        }
     }
     (void)fclose(f); /* only read */
     (void)remove(sd->conf.faults);

@@ -36,7 +36,7 @@ static struct metric counters[SDM_N] = {
     [SDM_REPAIR_FAILED] = METRIC_COUNTER_INIT("mikura_chunk_repairs_failed_total", NULL,
                                               "tries to repair that go on later"),
     [SDM_DISKS_OUT] = METRIC_COUNTER_INIT("mikura_disks_out_total", NULL,
-                                          "disks that went out at a failed write or flush"),
+                                          "disks that failed a write or flush, or did not open"),
     [SDM_LOOKS_DISK] = METRIC_COUNTER_INIT("mikura_index_looks_disk_total", NULL,
                                            "index look-ups that had to go to the disk"),
 };
@@ -78,15 +78,32 @@ static void disks_print(struct sd *sd, struct buf *out, uint64_t *ret_flushes, u
         ROW("disk_bytes", "room of a disk, by class", "total", st.log.total_bytes),
         ROW("disk_bytes", NULL, "free", st.log.free_bytes),
         ROW("disk_bytes", NULL, "free_for_chunks", st.log.chunk_free_bytes),
+        ROW("disk_bytes", NULL, "free_for_entries", st.log.entry_free_bytes),
+        ROW("disk_bytes", NULL, "index", st.log.others_used),
         ROW("disk_bytes", NULL, "segments", st.log.segment_bytes),
         ROW("disk_bytes", NULL, "live", st.index.live_bytes),
         ROW("disk_segments", "segment files", NULL, st.log.segments_n),
-        ROW("disk_queue", "requests of the log under way", "waiting", st.log.waiting_n),
+        ROW("disk_queue", "records that wait: for room, to be durable, for rows; reads; requests",
+            "waiting", st.log.waiting_n),
         ROW("disk_queue", NULL, "appends", st.log.appending_n),
+        ROW("disk_queue", NULL, "rows", st.rows_waiting_n),
         ROW("disk_queue", NULL, "reads", st.log.reads_n),
-        ROW("disk_log", "records and flushes since the start", "flushes", st.log.flushes_n),
+        ROW("disk_queue", NULL, "requests", st.load.requests_n),
+        ROW("disk_queue", NULL, "requests_begun", st.load.running_n),
+        ROW("disk_buffer_bytes", "aligned memory of a disk", "used", st.load.arena_used),
+        ROW("disk_buffer_bytes", NULL, "total", st.load.arena_bytes),
+        ROW("disk_log", "records, flushes and batches of rows since the start", "flushes",
+            st.log.flushes_n),
         ROW("disk_log", NULL, "records", st.log.appends_n),
         ROW("disk_log", NULL, "records_a_flush_max", st.log.flushed_records_max),
+        ROW("disk_log", NULL, "flush_us", st.log.flush_us),
+        ROW("disk_log", NULL, "flush_us_max", st.log.flush_us_max),
+        ROW("disk_log", NULL, "row_batches", st.row_batches_n),
+        ROW("disk_log", NULL, "rows", st.rows_n),
+        ROW("disk_log", NULL, "rows_a_batch_max", st.rows_batch_max),
+        ROW("disk_log", NULL, "row_batches_us", st.row_batches_us),
+        ROW("disk_damage", "found since the start", "stretches", st.log.damage_n),
+        ROW("disk_damage", NULL, "heads_mended", st.log.heads_mended_n),
         ROW("disk_quarantined", "chunks found bad and not repaired yet", NULL,
             st.index.quarantined_n),
         ROW("reclaim", "dead space given back since the start", "segments", reclaim.segments_n),
@@ -132,13 +149,15 @@ static void disks_print(struct sd *sd, struct buf *out, uint64_t *ret_flushes, u
             uint64_t v;
 
             memcpy(&v, (const char *)&g[i] + ROWS[r].offset, sizeof v);
-            of_disk(out, ROWS[r].name, i, ROWS[r].of, v);
+            of_disk(out, ROWS[r].name, sd->disks[i].no, ROWS[r].of, v);
         }
     }
-    buf_printf(out, "# HELP mikura_disk_out 1: failed, its replicas left\n"
+    buf_printf(out, "# HELP mikura_disk_out 1: failed, or did not open; its replicas left\n"
                     "# TYPE mikura_disk_out gauge\n");
     for (uint32_t i = 0; i < sd->disks_n; i++)
-        of_disk(out, "mikura_disk_out", i, NULL, sd->disks[i].out);
+        of_disk(out, "mikura_disk_out", sd->disks[i].no, NULL, sd->disks[i].out);
+    for (uint32_t i = 0; i < sd->dark_n; i++)
+        of_disk(out, "mikura_disk_out", sd->dark[i].no, NULL, 1);
 }
 
 void sd_metrics_print(struct sd *sd, struct buf *out)

@@ -36,6 +36,7 @@ struct sd_disk {
     struct store *store;
     struct id128 id;
     char dir[512];
+    uint32_t no; /* place in --disks, from 0 */
     bool out, closed;
     bool starved;           /* log appends wait for room (RC_BUSY, RC_FULL) */
     bool full;              /* not even log entries fit */
@@ -48,7 +49,15 @@ struct sd_disk {
     struct fiber_event repair_wake;
     uint32_t suspects_n; /* records being read once more */
 };
-MUST_CHECK enum rc disks_open(struct sd *sd, struct err *reterr); /* blocking */
+/* One that did not open at the start: the node goes on with the others. */
+struct sd_dark {
+    char dir[512];
+    uint32_t no;
+    struct err err;
+};
+/* Blocking. What can't be opened is told and becomes dark; RC_BUSY (another process has it),
+ * RC_INVAL, RC_NOMEM, and when none opens its error. */
+MUST_CHECK enum rc disks_open(struct sd *sd, struct err *reterr);
 /* The disk is out: its replicas leave, the node goes on. */
 void disk_out(struct sd_disk *d, enum rc rc, const struct err *e);
 void disks_faults(struct sd *sd); /* tests: --faults */
@@ -304,6 +313,8 @@ struct sd {
     struct id128 node_id, boot_id;
     struct sd_disk disks[SD_DISKS_MAX];
     uint32_t disks_n;
+    struct sd_dark dark[SD_DISKS_MAX];
+    uint32_t dark_n;
     struct list groups, dirty, buckets[SD_GROUP_BUCKETS];
     uint32_t groups_n, pagers_n;
     struct list peers, conns, givers;

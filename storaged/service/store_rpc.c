@@ -532,7 +532,17 @@ static enum rc do_node_status(struct fcall *c, struct err *reterr)
         if (disks[i].engine == NULL || disks[i].engine_reason == NULL || disks[i].state == NULL)
             return err_set(reterr, RC_NOMEM, "a status");
     }
-    a.n_disks = sd->disks_n;
+    for (uint32_t i = 0; i < sd->dark_n; i++) { /* without an id: it could not be asked */
+        struct sd_dark *k = &sd->dark[i];
+        Mikura__Internal__V1__DiskStatus *s = &disks[sd->disks_n + i];
+
+        mikura__internal__v1__disk_status__init(s);
+        list[sd->disks_n + i] = s;
+        s->path = k->dir;
+        s->state = arena_str(&c->arena, "%s", k->err.msg);
+        if (s->state == NULL) return err_set(reterr, RC_NOMEM, "a status");
+    }
+    a.n_disks = sd->disks_n + sd->dark_n;
     if (a.version == NULL) return err_set(reterr, RC_NOMEM, "a status");
     return fcall_send(c, &a.base);
 }

@@ -37,6 +37,7 @@ struct store {
     struct seglog_segment facts[FACTS_MAX];
     uint32_t facts_n;
     uint32_t appends_n; /* accepted, callback not fired yet */
+    uint64_t batch_at_us, batch_rows, batches_n, rows_n, batch_rows_max, batches_us;
     bool working;
     struct worker *worker;
     struct worker_job batch;
@@ -127,6 +128,10 @@ static void batch_after(struct worker_job *job)
         disk_fail(s->disk, s->work_err.msg);
     }
     if (s->work_err.rc == RC_OK && s->work_upto.segment_id != 0) s->upto = s->work_upto;
+    s->batches_n++;
+    s->rows_n += s->batch_rows;
+    s->batch_rows_max = MAX(s->batch_rows_max, s->batch_rows);
+    s->batches_us += clock_boot_us() - s->batch_at_us;
     list_init(&done);
     LIST_FOREACH_SAFE(it, &s->writing)
     {
@@ -172,8 +177,10 @@ static void facts_find(struct store *s)
 
 static void batch_next(struct store *s)
 {
+    uint32_t n = 0;
+
     if (s->working || list_empty(&s->logged)) return;
-    for (uint32_t n = 0; n < STORE_ROWS_MAX && !list_empty(&s->logged); n++) {
+    for (; n < STORE_ROWS_MAX && !list_empty(&s->logged); n++) {
         struct list *it = s->logged.next;
         struct store_append *a = CONTAINER_OF(it, struct store_append, priv.link);
 
@@ -185,6 +192,8 @@ static void batch_next(struct store *s)
         }
     }
     facts_find(s);
+    s->batch_rows = n;
+    s->batch_at_us = clock_boot_us();
     s->working = true;
     s->batch = (struct worker_job){.fn = batch_work, .done = batch_after};
     worker_queue(s->worker, &s->batch);
@@ -407,7 +416,8 @@ static enum rc index_owner(struct store *s, struct err *reterr)
     if (rc == RC_NOTFOUND)
         return index_note_put(s->index, "disk", (struct slice){s->disk_id.b, 16}, reterr);
     if (rc == RC_OK && (n != sizeof(id.b) || !id128_eq(&id, &s->disk_id)))
-        rc = err_set(reterr, RC_CORRUPT, "'%s/index' is of another disk id", s->dir);
+        rc = err_set(reterr, RC_CORRUPT,
+                     "'%s/index' has another disk id than disk.id: put the right one back", s->dir);
     return rc;
 }
 
@@ -486,8 +496,8 @@ static enum rc on_record(void *ctx, const struct seg_location *loc, const struct
     r->s->replayed_n++;
     if (++r->rows_n == STORE_ROWS_MAX) {
         struct seg_position end = {.segment_id = loc->segment_id,
-                                   .offset = loc->offset + loc->header_bytes +
-                                             record_payload_bytes(loc->plain_bytes)};
+                                   .offset = loc->offset + record_bytes(loc->header_bytes,
+                                                                        loc->plain_bytes)};
         struct index_rows *rows = r->rows;
 
         r->rows = NULL;
@@ -752,6 +762,12 @@ void store_status(struct store *s, struct store_status *ret)
                                  .damaged = s->damaged};
     ret->rc = disk_state(s->disk, &ret->err);
     if (s->log != NULL) seglog_stats(s->log, &ret->log);
+    disk_load(s->disk, &ret->load);
+    ret->rows_waiting_n = s->appends_n - MIN(s->appends_n, ret->log.appending_n);
+    ret->row_batches_n = s->batches_n;
+    ret->rows_n = s->rows_n;
+    ret->rows_batch_max = s->batch_rows_max;
+    ret->row_batches_us = s->batches_us;
     index_stats(s->index, &ret->index);
 }
 

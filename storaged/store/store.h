@@ -124,6 +124,9 @@ struct store_status {
     struct err err; /* then */
     struct seglog_stats log;
     struct index_stats index;
+    struct disk_load load;
+    uint64_t rows_waiting_n; /* records that are durable, their rows not written yet */
+    uint64_t row_batches_n, rows_n, rows_batch_max, row_batches_us; /* written since open */
     uint64_t replayed_n; /* records at open */
     bool damaged;        /* found at this open or an earlier one, and not cleared since */
 };

@@ -15,9 +15,11 @@ static void location_look(const struct seg_location *l)
     again = loc_get(p);
     CHECK(loc_eq(l, &again) && again.header_bytes == l->header_bytes &&
           again.plain_bytes == l->plain_bytes);
-    if (l->plain_bytes > RECORD_PAYLOAD_BYTES_MAX) return;
+    if (!record_header_fits(l->header_bytes, l->plain_bytes)) return;
     CHECK(record_header_bytes(l->plain_bytes) <= RECORD_HEADER_BYTES_MAX);
     CHECK(record_payload_bytes(l->plain_bytes) <= RECORD_PAYLOAD_BYTES_MAX);
+    CHECK(record_bytes(l->header_bytes, l->plain_bytes) <=
+          RECORD_HEADER_BYTES_MAX + RECORD_PAYLOAD_BYTES_MAX);
 }
 
 static void chunk_look(const uint8_t *k, const uint8_t *v, size_t n)

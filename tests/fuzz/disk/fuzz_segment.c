@@ -2,7 +2,7 @@
  * start's recovery, replay, and reads of what is found. The input is a list of steps that build the
  * file (good records and payloads with right CRCs are rare in random bytes), then change it.
  *
- * Holds: no call fails but with RC_CORRUPT (a bad header); every record that replay gives reads
+ * Holds: no call fails but with RC_PRECOND (a header of another disk); every record that replay gives reads
  * with RC_OK or RC_CORRUPT; a second start replays as many. */
 #include "common/base/crc32c.h"
 #include "common/base/le.h"
@@ -43,7 +43,7 @@ static void page_head(uint8_t *page, bool seal, uint64_t a, uint64_t b)
     uint32_t crc;
 
     memcpy(page, seal ? "MIKURAE\x1a" : "MIKURAS\x1a", 8);
-    le_put32(page + 8, SEGLOG_FORMAT);
+    le_put32(page + 8, 1 + (uint32_t)(b % SEGLOG_FORMAT));
     memset(page + 16, DISK_ID, 16);
     le_put64(page + 32, 1);
     le_put64(page + 40, 1);
@@ -53,11 +53,25 @@ static void page_head(uint8_t *page, bool seal, uint64_t a, uint64_t b)
     le_put32(page + 12, crc32c(crc, page + 16, DISK_ALIGN_BYTES - 16));
 }
 
+/* A small record's header, as earlier versions wrote it: a page of its own. */
+static void as_before(uint8_t *p, bool moved)
+{
+    uint8_t head[RECORD_SMALL_HEADER_BYTES];
+
+    memcpy(head, p, sizeof(head));
+    memset(p, 0, DISK_ALIGN_BYTES);
+    memcpy(p, head, sizeof(head));
+    le_put32(p + 8, moved ? RECORD_FORMAT_MOVED : RECORD_FORMAT);
+    le_put32(p + 12, DISK_ALIGN_BYTES);
+    le_put32(p + 252, 0);
+    le_put32(p + 252, crc32c(0, p, DISK_ALIGN_BYTES));
+}
+
 /* A record at page k; returns the pages that it takes. */
 static uint32_t record_put(struct in *in, uint32_t k, uint64_t seq)
 {
     struct record_block block = {0};
-    uint32_t how = take(in, 1), plain = 1 + take(in, 2) % (3 * DISK_ALIGN_BYTES), pages;
+    uint32_t how = take(in, 1), plain = 1 + take(in, 2) % (3 * DISK_ALIGN_BYTES), pages, head_n;
     uint8_t *at = image + (size_t)k * DISK_ALIGN_BYTES;
     struct record_header h = {.type = how & 1 ? RECORD_CHUNK : RECORD_LOG_ENTRY,
                               .cipher_suite = how & 1,
@@ -76,11 +90,14 @@ static uint32_t record_put(struct in *in, uint32_t k, uint64_t seq)
     if (how & 32)
         h.moved_from =
             (struct record_source){1 + take(in, 1) % 3, 1, take(in, 1) * DISK_ALIGN_BYTES};
-    pages = (record_header_bytes(plain) + record_payload_bytes(plain)) / DISK_ALIGN_BYTES;
+    head_n = how & 64 ? DISK_ALIGN_BYTES : record_header_bytes(plain);
+    pages = record_bytes(head_n, plain) / DISK_ALIGN_BYTES;
     if (k + pages > PAGES) return 1;
-    memset(at + DISK_ALIGN_BYTES, (int)seq, plain);
-    block.crc32c = crc32c(0, at + DISK_ALIGN_BYTES, plain);
-    return record_encode(&h, &block, at, NULL) == RC_OK ? pages : 1;
+    memset(at + head_n, (int)seq, plain);
+    block.crc32c = crc32c(0, at + head_n, plain);
+    if (record_encode(&h, &block, at, NULL) != RC_OK) return 1;
+    if (head_n != record_header_bytes(plain)) as_before(at, h.moved_from.segment_id != 0);
+    return pages;
 }
 
 static void build(struct in *in)
@@ -178,7 +195,7 @@ static void on_read(struct seglog_read *r, enum rc rc)
     *(bool *)r->data = true;
 }
 
-/* How many records are replayed; UINT32_MAX: the header is bad. */
+/* How many records are replayed; UINT32_MAX: the header is of another disk, segment or format. */
 static uint32_t start(struct disk *d)
 {
     struct seglog_conf conf = {.disk = d, .segment_bytes = SEGLOG_SEGMENT_BYTES_MIN};
@@ -190,7 +207,7 @@ static uint32_t start(struct disk *d)
 
     memset(conf.disk_id.b, DISK_ID, 16);
     rc = seglog_open(&conf, &log, &err);
-    CHECK(rc == RC_OK || rc == RC_CORRUPT);
+    CHECK(rc == RC_OK || rc == RC_PRECOND);
     if (rc != RC_OK) return UINT32_MAX;
     found_n = 0;
     CHECK(seglog_replay(log, (struct seg_position){0, 0}, &rp, &err) == RC_OK);

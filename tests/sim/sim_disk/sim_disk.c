@@ -149,8 +149,8 @@ static enum rc on_record(void *ctx, const struct seg_location *loc, const struct
     r->here = true;
     if (r->fate == STARTED) {
         r->loc = *loc;
-        r->end = (struct seg_position){loc->segment_id, loc->offset + loc->header_bytes +
-                                                            record_payload_bytes(r->n)};
+        r->end = (struct seg_position){loc->segment_id,
+                                       loc->offset + record_bytes(loc->header_bytes, r->n)};
     }
     return RC_OK;
 }

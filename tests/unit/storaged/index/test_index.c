@@ -130,8 +130,7 @@ static enum rc sum_ref(void *ctx, const struct index_ref *ref)
     uint64_t *sum = ctx;
 
     if (ref->loc.segment_id < 512)
-        sum[ref->loc.segment_id] +=
-            ref->loc.header_bytes + record_payload_bytes(ref->loc.plain_bytes);
+        sum[ref->loc.segment_id] += record_bytes(ref->loc.header_bytes, ref->loc.plain_bytes);
     return RC_OK;
 }
 static void expect_sums(void)

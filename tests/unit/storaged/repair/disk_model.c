@@ -269,7 +269,7 @@ static enum rc sum_ref(void *ctx, const struct index_ref *ref)
     uint64_t *sum = ctx;
 
     assert_true(ref->loc.segment_id < 4096);
-    sum[ref->loc.segment_id] += ref->loc.header_bytes + record_payload_bytes(ref->loc.plain_bytes);
+    sum[ref->loc.segment_id] += record_bytes(ref->loc.header_bytes, ref->loc.plain_bytes);
     return RC_OK;
 }
 void model_check(struct model *m, bool rebuilt)

@@ -260,9 +260,9 @@ static void test_resume(void **state)
     a = chunk_at(&m, 0); /* behind the place: the next pass's */
     b = chunk_at(&m, MODEL_CHUNKS - 2);
     file_of(&m, &a, name, sizeof(name));
-    assert_true(disk_mem_damage(mem, name, a.offset + 4096, 1));
+    assert_true(disk_mem_damage(mem, name, a.offset + a.header_bytes, 1));
     file_of(&m, &b, name, sizeof(name));
-    assert_true(disk_mem_damage(mem, name, b.offset + 4096, 1));
+    assert_true(disk_mem_damage(mem, name, b.offset + b.header_bytes, 1));
     p = (struct pass){.s = new_scrub(&m, &t), .steps = 10000};
     scrub_stats(p.s, &after);
     assert_true(after.running);

@@ -382,6 +382,109 @@ static void test_damage(void **state)
     disk_mem_free(mem);
 }
 
+static void live(enum disk_engine engine, const char *dir, struct disk_mem *mem)
+{
+    reset();
+    open_all(engine, dir, mem, RC_OK);
+    for (uint32_t i = 0; i < RECORDS; i++)
+        start(i);
+    while (done_n < RECORDS)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    free_payloads();
+}
+
+static void expect_mended(uint64_t want)
+{
+    struct seglog_stats st;
+
+    seglog_stats(slog, &st);
+    assert_int_equal(st.heads_mended_n, want);
+    for (uint32_t i = 0; i < RECORDS; i++)
+        recs[i].replayed = false;
+    replay_and_read(0);
+    close_all();
+}
+
+/* The header page of a segment rots, its seal is there or not: all records are, and the page is
+ * written again. */
+static void test_bad_head(void **state)
+{
+    (void)state;
+    for (uint32_t turn = 0; turn < 4; turn++) {
+        struct disk_mem *mem = disk_mem_new(5 + turn, 64u << 20);
+        bool crash = turn % 2 == 1, last = turn / 2 == 1;
+        char name[32];
+
+        live(DISK_MEMORY, NULL, mem);
+        if (crash) disk_mem_cut(mem);
+        close_all();
+        if (crash) (void)disk_mem_crash(mem, DISK_CRASH_LOST);
+        (void)snprintf(name, sizeof(name), "%016llx.seg",
+                       (unsigned long long)recs[last ? RECORDS - 1 : 0].a.loc.segment_id);
+        assert_true(disk_mem_damage(mem, name, 3, 1));
+        open_all(DISK_MEMORY, NULL, mem, RC_OK);
+        expect_mended(1);
+        open_all(DISK_MEMORY, NULL, mem, RC_OK);
+        expect_mended(0);
+        disk_mem_free(mem);
+    }
+}
+
+static void at_segment(const char *cmd, const char *dir, uint64_t id)
+{
+    char all[256];
+
+    (void)snprintf(all, sizeof(all), "cd %s && s=%016llx.seg && %s", dir, (unsigned long long)id,
+                   cmd);
+    assert_int_equal(system(all), 0);
+}
+
+static void expect_refused(const char *dir, uint8_t id, const char *says)
+{
+    struct disk_conf dc = {.loop = &loop, .dir = dir, .engine = DISK_PREAD};
+    struct seglog_conf lc = {.segment_bytes = SEGMENT};
+    struct err err = {0};
+
+    assert_int_equal(disk_open(&dc, &lc.disk, &err), RC_OK);
+    memset(lc.disk_id.b, id, 16);
+    assert_int_equal(seglog_open(&lc, &slog, &err), RC_PRECOND);
+    if (strstr(err.msg, says) == NULL) fail_msg("'%s' says not '%s'", err.msg, says);
+    disk_close(lc.disk, on_closed, NULL);
+    wait_closed();
+}
+
+/* Files that somebody moved are refused and left alone; one that was cut to nothing is as if it
+ * were gone: damage, and the rest is there. */
+static void test_strange_files(void **state)
+{
+    char dir[] = "/var/tmp/mikura-seglog-XXXXXX", cmd[64];
+    uint64_t first;
+
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    live(DISK_PREAD, dir, NULL);
+    close_all();
+    first = recs[0].a.loc.segment_id;
+    at_segment("cp $s keep && cp $s 00000000000000f0.seg", dir, first);
+    expect_refused(dir, 7, "give it its name back");
+    at_segment("cmp $s 00000000000000f0.seg && rm 00000000000000f0.seg", dir, first);
+    expect_refused(dir, 8, "put the right disk.id back");
+    at_segment("printf '\\010' | dd of=$s bs=1 seek=16 conv=notrunc 2>/dev/null", dir, first);
+    open_all(DISK_PREAD, dir, NULL, RC_OK); /* a page that fails its CRC is of nobody */
+    expect_mended(1);
+    at_segment("cmp $s keep && truncate -s 4096 $s", dir, first);
+    open_all(DISK_PREAD, dir, NULL, RC_OK);
+    for (uint32_t i = 0; i < RECORDS; i++)
+        recs[i].replayed = false;
+    replay_and_read(2); /* the file, and what the next one knows of it */
+    for (uint32_t i = 0; i < RECORDS; i++)
+        assert_int_equal(recs[i].replayed, recs[i].a.loc.segment_id != first);
+    close_all();
+    at_segment("[ ! -e $s ]", dir, first);
+    (void)snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
+    assert_int_equal(system(cmd), 0);
+}
+
 /* Records at the end of a segment rot, and its seal: what the next segment knows tells that they
  * were durable, so it is damage, not the end. */
 static void test_damage_tail(void **state)
@@ -582,7 +685,8 @@ int main(void)
         cmocka_unit_test(test_create_hurry), cmocka_unit_test(test_crash),
         cmocka_unit_test(test_io_failures),  cmocka_unit_test(test_damage),
         cmocka_unit_test(test_damage_tail),  cmocka_unit_test(test_full),
-        cmocka_unit_test(test_many)};
+        cmocka_unit_test(test_many),         cmocka_unit_test(test_bad_head),
+        cmocka_unit_test(test_strange_files)};
     int bad;
 
     if (uv_loop_init(&loop) != 0) return 1;
