@@ -93,7 +93,10 @@ struct segment;
 /* A request that waits for its segment's file. */
 struct seglog_wait {
     struct list link;
-    void (*ready)(struct seglog_wait *w, enum rc rc, const struct err *e);
+    struct err *err; /* of the request */
+    /* The file is open, and used for us. What fails has unused it. */
+    enum rc (*start)(struct seglog_wait *w);
+    void (*failed)(struct seglog_wait *w, enum rc rc); /* *err says why */
 };
 
 struct seglog_append;
@@ -144,7 +147,6 @@ struct seglog_read {
         struct seglog_wait wait;
         struct seglog *log;
         struct segment *seg;
-        bool used; /* its file is kept open for us */
         seglog_read_cb cb;
         struct seg_location loc;
         uint32_t first, n;

@@ -139,7 +139,7 @@ static void on_opened(struct disk_req *req, enum rc rc)
     }
     if (rc != RC_OK) s->file = NULL;
     list_init(&now);
-    while (!list_empty(&s->openers)) { /* ready() may bring new ones */
+    while (!list_empty(&s->openers)) { /* start() may bring new ones */
         struct list *it = s->openers.next;
 
         list_remove(it);
@@ -149,35 +149,41 @@ static void on_opened(struct disk_req *req, enum rc rc)
     while (!list_empty(&now)) {
         struct seglog_wait *w = CONTAINER_OF(now.next, struct seglog_wait, link);
 
+        enum rc how = rc;
+
         list_remove(&w->link);
-        if (rc != RC_OK) s->users--;
-        w->ready(w, rc, &err);
+        if (rc == RC_OK) {
+            how = w->start(w);
+        } else {
+            s->users--;
+            *w->err = err;
+        }
+        if (how != RC_OK) w->failed(w, how);
     }
     segment_unuse(s);
     idle_trim(log);
 }
 
-enum rc segment_use(struct segment *s, struct seglog_wait *w, bool *ret_now, struct err *reterr)
+enum rc segment_use(struct segment *s, struct seglog_wait *w)
 {
     struct seglog *log = s->log;
     char name[DISK_NAME_BYTES];
     struct segment_job *j;
     enum rc rc;
 
-    *ret_now = s->file != NULL && !s->opening;
-    if (*ret_now) {
+    if (s->file != NULL && !s->opening) {
         segment_use_open(s);
-        return RC_OK;
+        return w->start(w);
     }
     if (!s->opening) {
         j = calloc(1, sizeof(*j));
-        if (j == NULL) return err_set(reterr, RC_NOMEM, "opening a segment");
+        if (j == NULL) return err_set(w->err, RC_NOMEM, "opening a segment");
         j->seg = s;
         j->req.data = j;
         segment_name(s->id, name);
         rc = disk_open_file(log->disk, &j->req, name, &s->file, on_opened);
         if (rc != RC_OK) {
-            *reterr = j->req.err;
+            *w->err = j->req.err;
             free(j);
             return rc;
         }

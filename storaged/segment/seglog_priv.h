@@ -60,10 +60,9 @@ bool segment_finished(const struct segment *s);
 struct segment *segment_add(struct seglog *log, uint64_t id);
 void segment_forget(struct segment *s); /* not used by anybody; closes its file, frees it */
 void segments_free(struct seglog *log);
-/* Keeps its file open from when w->ready is called with RC_OK (or at once, if *ret_now) until
- * segment_unuse. Other rc than RC_OK: nothing is kept. */
-MUST_CHECK enum rc segment_use(struct segment *s, struct seglog_wait *w, bool *ret_now,
-                               struct err *reterr);
+/* Opens its file if it is not, and calls w->start, now or later: from then on it is kept open until
+ * segment_unuse. Other rc than RC_OK, also one of w->start: nothing is kept, nothing follows. */
+MUST_CHECK enum rc segment_use(struct segment *s, struct seglog_wait *w);
 void segment_use_open(struct segment *s); /* its file is open */
 void segment_unuse(struct segment *s);
 

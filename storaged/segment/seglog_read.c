@@ -9,12 +9,20 @@ static bool small(const struct seg_location *l)
     return l->header_bytes == RECORD_SMALL_HEADER_BYTES;
 }
 
+static void read_end(struct seglog_read *r, enum rc rc)
+{
+    struct record_block *blocks = r->blocks;
+
+    disk_buf_free(r->priv.log->disk, r->priv.page);
+    r->priv.log->reads_n--;
+    r->priv.cb(r, rc); /* r may be gone now */
+    free(blocks);
+}
+
 static void read_done(struct seglog_read *r)
 {
     struct seglog_read_priv *p = &r->priv;
-    struct seglog *log = p->log;
     const struct seg_location *l = &p->loc;
-    struct record_block *blocks = r->blocks;
     enum rc rc = p->rc;
 
     if (rc == RC_RANGE) rc = err_set(&r->err, RC_CORRUPT, "the segment ends before the record");
@@ -37,11 +45,8 @@ static void read_done(struct seglog_read *r)
         (void)err_prefix(&r->err, "segment %llx at %llu", (unsigned long long)l->segment_id,
                          (unsigned long long)l->offset);
     }
-    disk_buf_free(log->disk, p->page);
-    log->reads_n--;
-    if (p->used) segment_unuse(p->seg);
-    p->cb(r, rc); /* r may be gone now */
-    free(blocks);
+    segment_unuse(p->seg);
+    read_end(r, rc);
 }
 
 static void on_read(struct disk_req *req, enum rc rc)
@@ -55,21 +60,21 @@ static void on_read(struct disk_req *req, enum rc rc)
     if (--r->priv.reads_left == 0) read_done(r);
 }
 
-/* Its file is open. */
-static enum rc read_start(struct seglog_read *r)
+static enum rc read_start(struct seglog_wait *w)
 {
+    struct seglog_read *r = CONTAINER_OF(w, struct seglog_read, priv.wait);
     struct seglog_read_priv *p = &r->priv;
     const struct seg_location *l = &p->loc;
     uint32_t begin = p->first * RECORD_BLOCK_BYTES;
     enum rc rc;
 
-    p->used = true;
     p->reads_left = 1;
     p->head_req.data = p->body_req.data = r;
     rc = disk_read(p->seg->file, &p->head_req, l->offset, p->page,
                    ROUND_UP(l->header_bytes, DISK_ALIGN_BYTES), on_read);
     if (rc != RC_OK) {
         r->err = p->head_req.err;
+        segment_unuse(p->seg);
         return rc;
     }
     if (small(l)) return RC_OK; /* the payload lies in that page */
@@ -84,18 +89,9 @@ static enum rc read_start(struct seglog_read *r)
     return RC_OK;
 }
 
-static void read_ready(struct seglog_wait *w, enum rc rc, const struct err *e)
+static void read_failed(struct seglog_wait *w, enum rc rc)
 {
-    struct seglog_read *r = CONTAINER_OF(w, struct seglog_read, priv.wait);
-
-    if (rc == RC_OK) {
-        rc = read_start(r);
-    } else {
-        r->err = *e;
-    }
-    if (rc == RC_OK) return;
-    r->priv.rc = rc;
-    read_done(r);
+    read_end(CONTAINER_OF(w, struct seglog_read, priv.wait), rc);
 }
 
 enum rc seglog_read(struct seglog *log, struct seglog_read *r, const struct seg_location *loc,
@@ -104,7 +100,6 @@ enum rc seglog_read(struct seglog *log, struct seglog_read *r, const struct seg_
     struct segment *s = segment_find(log, loc->segment_id);
     uint32_t total = record_blocks(loc->plain_bytes), begin, end;
     size_t bytes;
-    bool now;
     enum rc rc;
 
     CHECK(!log->closing);
@@ -141,13 +136,9 @@ enum rc seglog_read(struct seglog *log, struct seglog_read *r, const struct seg_
     r->priv.buf = buf;
     r->priv.rc = RC_OK;
     r->priv.seg = s;
-    r->priv.used = false;
-    r->priv.wait.ready = read_ready;
-    rc = segment_use(s, &r->priv.wait, &now, &r->err);
-    if (rc == RC_OK && now) {
-        rc = read_start(r);
-        if (rc != RC_OK) segment_unuse(s);
-    }
+    r->priv.wait =
+        (struct seglog_wait){.err = &r->err, .start = read_start, .failed = read_failed};
+    rc = segment_use(s, &r->priv.wait);
     if (rc != RC_OK) {
         disk_buf_free(log->disk, r->priv.page);
         free(r->blocks);
@@ -173,8 +164,9 @@ static void on_raw(struct disk_req *req, enum rc rc)
     raw_done(r, rc);
 }
 
-static enum rc raw_start(struct seglog_raw *r)
+static enum rc raw_start(struct seglog_wait *w)
 {
+    struct seglog_raw *r = CONTAINER_OF(w, struct seglog_raw, priv.wait);
     struct seglog_raw_priv *p = &r->priv;
     enum rc rc;
 
@@ -186,23 +178,15 @@ static enum rc raw_start(struct seglog_raw *r)
     return rc;
 }
 
-static void raw_ready(struct seglog_wait *w, enum rc rc, const struct err *e)
+static void raw_failed(struct seglog_wait *w, enum rc rc)
 {
-    struct seglog_raw *r = CONTAINER_OF(w, struct seglog_raw, priv.wait);
-
-    if (rc == RC_OK) {
-        rc = raw_start(r);
-    } else {
-        r->err = *e;
-    }
-    if (rc != RC_OK) raw_done(r, rc);
+    raw_done(CONTAINER_OF(w, struct seglog_raw, priv.wait), rc);
 }
 
 enum rc seglog_read_raw(struct seglog *log, struct seglog_raw *r, uint64_t segment_id, uint64_t at,
                         void *buf, size_t n, seglog_raw_cb cb)
 {
     struct segment *s = segment_find(log, segment_id);
-    bool now;
     enum rc rc;
 
     CHECK(!log->closing);
@@ -221,9 +205,8 @@ enum rc seglog_read_raw(struct seglog *log, struct seglog_raw *r, uint64_t segme
     r->priv.at = at;
     r->priv.buf = buf;
     r->priv.n = n;
-    r->priv.wait.ready = raw_ready;
-    rc = segment_use(s, &r->priv.wait, &now, &r->err);
-    if (rc == RC_OK && now) rc = raw_start(r);
+    r->priv.wait = (struct seglog_wait){.err = &r->err, .start = raw_start, .failed = raw_failed};
+    rc = segment_use(s, &r->priv.wait);
     if (rc == RC_OK) log->reads_n++;
     return rc;
 }
