@@ -21,6 +21,27 @@ static void tell(struct seglog *log, struct seglog_append *a, enum rc rc)
     a->priv.cb(a, rc);
 }
 
+static void waiting_take(struct seglog *log, struct list *gone)
+{
+    LIST_FOREACH_SAFE(it, &log->waiting)
+    {
+        list_remove(it);
+        list_push_back(gone, it);
+        log->stats.waiting_n--;
+    }
+}
+
+static void tell_all(struct seglog *log, struct list *gone, enum rc rc, const struct err *why)
+{
+    while (!list_empty(gone)) {
+        struct seglog_append *a = CONTAINER_OF(gone->next, struct seglog_append, priv.link);
+
+        list_remove(&a->priv.link);
+        if (rc != RC_OK) a->err = *why;
+        tell(log, a, rc);
+    }
+}
+
 static void seal(struct seglog *log, struct segment *s);
 
 /* An orderly end: the next start has nothing to search. The one that was made ahead is sealed
@@ -95,19 +116,8 @@ static void give_up(struct seglog *log, enum rc rc, const struct err *why)
         list_remove(it);
         list_push_back(&gone, it);
     }
-    LIST_FOREACH_SAFE(it, &log->waiting)
-    {
-        list_remove(it);
-        list_push_back(&gone, it);
-        log->stats.waiting_n--;
-    }
-    while (!list_empty(&gone)) {
-        struct seglog_append *a = CONTAINER_OF(gone.next, struct seglog_append, priv.link);
-
-        list_remove(gone.next);
-        a->err = log->failed;
-        tell(log, a, log->failed.rc);
-    }
+    waiting_take(log, &gone);
+    tell_all(log, &gone, log->failed.rc, &log->failed);
 }
 
 void seglog_close(struct seglog *log, void (*cb)(void *data), void *data)
@@ -204,19 +214,8 @@ static void refuse_waiting(struct seglog *log, enum rc rc, const struct err *why
     struct list gone;
 
     list_init(&gone);
-    LIST_FOREACH_SAFE(it, &log->waiting)
-    {
-        list_remove(it);
-        list_push_back(&gone, it);
-        log->stats.waiting_n--;
-    }
-    while (!list_empty(&gone)) {
-        struct seglog_append *a = CONTAINER_OF(gone.next, struct seglog_append, priv.link);
-
-        list_remove(&a->priv.link);
-        a->err = *why;
-        tell(log, a, rc);
-    }
+    waiting_take(log, &gone);
+    tell_all(log, &gone, rc, why);
 }
 
 static void on_created(struct disk_req *req, enum rc rc)
@@ -360,12 +359,7 @@ static void on_flushed(struct disk_req *req, enum rc rc)
     }
     seal(log, s);
     flush(log);
-    while (!list_empty(&durable)) {
-        struct seglog_append *a = CONTAINER_OF(durable.next, struct seglog_append, priv.link);
-
-        list_remove(&a->priv.link);
-        tell(log, a, RC_OK);
-    }
+    tell_all(log, &durable, RC_OK, NULL);
     segment_unuse(s);
 }
 
