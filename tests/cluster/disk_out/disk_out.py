@@ -77,11 +77,27 @@ def main():
     check(writer.refused <= {'UNAVAILABLE', 'ABORTED', 'DEADLINE_EXCEEDED'}, 'refused with %s' % writer.refused)
     for n, size in writer.acked:
         check(reader.get('disks', 'w-%d' % n, 'p') == blob('w %d' % n, size), 'object %d' % n)
-    # the fault was on purpose: with the next start the disk is good, and all copies come again
+    # a start with a disk that can't be opened: told, and the node goes on with the other
     cluster('stop', NODE)
+    with open(os.path.join(path, 'disk.id'), 'r+') as f:
+        disk_id = f.read()
+        f.seek(0)
+        f.write('?' * len(disk_id))
+    cluster('start', NODE)
+    check(out(0) == 1 and out(1) == 0, 'disks that are out: %d %d' % (out(0), out(1)))
+    check('disk_dark dir=%s' % path in cluster.log(NODE), 'the log does not say that the disk did not open')
+    until('status names it', 30, lambda: any(path in r and 'disk.id is no disk id' in r for r in op.call('Admin.Status', v1('StatusRequest'), 5).reasons))
+    status, text = cluster.http('operator/admin', NODE, '/healthz')
+    check(status == 200 and '1 of 2 disks' in text, 'healthz: %d %s' % (status, text))
+    agent.put('disks', 'dark', 'p', blob('dark', 5000), 60)
+    # faults and text were put there on purpose: with the next start the disk is good, all copies come again
+    cluster('stop', NODE)
+    with open(os.path.join(path, 'disk.id'), 'w') as f:
+        f.write(disk_id)
     cluster('start', NODE)
     until('full copies', 60, lambda: op.call('Admin.Status', v1('StatusRequest'), 5).health == 1)
     check(out(0) == 0 and out(1) == 0, 'a disk is out after the restart')
+    check(reader.get('disks', 'dark', 'p') == blob('dark', 5000), 'object "dark"')
     print('%d objects acknowledged, none lost; refused meanwhile: %s' % (len(writer.acked), sorted(writer.refused)), flush=True)
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2154 # $work: lib.sh
-# A slow disk slows, a disk whose write fails is out at once and its node goes on with the other (disk_out.py).
+# A slow disk slows, a disk whose write fails, or that does not open, is out and its node goes on with the other (disk_out.py).
 . "$(dirname "$0")/../lib/lib.sh"
 need_daemons
 mkdir -p "$work/c"
