@@ -84,7 +84,7 @@ enum rc record_encode(const struct record_header *h, const struct record_block *
     n = record_header_bytes(h->plain_bytes);
     memset(out, 0, n);
     memcpy(out, MAGIC, sizeof(MAGIC));
-    le_put32(out + 8, n == RECORD_SMALL_HEADER_BYTES     ? RECORD_FORMAT_SMALL
+    le_put32(out + 8, n == RECORD_SMALL_HEADER_BYTES  ? RECORD_FORMAT_SMALL
                       : h->moved_from.segment_id == 0 ? RECORD_FORMAT
                                                       : RECORD_FORMAT_MOVED);
     le_put32(out + 12, n);
@@ -191,8 +191,9 @@ enum rc record_decode(const uint8_t *p, size_t n, struct record_header *ret_head
         (format == RECORD_FORMAT_MOVED || h.moved_from.generation != 0 || h.moved_from.offset != 0))
         bad = "source";
     if (bad == NULL && le_get32(p + 132) != RECORD_BLOCK_BYTES) bad = "block size";
-    if (bad == NULL && (format == RECORD_FORMAT_SMALL ? h.plain_bytes > RECORD_SMALL_BYTES_MAX
-                                                      : apart_header_bytes(h.plain_bytes) != header_n))
+    if (bad == NULL &&
+        (format == RECORD_FORMAT_SMALL ? h.plain_bytes > RECORD_SMALL_BYTES_MAX
+                                       : apart_header_bytes(h.plain_bytes) != header_n))
         bad = "header length";
     if (bad != NULL) return err_set(reterr, RC_CORRUPT, "record header: %s out of range", bad);
     for (uint32_t i = 0; i < record_blocks(h.plain_bytes); i++) {

@@ -4,17 +4,17 @@
 #include "common/base/id128.h"
 #include "common/base/rc.h"
 
-#define RECORD_FORMAT            1u
-#define RECORD_FORMAT_MOVED      2u /* the same, and where reclaim took it from */
-#define RECORD_FORMAT_SMALL      3u /* one page: the payload right behind the header; moved or not */
-#define RECORD_ALIGN_BYTES       4096u
-#define RECORD_BLOCK_BYTES       65536u
-#define RECORD_TAG_BYTES         16u
-#define RECORD_PAYLOAD_BYTES_MAX (64u << 20)
-#define RECORD_BLOCKS_MAX        (RECORD_PAYLOAD_BYTES_MAX / RECORD_BLOCK_BYTES)
-#define RECORD_HEADER_BYTES_MAX  24576u /* 256 + 1024 * 20, rounded up to 4 KiB */
-#define RECORD_SMALL_HEADER_BYTES 276u  /* 256 + 20: one block */
-#define RECORD_SMALL_BYTES_MAX   (RECORD_ALIGN_BYTES - RECORD_SMALL_HEADER_BYTES) /* 3820 */
+#define RECORD_FORMAT             1u
+#define RECORD_FORMAT_MOVED       2u /* the same, and where reclaim took it from */
+#define RECORD_FORMAT_SMALL       3u /* one page: the payload right behind the header; moved or not */
+#define RECORD_ALIGN_BYTES        4096u
+#define RECORD_BLOCK_BYTES        65536u
+#define RECORD_TAG_BYTES          16u
+#define RECORD_PAYLOAD_BYTES_MAX  (64u << 20)
+#define RECORD_BLOCKS_MAX         (RECORD_PAYLOAD_BYTES_MAX / RECORD_BLOCK_BYTES)
+#define RECORD_HEADER_BYTES_MAX   24576u /* 256 + 1024 * 20, rounded up to 4 KiB */
+#define RECORD_SMALL_HEADER_BYTES 276u   /* 256 + 20: one block */
+#define RECORD_SMALL_BYTES_MAX    (RECORD_ALIGN_BYTES - RECORD_SMALL_HEADER_BYTES) /* 3820 */
 
 enum record_type { RECORD_CHUNK = 1, RECORD_LOG_ENTRY = 2 };
 

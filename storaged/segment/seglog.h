@@ -224,13 +224,13 @@ struct seglog_stats {
     uint64_t entry_free_bytes;          /* for log entries: without reclaim's part of it */
     uint64_t damage_n;                  /* bad stretches found since open */
     uint64_t heads_mended_n;            /* bad header pages of segments, written again at open */
-    uint64_t others_used; /* as told by seglog_others_used */
+    uint64_t others_used;               /* as told by seglog_others_used */
     uint64_t flushes_n, appends_n, waiting_n;
     uint64_t flush_us, flush_us_max; /* that all flushes took, and the longest */
-    uint64_t appending_n;         /* accepted and not durable yet */
-    uint64_t reads_n;             /* under way */
-    uint64_t files_open_n;        /* segments whose file is open */
-    uint64_t flushed_records_max; /* the largest batch that one flush covered */
+    uint64_t appending_n;            /* accepted and not durable yet */
+    uint64_t reads_n;                /* under way */
+    uint64_t files_open_n;           /* segments whose file is open */
+    uint64_t flushed_records_max;    /* the largest batch that one flush covered */
 };
 void seglog_stats(struct seglog *log, struct seglog_stats *ret);
 /* Of conf.others_bytes that much is used. */

@@ -91,8 +91,7 @@ enum rc seglog_head_check(const struct seglog *log, const struct seglog_segment 
     bool sealed = false;
 
     if (bad == PAGE_GOOD && le_get64(p + 40) != s->generation) bad = PAGE_GENERATION;
-    if (bad != PAGE_GOOD)
-        return err_set(reterr, RC_CORRUPT, "header page: %s", PAGE_FAULTS[bad]);
+    if (bad != PAGE_GOOD) return err_set(reterr, RC_CORRUPT, "header page: %s", PAGE_FAULTS[bad]);
     for (size_t i = 0; i < DISK_ALIGN_BYTES && !sealed; i++)
         sealed = seal[i] != 0;
     if (!sealed)
@@ -167,8 +166,8 @@ static enum rc payload_check(struct window *w, const struct found *f,
     for (uint32_t i = 0; i < record_blocks(f->h.plain_bytes); i++) {
         uint64_t at = f->at + f->header_bytes + (uint64_t)i * RECORD_BLOCK_BYTES;
         const uint8_t *p;
-        enum rc rc = segment_window(
-            w, at, record_block_bytes(f->header_bytes, f->h.plain_bytes, i), &p, reterr);
+        enum rc rc = segment_window(w, at, record_block_bytes(f->header_bytes, f->h.plain_bytes, i),
+                                    &p, reterr);
 
         if (rc == RC_OK) rc = record_block_check(f->h.plain_bytes, i, p, blocks[i].crc32c);
         if (rc != RC_OK) return rc;

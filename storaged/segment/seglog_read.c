@@ -136,8 +136,7 @@ enum rc seglog_read(struct seglog *log, struct seglog_read *r, const struct seg_
     r->priv.buf = buf;
     r->priv.rc = RC_OK;
     r->priv.seg = s;
-    r->priv.wait =
-        (struct seglog_wait){.err = &r->err, .start = read_start, .failed = read_failed};
+    r->priv.wait = (struct seglog_wait){.err = &r->err, .start = read_start, .failed = read_failed};
     rc = segment_use(s, &r->priv.wait);
     if (rc != RC_OK) {
         disk_buf_free(log->disk, r->priv.page);

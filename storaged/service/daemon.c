@@ -88,8 +88,7 @@ static void on_healthz(struct http_request *r, struct slice body)
         good += !sd->disks[i].out;
     n = snprintf(text, sizeof text, "%s: %u of %u disks, %u replicas, %s\n",
                  good > 0 && !sd->stopping ? "ok" : "failing", good, sd->disks_n + sd->dark_n,
-                 sd->groups_n,
-                 sd->serving ? "joined" : "waiting for the cluster's id in etcd");
+                 sd->groups_n, sd->serving ? "joined" : "waiting for the cluster's id in etcd");
     http_reply(r, good > 0 && !sd->stopping ? 200 : 503, "text/plain",
                (struct slice){(const uint8_t *)text, (size_t)n});
 }

@@ -75,8 +75,9 @@ static enum rc disk_open_one(struct sd *sd, const char *dir, size_t dir_n, enum 
     store_status(d->store, &st);
     d->damaged = st.damaged;
     if (st.log.heads_mended_n > 0)
-        log_warn("segment_heads_mended", "dir=%s n=%" PRIu64 " hint=\"this disk loses what it holds\"",
-                 d->dir, st.log.heads_mended_n);
+        log_warn("segment_heads_mended",
+                 "dir=%s n=%" PRIu64 " hint=\"this disk loses what it holds\"", d->dir,
+                 st.log.heads_mended_n);
     log_info("disk_open", "dir=%s id=%s engine=%s reason=\"%s\" replayed=%llu damaged=%d", d->dir,
              id128_text(&d->id, id), st.engine, st.engine_reason, (unsigned long long)st.replayed_n,
              d->damaged);

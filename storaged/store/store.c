@@ -496,8 +496,8 @@ static enum rc on_record(void *ctx, const struct seg_location *loc, const struct
     r->s->replayed_n++;
     if (++r->rows_n == STORE_ROWS_MAX) {
         struct seg_position end = {.segment_id = loc->segment_id,
-                                   .offset = loc->offset + record_bytes(loc->header_bytes,
-                                                                        loc->plain_bytes)};
+                                   .offset = loc->offset +
+                                             record_bytes(loc->header_bytes, loc->plain_bytes)};
         struct index_rows *rows = r->rows;
 
         r->rows = NULL;

@@ -127,8 +127,8 @@ struct store_status {
     struct disk_load load;
     uint64_t rows_waiting_n; /* records that are durable, their rows not written yet */
     uint64_t row_batches_n, rows_n, rows_batch_max, row_batches_us; /* written since open */
-    uint64_t replayed_n; /* records at open */
-    bool damaged;        /* found at this open or an earlier one, and not cleared since */
+    uint64_t replayed_n;                                            /* records at open */
+    bool damaged; /* found at this open or an earlier one, and not cleared since */
 };
 void store_status(struct store *s, struct store_status *ret);
 /* Every replica of this disk has persisted that it is damaged, or was healed. On the loop; writes

@@ -2,8 +2,8 @@
  * start's recovery, replay, and reads of what is found. The input is a list of steps that build the
  * file (good records and payloads with right CRCs are rare in random bytes), then change it.
  *
- * Holds: no call fails but with RC_PRECOND (a header of another disk); every record that replay gives reads
- * with RC_OK or RC_CORRUPT; a second start replays as many. */
+ * Holds: no call fails but with RC_PRECOND (a header of another disk); every record that replay
+ * gives reads with RC_OK or RC_CORRUPT; a second start replays as many. */
 #include "common/base/crc32c.h"
 #include "common/base/le.h"
 #include "storaged/segment/seglog.h"

@@ -248,7 +248,7 @@ struct kept {
     bool maybe[MODEL_CHUNKS];
 };
 static struct kept kept[KEPT_MAX];
-static uint32_t kept_n, boundary, stride = 15, modes = 5;
+static uint32_t kept_n, boundary, stride = 7, modes = 5;
 static struct model crash_model;
 static bool maybe[MODEL_CHUNKS]; /* dropped and not synced: there or not */
 static uint64_t wal_floor;

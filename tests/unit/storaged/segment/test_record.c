@@ -64,8 +64,8 @@ static void test_roundtrip(void **state)
         assert_int_equal(record_encode(&h, blocks, page, &err), RC_OK);
         assert_int_equal(record_peek(page, &n), RC_OK);
         assert_int_equal(n, lengths[i]);
-        assert_int_equal(
-            record_decode(page, MAX(n, RECORD_ALIGN_BYTES), &b, back_blocks, &err), RC_OK);
+        assert_int_equal(record_decode(page, MAX(n, RECORD_ALIGN_BYTES), &b, back_blocks, &err),
+                         RC_OK);
         assert_true(b.type == h.type && b.cipher_suite == h.cipher_suite &&
                     b.segment_id == h.segment_id && b.segment_generation == h.segment_generation &&
                     b.sequence == h.sequence && b.flushed_upto == h.flushed_upto &&
@@ -181,7 +181,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_roundtrip), cmocka_unit_test(test_every_flip_is_found),
-        cmocka_unit_test(test_small),    cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_small), cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_block_check)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
