@@ -41,7 +41,7 @@ def chunk_records(path):
         plain = struct.unpack_from('<I', data, at + 128)[0]
         if kind == 1:
             yield at, header, plain
-        at += header + (plain + 4095) // 4096 * 4096
+        at += (header + plain + 4095) // 4096 * 4096
 
 
 def flip_all(node):
