@@ -33,7 +33,8 @@
 
 struct settings {
     const char *name, *listen, *advertise, *ca, *cert, *key, *etcd, *cluster, *zone, *rack, *host;
-    const char *log_level, *master_key, *inspect, *model_check, *data;
+    const char *log_level, *master_key, *inspect, *model_check, *data, *failure_domain;
+    enum placement_level level; /* failure_domain */
     bool master_key_create;
     uint64_t prefix_bits, copies, min_in_sync, disk_patience, keepalive, task_lease, upload_bytes;
 };
@@ -58,6 +59,8 @@ static const struct conf_opt OPTS[] = {
      "2^n groups a pool, when the cluster is new"},
     {"copies", CONF_U64, AT(copies), "3", "1..8", "of everything, when the cluster is new"},
     {"min_in_sync", CONF_U64, AT(min_in_sync), "2", "1..8", "copies a write needs at least"},
+    {"failure_domain", CONF_STR, AT(failure_domain), "zone", "LEVEL",
+     "zone, rack, host or disk: no two copies in one while that can be had; when new"},
     {"upload_bytes", CONF_BYTES, AT(upload_bytes), "96MiB", "BYTES",
      "memory for chunks on their way in, all uploads; at least 64MiB"},
     {"disk_patience", CONF_MS, AT(disk_patience), "10m", "TIME",
@@ -127,6 +130,13 @@ static void on_pool(void *data, const struct placement_pool *p)
 {
     (void)p;
     map_changed(data);
+}
+static void on_other(void *data, const char *rest, struct slice value)
+{
+    struct daemon *d = data;
+
+    (void)value;
+    if (strncmp(rest, "node-", 5) == 0) manager_changed(d->manager);
 }
 static void on_lease_lost(void *data)
 {
@@ -272,6 +282,7 @@ static void open_cluster(struct daemon *d)
                                 .on_node = on_node,
                                 .on_group = on_group,
                                 .on_pool = on_pool,
+                                .on_other = on_other,
                                 .on_lease_lost = on_lease_lost,
                                 .data = d};
     struct err err = {0};
@@ -427,11 +438,13 @@ static void open_background(struct daemon *d)
                               .prefix_bits = (uint32_t)d->set.prefix_bits,
                               .copies = (uint32_t)d->set.copies,
                               .min_in_sync = (uint32_t)d->set.min_in_sync,
+                              .failure_domain = d->set.level,
                               .patience_ms = d->set.disk_patience};
     struct gw_jobs_conf jc = {.address = d->advertise, .lease_ms = (uint32_t)d->set.task_lease};
     struct err err = {0};
     enum rc rc = manager_open(&mc, &d->manager, &err);
 
+    d->gw.manager = d->manager;
     if (rc == RC_OK) rc = gw_jobs_open(&d->gw, &jc, &err);
     if (rc != RC_OK) fail(&err);
     rc = fiber_group_spawn(&d->background, manager_run, d->manager);
@@ -581,6 +594,7 @@ static void on_signal(uv_signal_t *s, int signum)
 static enum rc settings_check(struct daemon *d, struct err *reterr)
 {
     const struct settings *s = &d->set;
+    static const char *const LEVELS[] = {"zone", "rack", "host", "disk"};
     enum log_level level;
     char daemon_name[80];
 
@@ -597,6 +611,12 @@ static enum rc settings_check(struct daemon *d, struct err *reterr)
                        "%u",
                        (unsigned long long)s->copies, (unsigned long long)s->min_in_sync,
                        PLACEMENT_COPIES_MAX);
+    }
+    for (d->set.level = PLACEMENT_ZONE; strcmp(s->failure_domain, LEVELS[d->set.level]) != 0;
+         d->set.level++) {
+        if (d->set.level == PLACEMENT_DISK)
+            return err_set(reterr, RC_INVAL, "failure_domain '%s': zone, rack, host or disk",
+                           s->failure_domain);
     }
     if (s->keepalive < KEEPALIVE_MS_MIN || s->keepalive > KEEPALIVE_MS_MAX)
         return err_set(reterr, RC_INVAL, "keepalive: from %u ms to %u s", KEEPALIVE_MS_MIN,

@@ -185,6 +185,20 @@ static void node_gone(struct cluster *c, const char *rest)
     if (c->ready && c->conf.on_node != NULL) c->conf.on_node(c->conf.data, &n->n);
 }
 
+/* A node that was given up: nobody need know it any more, unless it runs. */
+static void node_forgotten(struct cluster *c, const char *id)
+{
+    LIST_FOREACH_SAFE(it, &c->nodes)
+    {
+        struct node *n = CONTAINER_OF(it, struct node, link);
+        char own[ID128_TEXT_BYTES];
+
+        if (n->n.alive || strcmp(id128_text(&n->n.id, own), id) != 0) continue;
+        list_remove(&n->link);
+        free(n);
+    }
+}
+
 /* ---- groups ---- */
 static bool group_key(const char *rest, struct placement_group *ret, bool *ret_wish)
 {
@@ -365,7 +379,11 @@ static void on_change(void *data, const struct etcd_kv *kv)
             node_change(c, kv->value, true);
         }
     } else if (strncmp(rest, "nodes-perm/", 11) == 0) {
-        if (kv->mod_revision != 0) node_change(c, kv->value, false);
+        if (kv->mod_revision != 0) {
+            node_change(c, kv->value, false);
+        } else {
+            node_forgotten(c, rest + 11);
+        }
     } else if (strncmp(rest, "pools/", 6) == 0) {
         if (kv->mod_revision != 0) pool_change(c, kv);
     } else if (strncmp(rest, "pg/", 3) == 0 && group_key(rest + 3, &g, &wish)) {

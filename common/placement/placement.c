@@ -121,12 +121,24 @@ static bool clashes(const struct placement_disk *disks, const uint32_t *idx, uin
     return false;
 }
 
-uint32_t placement_propose(const struct placement_pool *pool, const struct placement_group *g,
-                           const struct placement_disk *disks, uint32_t n,
-                           uint32_t ret_idx[PLACEMENT_COPIES_MAX], enum placement_level *ret_level)
+enum placement_level placement_level_of(const struct placement_disk *disks, const uint32_t *idx,
+                                        uint32_t n)
+{
+    enum placement_level level = PLACEMENT_ZONE;
+
+    for (uint32_t i = 1; i < n; i++) {
+        while (level < PLACEMENT_DISK && clashes(disks, idx, i, idx[i], level))
+            level++;
+    }
+    return level;
+}
+
+uint32_t placement_extend(const struct placement_pool *pool, const struct placement_group *g,
+                          const struct placement_disk *disks, uint32_t n, uint32_t kept_n,
+                          uint32_t idx[PLACEMENT_COPIES_MAX], enum placement_level *ret_level)
 {
     enum placement_level level = pool->failure_domain;
-    uint32_t got = 0;
+    uint32_t got = kept_n;
 
     CHECK(pool->copies <= PLACEMENT_COPIES_MAX && level <= PLACEMENT_DISK);
     while (got < pool->copies) {
@@ -136,14 +148,14 @@ uint32_t placement_propose(const struct placement_pool *pool, const struct place
         for (uint32_t i = 0; i < n; i++) {
             uint64_t c;
 
-            if (disks[i].weight == 0 || clashes(disks, ret_idx, got, i, level)) continue;
+            if (disks[i].weight == 0 || clashes(disks, idx, got, i, level)) continue;
             c = cost(g, &disks[i]);
             if (best < n && !better(c, &disks[i], best_cost, &disks[best])) continue;
             best = i;
             best_cost = c;
         }
         if (best < n) {
-            ret_idx[got++] = best;
+            idx[got++] = best;
         } else if (level < PLACEMENT_DISK) {
             level++; /* too few domains: the next narrower one still separates something */
         } else {
@@ -152,4 +164,11 @@ uint32_t placement_propose(const struct placement_pool *pool, const struct place
     }
     *ret_level = level;
     return got;
+}
+
+uint32_t placement_propose(const struct placement_pool *pool, const struct placement_group *g,
+                           const struct placement_disk *disks, uint32_t n,
+                           uint32_t ret_idx[PLACEMENT_COPIES_MAX], enum placement_level *ret_level)
+{
+    return placement_extend(pool, g, disks, n, 0, ret_idx, ret_level);
 }

@@ -48,3 +48,10 @@ MUST_CHECK enum rc placement_group_split(const struct placement_group *g,
 uint32_t placement_propose(const struct placement_pool *pool, const struct placement_group *g,
                            const struct placement_disk *disks, uint32_t n,
                            uint32_t ret_idx[PLACEMENT_COPIES_MAX], enum placement_level *ret_level);
+/* The same, beside disks that stay: idx[0 .. kept_n) are given, the rest is filled up. */
+uint32_t placement_extend(const struct placement_pool *pool, const struct placement_group *g,
+                          const struct placement_disk *disks, uint32_t n, uint32_t kept_n,
+                          uint32_t idx[PLACEMENT_COPIES_MAX], enum placement_level *ret_level);
+/* The widest level at which disks[idx[0 .. n)] all differ. */
+enum placement_level placement_level_of(const struct placement_disk *disks, const uint32_t *idx,
+                                        uint32_t n);

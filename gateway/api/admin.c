@@ -6,160 +6,15 @@
 #include "common/base/log.h"
 #include "gateway/api/jobs.h"
 #include "gateway/api/listing.h"
+#include "gateway/api/nodes.h"
+#include "gateway/manager/manager.h"
+#include "gateway/manager/truth.h"
 #include "proto/mikura/v1/admin.pb-c.h"
-#include <stdlib.h>
 
-#define NODE_STATUS_MS 3000u
-#define REASONS_MAX    64u
-#define GROUP_BATCH    256u
+#define REASONS_MAX 64u
+#define GROUP_BATCH 256u
 
 typedef Mikura__V1__ClusterStatus Status;
-
-/* ---- nodes ---- */
-struct node_look { /* one node, asked in a fiber of its own */
-    struct gw *gw;
-    struct cluster_node *node; /* copy in the arena */
-    struct arena a;
-    Mikura__Internal__V1__NodeStatusResponse *status; /* NULL: no answer */
-    struct err err;
-};
-
-static void look(void *arg)
-{
-    struct node_look *l = arg;
-
-    if (route_node_status(l->gw->route, l->node, NODE_STATUS_MS, &l->a, &l->status, &l->err) !=
-        RC_OK) {
-        l->status = NULL;
-    }
-}
-
-/* Copies of all nodes; storage nodes that are alive are asked, at the same time. The arenas of the
- * answers are freed with looks_end. */
-static enum rc looks_begin(struct gw *gw, struct arena *a, struct node_look **ret, uint32_t *ret_n,
-                           struct err *reterr)
-{
-    struct fiber_group asking = {0};
-    struct node_look *l;
-    uint32_t n = 0, max = 0;
-    enum rc rc = RC_OK;
-
-    for (const struct cluster_node *it = cluster_node_next(gw->cluster, NULL); it != NULL;
-         it = cluster_node_next(gw->cluster, it))
-        max++;
-    l = arena_alloc(a, max * sizeof *l);
-    if (l == NULL) return err_set(reterr, RC_NOMEM, "the nodes");
-    for (const struct cluster_node *it = cluster_node_next(gw->cluster, NULL);
-         it != NULL && n < max; it = cluster_node_next(gw->cluster, it)) {
-        l[n].gw = gw;
-        l[n].node = arena_copy(a, it, sizeof *it);
-        if (l[n].node == NULL) return err_set(reterr, RC_NOMEM, "the nodes");
-        n++;
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        arena_init(&l[i].a);
-        if (!l[i].node->alive || strcmp(l[i].node->kind, "storaged") != 0) continue;
-        rc = fiber_group_spawn(&asking, look, &l[i]);
-        if (rc != RC_OK) (void)err_set(&l[i].err, rc, "not asked: %s", rc_text(rc));
-    }
-    fiber_group_wait(&asking);
-    *ret = l;
-    *ret_n = n;
-    return RC_OK;
-}
-
-static void looks_end(struct node_look *l, uint32_t n)
-{
-    for (uint32_t i = 0; i < n; i++)
-        arena_deinit(&l[i].a);
-}
-
-static ProtobufCBinaryData id_bytes(struct arena *a, const struct id128 *id)
-{
-    ProtobufCBinaryData b = {16, arena_copy(a, id->b, 16)};
-
-    if (b.data == NULL) b.len = 0;
-    return b;
-}
-
-static bool disks_of(struct arena *a, const struct node_look *l, Mikura__V1__Node *m)
-{
-    size_t n = l->status != NULL ? l->status->n_disks : l->node->disks_n;
-
-    m->disks = arena_alloc(a, n * sizeof *m->disks);
-    if (m->disks == NULL) return false;
-    for (size_t i = 0; i < n; i++) {
-        Mikura__V1__Disk *d = arena_alloc(a, sizeof *d);
-
-        if (d == NULL) return false;
-        mikura__v1__disk__init(d);
-        if (l->status != NULL) {
-            const Mikura__Internal__V1__DiskStatus *s = l->status->disks[i];
-
-            d->id = s->id;
-            d->path = s->path;
-            d->total_bytes = s->total_bytes;
-            d->used_bytes = s->used_bytes;
-            d->engine = s->engine;
-            d->engine_reason = s->engine_reason;
-            d->state = s->state;
-            d->groups = s->groups;
-            d->live_bytes = s->live_bytes;
-            d->quarantined = s->quarantined;
-            d->scrub_pass = s->scrub_pass;
-            d->scrub_running = s->scrub_running;
-            d->scrub_done_bytes = s->scrub_done_bytes;
-            d->scrub_total_bytes = s->scrub_total_bytes;
-            d->scrub_end_unix_ms = s->scrub_end_unix_ms;
-        } else {
-            d->id = id_bytes(a, &l->node->disks[i].id);
-            d->total_bytes = l->node->disks[i].total_bytes;
-        }
-        m->disks[m->n_disks++] = d;
-    }
-    return true;
-}
-
-static enum rc list_nodes(struct fcall *c, struct err *reterr)
-{
-    struct gw *gw = c->service;
-    Mikura__V1__ListNodesRequest *req;
-    Mikura__V1__ListNodesResponse answer = MIKURA__V1__LIST_NODES_RESPONSE__INIT;
-    struct node_look *l = NULL;
-    uint32_t n = 0;
-    enum rc rc = fcall_request(c, &mikura__v1__list_nodes_request__descriptor, &req, reterr);
-
-    if (rc == RC_OK) rc = looks_begin(gw, &c->arena, &l, &n, reterr);
-    if (rc != RC_OK) return rc;
-    answer.nodes = arena_alloc(&c->arena, n * sizeof *answer.nodes);
-    for (uint32_t i = 0; i < n && answer.nodes != NULL; i++) {
-        Mikura__V1__Node *m = arena_alloc(&c->arena, sizeof *m);
-        struct cluster_node *node = l[i].node;
-
-        if (m == NULL || (mikura__v1__node__init(m), !disks_of(&c->arena, &l[i], m))) {
-            answer.nodes = NULL;
-            break;
-        }
-        m->id = id_bytes(&c->arena, &node->id);
-        m->boot_id = id_bytes(&c->arena, &node->boot_id);
-        m->name = node->name;
-        m->kind = node->kind;
-        m->address = node->host_address;
-        m->zone = node->zone;
-        m->rack = node->rack;
-        m->host = node->host;
-        m->alive = node->alive;
-        m->version = node->version;
-        m->devices = arena_alloc(&c->arena, node->devices_n * sizeof *m->devices);
-        for (uint32_t d = 0; d < node->devices_n && m->devices != NULL; d++)
-            m->devices[m->n_devices++] = node->devices[d];
-        answer.nodes[answer.n_nodes++] = m;
-    }
-    rc =
-        answer.nodes == NULL ? err_set(reterr, RC_NOMEM, "the nodes") : fcall_send(c, &answer.base);
-    looks_end(l, n);
-    return rc;
-}
 
 /* ---- groups ---- */
 static bool disk_alive(const struct gw *gw, const struct id128 *disk)
@@ -197,14 +52,14 @@ static Mikura__V1__Group *group_message(const struct gw *gw, struct arena *a,
     m->prefix = g->group.prefix;
     m->config = g->config;
     m->epoch = g->epoch;
-    m->primary_disk = id_bytes(a, &g->primary);
+    m->primary_disk = nodes_id(a, &g->primary);
     m->in_sync_disks = arena_alloc(a, g->in_sync_n * sizeof *m->in_sync_disks);
     m->learner_disks = arena_alloc(a, g->learners_n * sizeof *m->learner_disks);
     if (m->in_sync_disks == NULL || m->learner_disks == NULL) return NULL;
     for (uint32_t i = 0; i < g->in_sync_n; i++)
-        m->in_sync_disks[m->n_in_sync_disks++] = id_bytes(a, &g->in_sync[i]);
+        m->in_sync_disks[m->n_in_sync_disks++] = nodes_id(a, &g->in_sync[i]);
     for (uint32_t i = 0; i < g->learners_n; i++)
-        m->learner_disks[m->n_learner_disks++] = id_bytes(a, &g->learners[i]);
+        m->learner_disks[m->n_learner_disks++] = nodes_id(a, &g->learners[i]);
     m->health = group_health(gw, g);
     return m;
 }
@@ -325,8 +180,10 @@ static void look_nodes(struct looking *lk, const struct node_look *l, uint32_t n
         if (strcmp(node->kind, "storaged") == 0) storage++;
         if (!node->alive) {
             reason(lk, arena_str(a,
-                                 "%s '%s' at %s is away: start it again, or its copies are made "
-                                 "elsewhere after a while",
+                                 strcmp(node->kind, "storaged") == 0
+                                     ? "%s '%s' at %s is away: start it again, or its copies are "
+                                       "made elsewhere after a while"
+                                     : "%s '%s' at %s is away: start it again",
                                  node->kind, node->name, node->host_address));
             continue;
         }
@@ -358,6 +215,56 @@ static void look_nodes(struct looking *lk, const struct node_look *l, uint32_t n
     }
     if (storage == 0)
         reason(lk, "no storage node has joined: start storaged on at least min_in_sync machines");
+}
+
+/* The gateway that was first to ask for the election and still does. "": nobody, or not known. */
+static char *manager_address(struct gw *gw, struct arena *a)
+{
+    char *prefix = arena_str(a, "/mikura/%s/elect/manager", gw->cluster_name);
+    const struct etcd_kv *first = NULL;
+    struct etcd_kv *kvs;
+    struct err err;
+    uint32_t n = 0;
+
+    if (prefix == NULL || truth_prefix(gw->etcd, prefix, a, &kvs, &n, &err) != RC_OK) return NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        if (first == NULL || kvs[i].create_revision < first->create_revision) first = &kvs[i];
+    }
+    return first == NULL ? NULL : gw_dup(a, first->value);
+}
+
+static void look_moves(struct looking *lk, struct node_look *l, uint32_t n)
+{
+    struct gw *gw = lk->c->service;
+    struct arena *a = &lk->c->arena;
+    struct moves *mv = arena_alloc(a, sizeof *mv);
+    Status *m = lk->m;
+    struct err err = {0};
+    char *address = cluster_fresh(gw->cluster) ? manager_address(gw, a) : NULL;
+
+    if (address != NULL) m->manager = address;
+    if (mv == NULL || nodes_moves(gw, false, l, n, a, mv, &err) != RC_OK) {
+        reason(lk, arena_str(a, "what moves is not known: %s", err.msg));
+        return;
+    }
+    m->copies_to_make = mv->all.copies;
+    m->bytes_to_copy = mv->copy_bytes * mv->all.copies;
+    m->groups_moving = planner_moving(&mv->v.in);
+    m->moves_held = planner_hold(&mv->v.in);
+    if (m->moves_held)
+        reason(lk, "more than a quarter of the storage hosts are away: it looks like the network, "
+                   "so no copies are made elsewhere; bring them back, or give them up with `mikura "
+                   "node remove`");
+    if (address == NULL)
+        reason(lk, "no gateway is elected to plan moves: repairs wait until one is (etcd?)");
+    for (uint32_t i = 0; i < mv->v.nodes_n; i++) {
+        const struct view_node *x = &mv->v.nodes[i];
+
+        if (x->alive && x->disks_n > 0 && mv->v.disks[x->disk_idx[0]].fresh)
+            reason(lk,
+                   arena_str(a, "storaged '%s' is new and holds nothing yet: mikura node add %s",
+                             x->name, x->name));
+    }
 }
 
 static void judge(struct looking *lk, uint32_t expected)
@@ -418,14 +325,15 @@ static enum rc status(struct fcall *c, struct err *reterr)
         arena_alloc(&c->arena, REASONS_MAX * sizeof *m->unchecked_collections);
     if (m->reasons == NULL || m->unchecked_collections == NULL)
         return err_set(reterr, RC_NOMEM, "the status");
-    m->cluster_id = id_bytes(&c->arena, &gw->cluster_id);
+    m->cluster_id = nodes_id(&c->arena, &gw->cluster_id);
     m->master_key_fingerprint = gw->master_fingerprint;
     m->version = arena_str(&c->arena, "%s", MIKURA_VERSION);
-    rc = looks_begin(gw, &c->arena, &l, &n, reterr);
+    rc = nodes_look(gw, &c->arena, &l, &n, reterr);
     if (rc != RC_OK) return rc;
     look_nodes(&lk, l, n);
     look_groups(&lk, &expected);
     judge(&lk, expected);
+    look_moves(&lk, l, n);
     /* counts need groups that serve; without them the rest is still told */
     if (m->health != MIKURA__V1__HEALTH__HEALTH_UNAVAILABLE) {
         rc = gw_list_names(gw, gw->meta_pool, &record_scope_collections, "", "", &c->arena,
@@ -438,7 +346,7 @@ static enum rc status(struct fcall *c, struct err *reterr)
         reason(&lk, "cases and jobs are not counted while groups are unavailable");
     }
     rc = fcall_send(c, &m->base);
-    looks_end(l, n);
+    nodes_look_end(l, n);
     return rc;
 }
 
@@ -472,7 +380,8 @@ static enum rc key_status(struct fcall *c, struct err *reterr)
 
 const struct fcall_method gw_admin_methods[] = {
     {"/mikura.v1.Admin/Status", false, 0, status},
-    {"/mikura.v1.Admin/ListNodes", false, 0, list_nodes},
+    {"/mikura.v1.Admin/ListNodes", false, 0, nodes_list},
+    {"/mikura.v1.Admin/ChangeNode", false, 0, nodes_change},
     {"/mikura.v1.Admin/ListGroups", false, 0, list_groups},
     {"/mikura.v1.Admin/KeyStatus", false, 0, key_status},
     {NULL, false, 0, NULL},

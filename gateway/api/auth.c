@@ -55,6 +55,7 @@ static const struct right RIGHTS[] = {
     {"/mikura.v1.Admin/ListNodes", O},
     {"/mikura.v1.Admin/ListGroups", O},
     {"/mikura.v1.Admin/KeyStatus", O},
+    {"/mikura.v1.Admin/ChangeNode", O},
     {"/mikura.internal.v1.Work/Pull", C},
     {"/mikura.internal.v1.Work/Renew", C},
     {"/mikura.internal.v1.Work/Finish", C},

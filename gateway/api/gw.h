@@ -24,6 +24,7 @@
 struct gw_cached;
 struct gw_jobs; /* jobs.c */
 struct gw_inspector;
+struct manager; /* gateway/manager */
 struct gw {
     struct fibers *fs;
     uv_loop_t *loop;
@@ -44,6 +45,7 @@ struct gw {
     struct list cached; /* collections */
     uint32_t cached_n;
     struct gw_jobs *jobs;
+    struct manager *manager;
     struct gw_inspector *inspector;
     char model_check[512]; /* path of mikura-model-check */
     struct fiber_event sweep;

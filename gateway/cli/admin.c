@@ -12,7 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SVC "/mikura.v1.Admin/"
+#define SVC      "/mikura.v1.Admin/"
+#define WATCH_MS 2000u
 
 static int ended(struct cli *c, enum rc rc)
 {
@@ -35,52 +36,6 @@ static const char *health_text(Mikura__V1__Health h)
     default:
         return "unknown";
     }
-}
-
-int cmd_node_ls(struct cli *c)
-{
-    static const char *const HEAD[] = {"NAME",  "KIND",   "STATE",   "ADDRESS",        "PLACE",
-                                       ">USED", ">TOTAL", ">GROUPS", "ENGINE / DEVICE"};
-    Mikura__V1__ListNodesRequest m = MIKURA__V1__LIST_NODES_REQUEST__INIT;
-    Mikura__V1__ListNodesResponse *list = NULL;
-    struct table t;
-    char a[32], b[32];
-    enum rc rc =
-        cli_call(c, SVC "ListNodes", &m.base, &mikura__v1__list_nodes_response__descriptor, &list);
-
-    table_init(&t, HEAD, ARRAY_N(HEAD));
-    for (size_t i = 0; rc == RC_OK && i < list->n_nodes; i++) {
-        const Mikura__V1__Node *x = list->nodes[i];
-        uint64_t used = 0, total = 0;
-        uint32_t groups = 0;
-        const char *state = x->alive ? "up" : "DOWN", *what = "";
-
-        if (c->json) {
-            rc = out_json_message(&x->base);
-            continue;
-        }
-        for (size_t k = 0; k < x->n_disks; k++) {
-            used += x->disks[k]->used_bytes;
-            total += x->disks[k]->total_bytes;
-            groups += x->disks[k]->groups;
-            what = x->disks[k]->engine;
-            if (x->alive && strcmp(x->disks[k]->state, "ok") != 0) state = x->disks[k]->state;
-        }
-        if (x->n_devices > 0) what = x->devices[0];
-        table_cell(&t, "%s", x->name);
-        table_cell(&t, "%s", x->kind);
-        table_cell(&t, "%s", state);
-        table_cell(&t, "%s", x->address);
-        table_cell(&t, "%s/%s/%s", x->zone, x->rack, x->host);
-        table_cell(&t, "%s", x->n_disks == 0 ? "" : str_from_bytes(used, a));
-        table_cell(&t, "%s", x->n_disks == 0 ? "" : str_from_bytes(total, b));
-        table_cell(&t, "%.0u", groups);
-        table_cell(&t, "%s", what);
-    }
-    if (rc == RC_OK && !c->json) rc = table_print(&t, stdout);
-    table_deinit(&t);
-    mikura__v1__list_nodes_response__free_unpacked(list, NULL);
-    return ended(c, rc);
 }
 
 struct groups {
@@ -242,6 +197,11 @@ static void status_print(const Mikura__V1__ClusterStatus *s)
                  s->groups_degraded, s->groups_read_only, s->groups_unavailable);
     (void)printf("storage   %s of %s used\n", str_from_bytes(s->bytes_used, a),
                  str_from_bytes(s->bytes_total, b));
+    if (s->copies_to_make > 0 || s->groups_moving > 0)
+        (void)printf("moving    %u copies to make, about %s; %u groups on their way%s\n",
+                     s->copies_to_make, str_from_bytes(s->bytes_to_copy, a), s->groups_moving,
+                     s->moves_held ? "; HELD" : "");
+    (void)printf("manager   %s\n", s->manager[0] == 0 ? "none elected" : s->manager);
     (void)printf("cases     %" PRIu64 "\njobs      %u running\nmaster key %s\n", s->cases,
                  s->jobs_running, s->master_key_fingerprint);
     if (s->n_unchecked_collections > 0) {
@@ -255,19 +215,29 @@ static void status_print(const Mikura__V1__ClusterStatus *s)
 int cmd_status(struct cli *c)
 {
     Mikura__V1__StatusRequest m = MIKURA__V1__STATUS_REQUEST__INIT;
-    Mikura__V1__ClusterStatus *s = NULL;
-    bool ok = true;
-    enum rc rc = cli_call(c, SVC "Status", &m.base, &mikura__v1__cluster_status__descriptor, &s);
+    bool ok = true, again;
+    enum rc rc;
 
-    if (rc == RC_OK) {
-        ok = s->health == MIKURA__V1__HEALTH__HEALTH_OK;
-        if (c->json) {
-            rc = out_json_message(&s->base);
-        } else {
-            status_print(s);
+    do {
+        Mikura__V1__ClusterStatus *s = NULL;
+
+        rc = cli_call(c, SVC "Status", &m.base, &mikura__v1__cluster_status__descriptor, &s);
+        if (rc == RC_OK) {
+            ok = s->health == MIKURA__V1__HEALTH__HEALTH_OK;
+            if (c->json) {
+                rc = out_json_message(&s->base);
+            } else {
+                status_print(s);
+            }
         }
-    }
-    mikura__v1__cluster_status__free_unpacked(s, NULL);
+        again = rc == RC_OK && cli_flag(c, "watch") && (!ok || s->copies_to_make > 0);
+        mikura__v1__cluster_status__free_unpacked(s, NULL);
+        if (again) {
+            rc = out_flush();
+            if (!c->json) (void)printf("\n");
+            fiber_sleep_ms(WATCH_MS);
+        }
+    } while (rc == RC_OK && again);
     return rc == RC_OK && !ok ? EXIT_UNHEALTHY : ended(c, rc);
 }
 

@@ -125,8 +125,13 @@ int cmd_job_results(struct cli *c);
 int cmd_job_cancel(struct cli *c);
 int cmd_receipt_keys(struct cli *c); /* receipt.c */
 int cmd_receipt_verify(struct cli *c);
-int cmd_node_ls(struct cli *c); /* admin.c */
-int cmd_group_ls(struct cli *c);
+int cmd_node_ls(struct cli *c); /* nodes.c */
+int cmd_node_add(struct cli *c);
+int cmd_node_drain(struct cli *c);
+int cmd_node_undrain(struct cli *c);
+int cmd_node_remove(struct cli *c);
+int cmd_node_replace(struct cli *c);
+int cmd_group_ls(struct cli *c); /* admin.c */
 int cmd_key_create(struct cli *c);
 int cmd_key_status(struct cli *c);
 int cmd_key_export(struct cli *c);

@@ -121,6 +121,22 @@ static const struct cli_opt AGENT_RETRY[] = {
 static const struct cli_opt AGENT_VERIFY[] = {
     STATE_OPT, {"collection", "NAME", "needed"}, CONNECTION_OPT, {0}};
 
+static const struct cli_opt WATCH[] = {{"watch", NULL, "again every 2 s until all is done"}, {0}};
+#define CHANGE_OPTS                                                                                \
+    {"dry-run", NULL, "only show what would move"}, {"yes", NULL, "do not ask"},                   \
+    {                                                                                              \
+        "watch", NULL, "wait until it is done, with progress"                                      \
+    }
+static const struct cli_opt CHANGE[] = {CHANGE_OPTS, {0}};
+static const struct cli_opt DRAIN[] = {
+    CHANGE_OPTS,
+    {"narrower", NULL, "accept that copies lie closer together (two in one zone, rack or host)"},
+    {0}};
+#define NODE_HELP                                                                                  \
+    "Shows what will move, then asks (where there is a terminal), then does it in the "            \
+    "background. "                                                                                 \
+    "It\ngoes on whatever happens to gateways and nodes; follow it with `node ls --watch`.\n"
+
 const struct command COMMANDS[] = {
     {"collection create", "NAME", 1, 1, "make a collection (operators)", CREATE,
      "Making it again with the same settings changes nothing.\nexamples:\n"
@@ -208,8 +224,32 @@ const struct command COMMANDS[] = {
      cmd_job_results},
     {"job cancel", "ID", 1, 1, "start no more of its tasks", JSON_ONLY,
      "example:\n  mikura job cancel 00112233445566778899aabbccddeeff\n", cmd_job_cancel},
-    {"node ls", "", 0, 0, "gateways, storage nodes, workers (operators)", JSON_ONLY,
-     "example:\n  mikura node ls\n", cmd_node_ls},
+    {"node ls", "", 0, 0, "gateways, storage nodes, workers (operators)", WATCH,
+     "STATE of a storage node: new (waits for `node add`), in, draining, drained, removed. MOVES: "
+     "copies\nof groups still to come or go, with how much that is and when it may end.\n"
+     "examples:\n  mikura node ls\n  mikura node ls --watch\n",
+     cmd_node_ls},
+    {"node add", "NAME", 1, 1, "let a new storage node in: groups move onto it (operators)", CHANGE,
+     NODE_HELP "examples:\n  mikura node add storaged-4 --dry-run\n  mikura node add storaged-4 "
+               "--watch\n",
+     cmd_node_add},
+    {"node drain", "NAME", 1, 1, "empty a storage node, keeping every copy (operators)", DRAIN,
+     NODE_HELP "Refused when fewer copies than promised would be left, or they would lie closer "
+               "together\nthan now.\nexamples:\n  mikura node drain storaged-2 --dry-run\n"
+               "  mikura node drain storaged-2 --watch\n",
+     cmd_node_drain},
+    {"node undrain", "NAME", 1, 1, "take a drain back (operators)", CHANGE,
+     NODE_HELP "example:\n  mikura node undrain storaged-2\n", cmd_node_undrain},
+    {"node remove", "NAME", 1, 1, "give up a node that is dead, or drained and stopped (operators)",
+     CHANGE,
+     NODE_HELP "Its copies are made elsewhere at once; without this only after disk_patience.\n"
+               "example:\n  mikura node remove storaged-2 --dry-run\n",
+     cmd_node_remove},
+    {"node replace", "NAME NEW", 2, 2, "let NEW in and give NAME up, or drain it (operators)",
+     DRAIN,
+     NODE_HELP "NAME is removed when it is away, drained when it runs.\n"
+               "example:\n  mikura node replace storaged-2 storaged-4 --dry-run\n",
+     cmd_node_replace},
     {"group ls", "", 0, 0, "placement groups and their replicas (operators)", JSON_ONLY,
      "example:\n  mikura group ls --json | jq -r 'select(.health != \"HEALTH_OK\")'\n",
      cmd_group_ls},
@@ -223,7 +263,7 @@ const struct command COMMANDS[] = {
      "Works without a cluster, on the gateway's machine.\nexample:\n"
      "  mikura key export /etc/mikura/master.key /media/safe/mikura-master.key\n",
      cmd_key_export},
-    {"status", "", 0, 0, "the cluster's health, with what to do (operators)", JSON_ONLY,
+    {"status", "", 0, 0, "the cluster's health, with what to do (operators)", WATCH,
      "Exit 15: not all is well. Collections that nothing inspects are named in red.\n"
      "example:\n  mikura status\n",
      cmd_status},

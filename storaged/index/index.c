@@ -229,6 +229,22 @@ enum rc index_groups(struct index *ix, enum rc (*fn)(void *ctx, const struct ind
     return rc;
 }
 
+enum rc index_group_forget(struct index *ix, const struct index_group *g, struct err *reterr)
+{
+    rocksdb_writebatch_t *wb = rocksdb_writebatch_create();
+    uint8_t k[GROUP_BYTES + 1];
+    char *e = NULL;
+
+    group_put(g, k);
+    k[GROUP_BYTES] = 'p';
+    rocksdb_writebatch_delete_cf(wb, ix->cf[CF_META], (char *)k, sizeof(k));
+    k[GROUP_BYTES] = 'a';
+    rocksdb_writebatch_delete_cf(wb, ix->cf[CF_META], (char *)k, sizeof(k));
+    rocksdb_write(ix->db, ix->wo, wb, &e);
+    rocksdb_writebatch_destroy(wb);
+    return e == NULL ? mark_sync(ix, reterr) : rc_from_rocksdb(e, "forget", reterr);
+}
+
 /* ---- state ---- */
 static size_t state_key(const uint8_t *prefix, struct slice key, uint8_t out[STATE_KEY])
 {

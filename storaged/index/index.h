@@ -214,6 +214,10 @@ MUST_CHECK enum rc index_groups(struct index *ix,
                                 enum rc (*fn)(void *ctx, const struct index_group *g), void *ctx,
                                 struct err *reterr);
 
+/* Protocol and applied state of the group go: it was never here. Durable on return. */
+MUST_CHECK enum rc index_group_forget(struct index *ix, const struct index_group *g,
+                                      struct err *reterr);
+
 /* ---- a group's state ---- */
 /* One batch: any number of entries in order, then one commit. */
 MUST_CHECK enum rc index_batch_new(struct index *ix, const struct index_group *g,

@@ -246,9 +246,10 @@ static void slow_tick(struct sd *sd)
         {
             struct sd_group *g = CONTAINER_OF(it, struct sd_group, link);
 
-            if (g->disk != d) continue;
+            if (g->disk != d || g->erased) continue;
             group_trim(g);
             group_apply(g, 0); /* in case no fiber could be had */
+            group_retire_look(g);
             healed &= g->ready && !g->core.damaged;
         }
         if (healed && store_damage_clear(d->store, &st.err) == RC_OK) {

@@ -143,6 +143,7 @@ static void on_txn(struct etcd_request *r, enum rc rc, const struct etcd_answer 
                 ev.type = REPLICA_EV_CONFIG;
                 ev.config = &config;
                 ev.mod_revision = a->kvs[0].mod_revision;
+                g->record_read = config.config;
                 group_event(g, &ev);
             } else {
                 log_error("group_record_bad", "group=%s why=%s", g->name, err.msg);
@@ -342,9 +343,23 @@ static void birth_run(void *arg)
 
 static void group_birth(struct sd_group *g)
 {
-    if (g->ready || g->opening || g->dead || g->sd->stopping) return;
+    if (g->ready || g->opening || g->dead || g->erased || g->sd->stopping) return;
     if (cluster_pool(g->sd->cluster, g->id.pool) == NULL) return;
     g->opening = sd_spawn(g->sd, birth_run, g) == RC_OK;
+}
+
+/* What was erased is wanted again: an empty replica in the same place. */
+static void group_anew(struct sd_group *g)
+{
+    entry_ring_deinit(&g->ring);
+    entry_ring_init(&g->ring, &g->sd->cache);
+    memset(&g->core, 0, sizeof g->core);
+    g->config = (struct group_config){0};
+    g->ready = g->dead = g->erased = g->has_wish = g->durable_news = g->persist_news = false;
+    g->applied = g->apply_to = g->log_top = g->trimmed_at = g->forget_epoch = 0;
+    g->persist_id = g->unwanted_ms = g->record_read = 0;
+    g->sd->groups_n++;
+    g->disk->groups_n++;
 }
 
 static struct sd_group *group_make(struct sd *sd, const struct placement_group *id,
@@ -353,6 +368,7 @@ static struct sd_group *group_make(struct sd *sd, const struct placement_group *
     struct sd_group *g = group_find(sd, id, &d->id);
     char disk[ID128_TEXT_BYTES];
 
+    if (g != NULL && g->erased && !g->retiring && !d->out) group_anew(g);
     if (g != NULL || d->out) return g;
     if (sd->groups_n >= SD_GROUPS_MAX) {
         log_error("groups_full", "max=%u", SD_GROUPS_MAX);
@@ -390,10 +406,10 @@ static void record_seen(struct sd *sd, const struct placement_group *id,
         struct sd_disk *d = &sd->disks[i];
         struct sd_group *g = group_find(sd, id, &d->id);
 
-        if (g == NULL &&
+        if ((g == NULL || g->erased) &&
             (group_set_has(&c->in_sync, &d->id) || group_set_has(&c->learners, &d->id)))
             g = group_make(sd, id, d);
-        if (g == NULL) continue;
+        if (g == NULL || g->erased) continue;
         if (c->config >= g->config.config) {
             g->config = *c;
             g->config_revision = revision;
@@ -409,8 +425,8 @@ static void wish_seen(struct sd *sd, const struct placement_group *id, const str
         struct sd_disk *d = &sd->disks[i];
         struct sd_group *g = group_find(sd, id, &d->id);
 
-        if (g == NULL && group_set_has(wish, &d->id)) g = group_make(sd, id, d);
-        if (g == NULL) continue;
+        if ((g == NULL || g->erased) && group_set_has(wish, &d->id)) g = group_make(sd, id, d);
+        if (g == NULL || g->erased) continue;
         g->wish = *wish;
         g->has_wish = true;
         group_birth(g);

@@ -52,6 +52,8 @@ static const struct conf_opt OPTS[] = {
         "everything is read and checked once in this time; 0 = never"),
     OPT("scrub_rate", CONF_BYTES, scrub_rate, "64MiB", "BYTES",
         "read a second and disk at most, foreground first; 0 = no limit"),
+    OPT("retire_after", CONF_MS, retire_ms, "30s", "TIME",
+        "a copy that the group has moved away from is deleted after this"),
     OPT("session_tick", CONF_MS, tick_ms, "1h", "TIME", "how often upload sessions age"),
     {0},
 };

@@ -26,7 +26,7 @@ struct sd_settings {
     const char *name, *listen, *advertise, *ca, *cert, *key, *etcd, *cluster, *zone, *rack, *host;
     const char *disks, *data, *log_level, *engine, *faults;
     uint64_t segment_bytes, reserve_bytes, limit_bytes, chunk_bytes, index_bytes, entry_bytes;
-    uint64_t tick_ms, log_keep, reclaim_rate, reclaim_dead, scrub_period_ms, scrub_rate;
+    uint64_t tick_ms, retire_ms, log_keep, reclaim_rate, reclaim_dead, scrub_period_ms, scrub_rate;
 };
 struct sd;
 
@@ -76,7 +76,7 @@ MUST_CHECK enum rc disk_payload(struct sd_disk *d, uint32_t share, uint32_t byte
                                 uint64_t timeout_ms, struct bulk_buf **ret_buf);
 
 /* ---- groups: group.c (events and actions), group_log.c, group_apply.c, group_chunk.c,
- * group_snap.c, group_map.c (birth, etcd) ---- */
+ * group_snap.c, group_map.c (birth, etcd), group_retire.c (end) ---- */
 struct waiter { /* a proposal that waits for its outcome; caller's memory */
     struct list link;
     struct fiber_event done;
@@ -101,6 +101,9 @@ struct sd_group {
     struct index_group ix;
     char name[48]; /* "1/6/0400000000000000@disk" for logs */
     bool opening, ready, dead, dirty;
+    bool retiring, erased; /* group_retire.c */
+    uint64_t unwanted_ms;  /* since when nobody wants it; 0 */
+    uint64_t record_read;  /* config of the record as a transaction read it; 0 = none lately */
     struct replica_core core;
     /* the record and the wish as last seen */
     struct group_config config;
@@ -202,6 +205,9 @@ void group_appends_drop(struct sd_group *g);
 void groups_map_changed(struct sd *sd); /* pools came: groups that waited are opened */
 void group_record(struct sd *sd, const struct cluster_group *cg);
 void group_wish(struct sd *sd, const char *rest, struct slice value);
+
+/* group_retire.c: once a second. A copy that is one too many goes. */
+void group_retire_look(struct sd_group *g);
 
 /* ---- state in pages of one snapshot: pager.c ---- */
 struct pager;

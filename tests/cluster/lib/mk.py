@@ -208,6 +208,7 @@ class Cluster:
         self.pki = os.path.join(directory, 'pki')
         self.conf = {}
         self.places = {}
+        self.made = set()  # certificates that are there
         if os.path.exists(os.path.join(directory, 'cluster.conf')):
             self.load()
 
@@ -235,6 +236,10 @@ class Cluster:
 
     def certificate(self, who, pki=None, *more):
         """Makes it in deploy/pki's way; who as in Api."""
+        if pki is None and not more:
+            if who in self.made:
+                return
+            self.made.add(who)
         pki = pki or self.pki
         part = who.split('/')
         more = list(more) + (['--address', '127.0.0.1'] if part[0] == 'node' and '--address' not in more else [])

@@ -91,6 +91,7 @@ ROWS = {
     'Admin.Status': (lambda: v1('StatusRequest'), dict(op='OK')),
     'Admin.ListNodes': (lambda: v1('ListNodesRequest'), dict(op='OK')),
     'Admin.ListGroups': (lambda: v1('ListGroupsRequest'), dict(op='OK')),
+    'Admin.ChangeNode': (lambda: v1('ChangeNodeRequest', name='none', action=2), dict(op='NOT_FOUND')),
     'Admin.KeyStatus': (lambda: v1('KeyStatusRequest'), dict(op='OK')),
     '/mikura.internal.v1.Work/Pull': (lambda: internal('PullRequest', worker='mikura://node/computed/computed-1', devices=['cpu'], slots=1),
                                       dict(co='OK')),
