@@ -232,6 +232,7 @@ enum rc route_primary(struct route_try *t, struct route_node **ret_node,
         if (g != NULL) n = cluster_node_of_disk(t->r->conf.cluster, &g->primary);
         if (n != NULL && n->alive) {
             *ret_group = g;
+            t->tried_revision = g->mod_revision;
             return route_node_of(t->r, n, ret_node, reterr);
         }
         if (left == 0) {
@@ -258,6 +259,28 @@ enum rc route_node_rc(enum rc rc, struct err *e)
     return RC_UNAVAIL;
 }
 
+/* Until the group's record is another than the one that was tried, and then soon again; else twice
+ * as long as before. Not at any change of the map: when a node dies, dozens of groups change within
+ * milliseconds, and this one's new primary serves a moment later. */
+static void try_pause(struct route_try *t)
+{
+    uint64_t until = uv_now(fibers_loop(t->r->conf.fs)) + t->pause_ms, now;
+
+    for (;;) {
+        const struct cluster_group *g =
+            cluster_group_of(t->r->conf.cluster, t->at.pool, t->at.hash);
+
+        if (g != NULL && g->mod_revision != t->tried_revision) {
+            t->pause_ms = ROUTE_PAUSE_MS;
+            return;
+        }
+        now = uv_now(fibers_loop(t->r->conf.fs));
+        if (now >= until) break;
+        (void)!fiber_cond_wait_ms(&t->r->changed, until - now); /* either way it looks again */
+    }
+    t->pause_ms = MIN(t->pause_ms * 2, ROUTE_PAUSE_MS_MAX);
+}
+
 bool route_again(struct route_try *t, enum rc rc, const struct funary_info *info)
 {
     bool elsewhere = rc == RC_STALE || rc == RC_PRECOND;
@@ -268,8 +291,7 @@ bool route_again(struct route_try *t, enum rc rc, const struct funary_info *info
         return false;
     if (left <= t->pause_ms) return false;
     t->attempts++;
-    (void)!fiber_cond_wait_ms(&t->r->changed, t->pause_ms);
-    t->pause_ms = MIN(t->pause_ms * 2, ROUTE_PAUSE_MS * 16);
+    try_pause(t);
     return true;
 }
 

@@ -279,6 +279,7 @@ enum rc route_chunk_read(struct route *r, struct route_read *rd, uint64_t left_m
             continue;
         }
         n = g->in_sync_n;
+        t.tried_revision = g->mod_revision;
         memcpy(members, g->in_sync, n * sizeof members[0]); /* the map may change while we wait */
         /* nodes that are alive first, then those whose lease is in doubt */
         for (uint32_t pass = 0; pass < 2; pass++) {

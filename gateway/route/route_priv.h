@@ -2,8 +2,9 @@
 #pragma once
 #include "gateway/route/route.h"
 
-#define ROUTE_ATTEMPT_MS 4000u /* then another look at the map */
-#define ROUTE_PAUSE_MS   50u   /* between attempts when nothing changed; doubles up to 16 times */
+#define ROUTE_ATTEMPT_MS   4000u /* then another look at the map */
+#define ROUTE_PAUSE_MS     50u   /* between attempts when nothing changed, doubles up to ... */
+#define ROUTE_PAUSE_MS_MAX 400u  /* ... a write may have to wait so long after a take-over */
 #define ROUTE_GROUP_INFLIGHT_MAX                                                                   \
     512u /* below the 1,024 outcomes that a group remembers a client                               \
           */
@@ -39,6 +40,7 @@ struct route_try {
     struct route_at at;
     uint64_t deadline_ms; /* uv_now scale */
     uint32_t pause_ms, attempts;
+    int64_t tried_revision; /* of the group's record in the last attempt; 0: none yet */
 };
 
 void route_try_init(struct route_try *t, struct route *r, struct route_at at, uint64_t left_ms);
