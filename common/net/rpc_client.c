@@ -491,7 +491,9 @@ static void timer_set(struct rpc_channel *ch)
     if (at == UINT64_MAX)
         (void)uv_timer_stop(&ch->timer);
     else
-        (void)uv_timer_start(&ch->timer, on_ch_timer, at > now ? at - now : 0, 0);
+        /* never 0: what has come may need a turn of the loop to take effect (a connection without
+         * SETTINGS is ended by its idle handle), and libuv runs a timer of 0 again in this turn */
+        (void)uv_timer_start(&ch->timer, on_ch_timer, at > now ? at - now : 1, 0);
 }
 
 static void on_handle_closed(uv_handle_t *h)

@@ -741,6 +741,33 @@ static void test_server_gone(void **state)
     assert_int_equal(p.rc, RC_OK);
 }
 
+/* A peer whose kernel accepts while its process stands still: no SETTINGS come. */
+static void test_silent_server(void **state)
+{
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct rpc_channel_conf conf = {.loop = &loop, .host = "127.0.0.1", .connect_ms = 50};
+    struct rpc_channel *whole = ch;
+    socklen_t n = sizeof(a);
+    int s = socket(AF_INET, SOCK_STREAM, 0);
+    struct one o;
+    struct err e;
+
+    (void)state;
+    assert_true(s >= 0 && bind(s, (struct sockaddr *)&a, n) == 0 && listen(s, 8) == 0);
+    assert_int_equal(getsockname(s, (struct sockaddr *)&a, &n), 0);
+    conf.port = ntohs(a.sin_port);
+    assert_int_equal(rpc_channel_new(&conf, &ch, &e), RC_OK);
+    one_run(&o, "/t.T/Echo", 1, 400);
+    assert_int_equal(o.rc, RC_UNAVAIL);
+    assert_true(o.u.req.never_sent);
+    closed_n = 0;
+    rpc_channel_close(ch, on_closed, NULL);
+    ch = whole;
+    while (closed_n == 0)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    (void)close(s);
+}
+
 static void test_graceful(void **state)
 {
     struct one o;
@@ -1194,6 +1221,7 @@ int main(void)
         BOTH(test_bidi),
         BOTH(test_oversize_to_server),
         BOTH(test_server_gone),
+        cmocka_unit_test_setup_teardown(test_silent_server, setup_plain, teardown),
         BOTH(test_graceful),
         BOTH(test_channel_close_under_way),
         BOTH(test_health),
