@@ -68,12 +68,6 @@ class Net:
         self.p.stdin.flush()
         check(self.p.stdout.readline() == 'ok\n', 'thrash_net refused: link %s %s %s' % (a, b, what))
 
-    def client_side(self):
-        """Nobody cuts the clients: what they cannot reach would only be not seen."""
-        for n in self.number:
-            self.link(0, n, '0 0 0')
-            self.link(n, 0, '0 0 0')
-
 
 class Truth:
     """Groups' records in etcd, as etcd has them now."""
@@ -82,8 +76,7 @@ class Truth:
         self.apis = [Api(cluster.address(n), cluster.pki, 'node/gateway/gateway-1') for n in names('etcd')]
         prefix = b'/mikura/local/pg/'
         self.request = etcd_proto.message('etcdserverpb.RangeRequest', key=prefix, range_end=prefix[:-1] + b'0')
-        self.answer = etcd_proto.methods['/etcdserverpb.KV/Range'][1] if '/etcdserverpb.KV/Range' in etcd_proto.methods else \
-            etcd_proto.factory.GetPrototype(etcd_proto.pool.FindMessageTypeByName('etcdserverpb.RangeResponse'))
+        self.answer = etcd_proto.methods['/etcdserverpb.KV/Range'][1]
 
     def groups(self):
         """[(name, in sync, learners, wished)], disk ids, or None: etcd does not answer."""
@@ -112,13 +105,11 @@ class Thrasher:
     def __init__(self, seed, log, net):
         self.rnd, self.log, self.net, self.truth = random.Random(seed), log, net, Truth()
         self.away = {}    # daemon -> the fault that holds it
-        self.links = {}   # fault number -> [(a, b)]
         self.rules = {}   # (a, b) -> rules that hold, the last one counts
         self.ends = []    # heap of (when, number, function)
         self.number = 0
         self.jobs = []    # starts under way
         self.died = []
-        self.wipes = 0
         self.count = {}
 
     # ---- processes ----
@@ -350,11 +341,7 @@ class Thrasher:
                 if e == 'lost+found':
                     continue
                 shutil.rmtree(p) if os.path.isdir(p) else os.unlink(p)
-            self.wipes += 1
-
-        def end():
-            self.back(name)()
-        return 'wipe the disk of %s%s' % (name, '' if safe else ': not now, only a kill'), self.rnd.uniform(0.5, 4), end
+        return 'wipe the disk of %s%s' % (name, '' if safe else ': not now, only a kill'), self.rnd.uniform(0.5, 4), self.back(name)
 
     # ---- one after the other ----
     KINDS = {'kill': 20, 'stop': 14, 'cut': 12, 'alone': 8, 'split': 3, 'poor_link': 8, 'slow_disk': 6, 'failing_disk': 5,
@@ -413,7 +400,7 @@ def out_disks():
     return got
 
 
-def clean(log, truth):
+def clean(truth):
     """None, or what is not clean yet."""
     groups = truth.groups()
     if not groups:
@@ -493,13 +480,11 @@ def main():
     t.heal()
     healed = time.monotonic()
     log('healed; faults: %s' % json.dumps(t.count))
-    why = restarted = None
     while True:
-        why = clean(log, t.truth)
+        why = clean(t.truth)
         if why is None or time.monotonic() - healed > CLEAN_S:
             break
         for n in out_disks():
-            restarted = n
             log('the disk of %s is out: started again' % n)
             t.kill(n)
             t.start(n)
