@@ -155,9 +155,10 @@ MUST_CHECK enum rc mikura_case_check(struct mikura_client *c, const char *collec
                                      const struct mikura_staged *lines, size_t n,
                                      Mikura__V1__CheckCaseResponse **ret_answer,
                                      struct err *reterr);
-/* Forgets what is staged in a case and not published. OK when there is nothing. */
+/* Forgets what is staged in a case and not published: of one path, or ("") all. OK when there is
+ * nothing. */
 MUST_CHECK enum rc mikura_staged_drop(struct mikura_client *c, const char *collection,
-                                      const char *case_id, struct err *reterr);
+                                      const char *case_id, const char *path, struct err *reterr);
 
 struct mikura_get {
     const char *collection, *case_id, *path;

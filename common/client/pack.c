@@ -321,7 +321,7 @@ out:
 }
 
 enum rc mikura_staged_drop(struct mikura_client *c, const char *collection, const char *case_id,
-                           struct err *reterr)
+                           const char *path, struct err *reterr)
 {
     Mikura__V1__DropStagedRequest req = MIKURA__V1__DROP_STAGED_REQUEST__INIT;
     Mikura__V1__DropStagedResponse *answer;
@@ -329,6 +329,7 @@ enum rc mikura_staged_drop(struct mikura_client *c, const char *collection, cons
 
     req.collection = text(collection);
     req.case_id = text(case_id);
+    req.path = text(path);
     rc = mikura_unary(c, SVC "DropStaged", &req.base, &mikura__v1__drop_staged_response__descriptor,
                       &answer, reterr);
     if (rc == RC_OK) mikura__v1__drop_staged_response__free_unpacked(answer, NULL);
