@@ -69,7 +69,7 @@ MUST_CHECK enum rc agent_case_by(const struct agent_settings *s, enum recog_by *
 void agent_tell(struct agent *a, const char *event, const char *fmt, ...);
 /* All ends with this. */
 void agent_fail(struct agent *a, enum rc rc, const struct err *e);
-/* Worth waiting and trying again, without end? A refused certificate too, unless `once`. */
+/* Worth waiting and trying again, without end? A right that is missing too, unless `once`. */
 bool agent_transient(const struct agent *a, enum rc rc);
 /* Waits before the next try; false: stopped. */
 bool agent_wait(struct agent *a, struct backoff *b);
@@ -120,6 +120,8 @@ struct work {
 void case_work(struct agent *a, struct job *job);
 MUST_CHECK enum rc stage_check(struct work *w, struct err *reterr); /* rules, cleaning */
 MUST_CHECK enum rc stage_send(struct work *w, struct err *reterr);
+/* Is the file itself, whichever copy is sent, still what was seen? */
+bool stage_unchanged(const struct work *w, const struct source *s);
 /* ---- receipts.c ---- */
 MUST_CHECK enum rc receipts_load(struct work *w, struct err *reterr);
 MUST_CHECK enum rc receipts_add(struct work *w, const Mikura__V1__Receipt *r, uint64_t generation,

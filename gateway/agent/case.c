@@ -46,7 +46,8 @@ static enum rc done(struct work *w, struct journal_rec *r, uint64_t generation,
     r->root = agent_slice(w->c->root);
     memcpy(r->print, print, sizeof r->print);
     r->generation = generation;
-    r->count = w->c->files_n;
+    /* of a commit that an earlier run began the files may be gone */
+    r->count = w->c->files_n > 0 ? w->c->files_n : staged_n(w);
     r->bytes = w->c->bytes;
     return add(w, r, JOURNAL_DONE, reterr);
 }
@@ -125,16 +126,17 @@ static enum rc commit_finish(struct work *w, struct journal_rec *r, struct err *
     return rc;
 }
 
-/* What is staged in the store does not fit the journal (a file that vanished, another agent): both
- * forget it, and the case is sent anew. */
-static enum rc drop(struct work *w, struct journal_rec *r, struct err *reterr)
+/* What is staged in the store does not fit the journal (another agent), or a file is here no more:
+ * both forget it. path "": all, and the case is sent anew. */
+static enum rc drop(struct work *w, struct journal_rec *r, const char *path, struct err *reterr)
 {
     struct backoff wait = {0};
     enum rc rc;
 
     do {
-        rc = mikura_staged_drop(w->a->client, w->a->set.collection, w->case_id, reterr);
+        rc = mikura_staged_drop(w->a->client, w->a->set.collection, w->case_id, path, reterr);
     } while (again(w, rc, &wait));
+    r->text = agent_slice(path);
     return rc == RC_OK ? add(w, r, JOURNAL_DROPPED, reterr) : rc;
 }
 
@@ -295,6 +297,39 @@ static void sources_compare(struct work *w)
     }
 }
 
+static int by_path(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* What an earlier round staged and this one does not have must not be published with it. */
+static enum rc leftovers_drop(struct work *w, struct journal_rec *r, struct err *reterr)
+{
+    const char **paths = calloc(MAX(w->n, 1u), sizeof *paths);
+    enum rc rc = paths == NULL ? err_set(reterr, RC_NOMEM, "a case's files") : RC_OK;
+
+    for (size_t i = 0; paths != NULL && i < w->n; i++)
+        paths[i] = w->sources[i].held ? "" : w->sources[i].path;
+    if (w->n > 0 && paths != NULL) qsort(paths, w->n, sizeof *paths, by_path);
+    for (size_t i = 0; rc == RC_OK && i < w->k->files_n; i++) {
+        const struct jfile *f = w->k->files[i];
+        const char *path = f->path;
+
+        if (f->state != JFILE_STAGED && f->state != JFILE_SENDING) continue;
+        if (w->n > 0 && bsearch(&path, paths, w->n, sizeof *paths, by_path) != NULL) continue;
+        rc = drop(w, r, path, reterr);
+    }
+    free(paths);
+    return rc;
+}
+
+/* The last look before all of it is published. */
+static void last_look(struct work *w)
+{
+    for (size_t i = 0; i < w->n && !w->changed; i++)
+        w->changed = !w->sources[i].held && !stage_unchanged(w, &w->sources[i]);
+}
+
 struct digesting {
     struct source *s;
     enum rc rc;
@@ -394,12 +429,16 @@ static enum rc round_go(struct work *w, struct journal_rec *r, bool *ret_anew, s
         return held_aside(w, r, w->held_n, reterr);
     }
     if (rc == RC_OK) rc = digests_compare(w, reterr);
+    if (rc == RC_OK) rc = leftovers_drop(w, r, reterr);
     if (rc == RC_OK && !w->changed) rc = stage_send(w, reterr);
+    if (rc == RC_OK) last_look(w);
     if (rc != RC_OK || w->changed) return rc;
     rc = gateway_held(w, r, &held, reterr);
     if (rc == RC_OK && held > 0 && !w->a->set.partial) return held_aside(w, r, held, reterr);
     if (rc == RC_OK) rc = document_put(w, reterr);
     if (rc != RC_OK) return rc;
+    if (staged_n(w) == 0 && w->k->generation == 0)
+        return held_aside(w, r, w->held_n + held, reterr);
     if (staged_n(w) == 0) { /* all is there as it is here */
         rc = done(w, r, w->k->generation, w->c->print, reterr);
         if (rc == RC_OK)
@@ -411,7 +450,7 @@ static enum rc round_go(struct work *w, struct journal_rec *r, bool *ret_anew, s
     if (rc == RC_OK) rc = commit_finish(w, r, reterr);
     if (rc != RC_PRECOND && rc != RC_NOTFOUND) return rc;
     *ret_anew = true;
-    return drop(w, r, reterr);
+    return drop(w, r, "", reterr);
 }
 
 static enum rc case_name(struct work *w, struct err *reterr)
@@ -461,7 +500,7 @@ static enum rc case_go(struct work *w, struct journal_rec *r, struct err *reterr
     }
     if (w->k != NULL && w->k->state == JCASE_COMMITTING) {
         rc = commit_finish(w, r, reterr);
-        if (rc == RC_PRECOND || rc == RC_NOTFOUND) rc = drop(w, r, reterr);
+        if (rc == RC_PRECOND || rc == RC_NOTFOUND) rc = drop(w, r, "", reterr);
         if (rc != RC_OK) return rc;
     }
     if (w->k != NULL && w->k->state == JCASE_DONE && memcmp(w->k->print, w->c->print, 32) == 0)
@@ -487,6 +526,32 @@ static enum rc case_go(struct work *w, struct journal_rec *r, struct err *reterr
     return rc;
 }
 
+/* Of this case, of this machine, or of the agent as a whole? */
+static enum rc case_failed(struct work *w, struct journal_rec *r, enum rc rc, struct err *e)
+{
+    struct agent *a = w->a;
+
+    if (e->msg[0] == 0) (void)err_set(e, rc, "%s", rc_text(rc));
+    switch (rc) {
+    case RC_IO:     /* the journal, or another disk that failed */
+    case RC_UNAUTH: /* every call would fail; a start reads the certificate anew */
+    case RC_DENIED: /* with `once` only: else it is waited for */
+        agent_fail(a, rc, e);
+        return rc;
+    case RC_NOMEM:
+    case RC_FULL: /* later again */
+    case RC_CANCELED:
+        break;
+    default:
+        /* a commit whose outcome is unknown stays one, whatever was answered */
+        if (w->k != NULL && w->k->state != JCASE_COMMITTING) return aside(w, r, e->msg, e);
+        break;
+    }
+    agent_tell(a, "trouble", "{s:s, s:s}", "folder", w->c->root, "why", e->msg);
+    if (a->set.once) agent_fail(a, rc, e);
+    return rc;
+}
+
 void case_work(struct agent *a, struct job *job)
 {
     struct work *w = calloc(1, sizeof *w);
@@ -506,12 +571,8 @@ void case_work(struct agent *a, struct job *job)
         if (rc == RC_OK && w->changed) {
             agent_tell(a, "changed", "{s:s, s:s}", "case_id", w->case_id, "folder", w->c->root);
             job->t->recog.seen = false; /* quiet begins anew */
-        } else if (rc != RC_OK && rc != RC_CANCELED && rc != RC_NOMEM && rc != RC_IO &&
-                   rc != RC_FULL && w->k != NULL) {
-            enum rc why = rc;
-
-            /* of this case only; the next ones may do */
-            rc = aside(w, r, e.msg[0] != 0 ? e.msg : rc_text(why), &e);
+        } else if (rc != RC_OK && !a->stop) {
+            rc = case_failed(w, r, rc, &e);
         }
         if (w->k == NULL || w->k->state != JCASE_DONE) {
             a->counts.bytes_total -= w->c->bytes;
@@ -523,12 +584,6 @@ void case_work(struct agent *a, struct job *job)
         }
         work_clear(w);
         free(w->case_id);
-    }
-    if (rc == RC_IO) agent_fail(a, rc, &e); /* the journal, or another disk that failed */
-    if (rc == RC_NOMEM || rc == RC_FULL) {
-        /* of this machine (a disk, memory): later again */
-        agent_tell(a, "trouble", "{s:s, s:s}", "folder", job->c->root, "why",
-                   e.msg[0] != 0 ? e.msg : rc_text(rc));
     }
     job->t->working = false;
     scan_case_free(job->c);

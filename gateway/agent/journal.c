@@ -194,6 +194,14 @@ static enum rc apply_staged(struct jcase *k, const struct journal_rec *r)
     return n == r->files_n ? RC_OK : RC_CORRUPT;
 }
 
+/* The next round judges anew; a look stays one. */
+static void held_forget(struct jcase *k)
+{
+    for (size_t i = 0; i < k->files_n; i++) {
+        if (k->files[i]->state == JFILE_HELD) k->files[i]->state = JFILE_NONE;
+    }
+}
+
 static enum rc apply(struct journal *j, const struct journal_rec *r)
 {
     char *id = text_of(r->case_id);
@@ -214,6 +222,7 @@ static enum rc apply(struct journal *j, const struct journal_rec *r)
     switch (r->kind) {
     case JOURNAL_CASE:
         memcpy(k->print, r->print, sizeof k->print);
+        held_forget(k);
         return set_text(&k->root, r->root);
     case JOURNAL_UPLOAD:
     case JOURNAL_HELD:
@@ -234,9 +243,17 @@ static enum rc apply(struct journal *j, const struct journal_rec *r)
         return set_text(&k->root, r->root);
     case JOURNAL_ASIDE:
         return set_text(&k->why, r->text);
+    case JOURNAL_RETRY:
+        held_forget(k);
+        return RC_OK;
     case JOURNAL_DROPPED:
         for (size_t i = 0; i < k->files_n; i++) {
-            if (k->files[i]->state != JFILE_HELD) k->files[i]->state = JFILE_NONE;
+            struct jfile *f = k->files[i];
+
+            if (r->text.n != 0 &&
+                (strlen(f->path) != r->text.n || memcmp(f->path, r->text.p, r->text.n) != 0))
+                continue;
+            if (f->state != JFILE_HELD) f->state = JFILE_NONE;
         }
         return RC_OK;
     default:

@@ -134,9 +134,10 @@ static void io_body(struct io *io, struct journal_rec *r)
         U64(r->bytes);
         break;
     case JOURNAL_ASIDE:
+    case JOURNAL_DROPPED:
         io_text(io, &r->text);
         break;
-    default: /* RETRY, DROPPED: the case alone */
+    default: /* RETRY: the case alone */
         break;
     }
 }

@@ -36,7 +36,8 @@ enum journal_kind {
     JOURNAL_DONE,     /* case_id, root, print, generation, count, bytes; text: receipt's key */
     JOURNAL_ASIDE,    /* case_id, text: why */
     JOURNAL_RETRY,    /* case_id */
-    JOURNAL_DROPPED,  /* case_id: what was staged is forgotten, here and in the store */
+    JOURNAL_DROPPED,  /* case_id, text: what was staged is forgotten, here and in the store: of this
+                         path, or "" = all */
     JOURNAL_KIND_N
 };
 struct journal_file {

@@ -49,7 +49,7 @@ void agent_fail(struct agent *a, enum rc rc, const struct err *e)
 
 bool agent_transient(const struct agent *a, enum rc rc)
 {
-    if (rc == RC_UNAUTH || rc == RC_DENIED) return !a->set.once;
+    if (rc == RC_DENIED) return !a->set.once;
     return rc == RC_UNAVAIL || rc == RC_DEADLINE || rc == RC_BUSY || rc == RC_IO ||
            rc == RC_CANCELED;
 }
@@ -435,6 +435,33 @@ static enum rc look(struct agent *a, struct err *reterr)
     return rc;
 }
 
+/* Commits whose outcome is unknown are finished first, also where the files are gone by now. */
+static enum rc commits_resume(struct agent *a, struct err *reterr)
+{
+    const struct jcase *k;
+    enum rc rc = RC_OK;
+
+    for (size_t i = 0; rc == RC_OK && !a->stop && (k = journal_at(a->journal, i)) != NULL; i++) {
+        struct scan_case *c;
+        struct tracked *t;
+
+        if (k->state != JCASE_COMMITTING || k->root == NULL) continue;
+        t = tracked_of(a, k->root);
+        c = calloc(1, sizeof *c);
+        if (c != NULL) {
+            c->case_id = strdup(k->case_id);
+            c->root = strdup(k->root);
+            memcpy(c->print, k->print, sizeof c->print);
+        }
+        if (t == NULL || c == NULL || c->case_id == NULL || c->root == NULL) {
+            scan_case_free(c);
+            return err_set(reterr, RC_NOMEM, "a case");
+        }
+        rc = hand_out(a, t, c, reterr);
+    }
+    return rc;
+}
+
 static void watch_roots(struct agent *a)
 {
     char *all = strdup(a->set.watch), *at = all;
@@ -540,11 +567,9 @@ enum rc agent_run(struct agent *a, struct err *reterr)
                (json_int_t)journal_bytes(a->journal));
     for (uint64_t i = 0; rc == RC_OK && i < a->set.cases; i++)
         rc = fiber_group_spawn(&a->workers, worker, a);
-    if (rc == RC_OK) {
-        rc = watch_loop(a, reterr);
-    } else {
-        rc = err_set(reterr, rc, "the agent's workers");
-    }
+    if (rc != RC_OK) rc = err_set(reterr, rc, "the agent's workers");
+    if (rc == RC_OK) rc = commits_resume(a, reterr);
+    if (rc == RC_OK) rc = watch_loop(a, reterr);
     agent_stop(a);
     fiber_group_wait(&a->workers);
     while (!list_empty(&a->jobs)) {

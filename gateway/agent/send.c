@@ -86,8 +86,7 @@ static bool as_seen(const struct source *s, const struct stat *st)
            (int64_t)st->st_ctim.tv_sec * 1000000000 + st->st_ctim.tv_nsec == f->ctime_ns;
 }
 
-/* Is the file itself, whichever copy is sent, still what was seen? */
-static bool unchanged(const struct work *w, const struct source *s)
+bool stage_unchanged(const struct work *w, const struct source *s)
 {
     char *name = scan_file_name(w->c, s->f);
     struct stat st;
@@ -203,7 +202,7 @@ static enum rc staged(struct batch *b, const struct mikura_pack_entry *entries,
     for (size_t i = 0; i < b->n; i++) {
         struct journal_result *o = &r->results[i];
 
-        if (!unchanged(b->w, b->list[i])) b->w->changed = true;
+        if (!stage_unchanged(b->w, b->list[i])) b->w->changed = true;
         o->version = entries[i].version;
         o->size_bytes = entries[i].size_bytes;
         o->quarantined = entries[i].quarantined;
@@ -238,11 +237,11 @@ static enum rc open_all(struct batch *b, struct mikura_pack_entry *entries, bool
         entries[i].size_bytes = s->size_bytes;
         entries[i].fd = open(s->name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
         if (entries[i].fd < 0 && errno != ENOENT && errno != ELOOP) {
-            return err_set(reterr, errno == EACCES ? RC_DENIED : rc_from_errno(errno), "'%s': %s",
+            return err_set(reterr, errno == EACCES ? RC_INVAL : rc_from_errno(errno), "'%s': %s",
                            s->f->path, strerror(errno));
         }
         if (entries[i].fd < 0 || fstat(entries[i].fd, &st) != 0 ||
-            (s->cleaned ? !unchanged(b->w, s) : !as_seen(s, &st)))
+            (s->cleaned ? !stage_unchanged(b->w, s) : !as_seen(s, &st)))
             *ret_ok = false;
     }
     return RC_OK;
@@ -289,7 +288,7 @@ static enum rc send_batch(struct batch *b, struct err *reterr)
             /* what an earlier run left under this id is of other bytes, or gone, or the file
              * changes while it is read: once more, as an upload of its own */
             for (size_t i = 0; i < b->n; i++) {
-                if (!unchanged(b->w, b->list[i])) b->w->changed = true;
+                if (!stage_unchanged(b->w, b->list[i])) b->w->changed = true;
             }
             salt++;
             rc = RC_OK;

@@ -29,6 +29,8 @@ static void check_work(void *arg)
     struct image_source src;
 
     k->rc = image_source_file_open(k->s->name, &src, &k->err);
+    /* a file that may not be read is its case's trouble only */
+    if (k->rc != RC_OK && k->rc != RC_NOTFOUND && k->rc != RC_NOMEM) k->rc = RC_INVAL;
     if (k->rc != RC_OK) return;
     if (k->fd < 0) {
         k->rc = deid_file_check(&k->w->a->rules, k->child, &src, k->s->f->path, k->d, &k->err);
