@@ -99,11 +99,10 @@ struct work {
     struct agent *a;
     struct job *job;
     struct scan_case *c;
-    char *case_id;   /* as stored: perhaps a pseudonym */
-    struct jcase *k; /* after its CASE record */
-    struct known_line *lines;
-    size_t lines_n;
-    struct names by_path; /* lines */
+    char *case_id;               /* as stored: perhaps a pseudonym */
+    struct jcase *k;             /* after its CASE record */
+    struct names by_path;        /* struct known_line */
+    uint64_t receipt_generation; /* of the newest receipt; 0: none */
     struct source *sources;
     size_t n, held_n;
     /* stage */

@@ -437,13 +437,16 @@ static enum rc round_go(struct work *w, struct journal_rec *r, bool *ret_anew, s
     if (rc == RC_OK && held > 0 && !w->a->set.partial) return held_aside(w, r, held, reterr);
     if (rc == RC_OK) rc = document_put(w, reterr);
     if (rc != RC_OK) return rc;
-    if (staged_n(w) == 0 && w->k->generation == 0)
-        return held_aside(w, r, w->held_n + held, reterr);
+    if (staged_n(w) == 0 && w->held_n + held == w->n && w->n > 0)
+        return held_aside(w, r, w->n, reterr);
     if (staged_n(w) == 0) { /* all is there as it is here */
-        rc = done(w, r, w->k->generation, w->c->print, reterr);
+        /* of a journal that was lost the receipts remember it */
+        uint64_t generation = MAX(w->k->generation, w->receipt_generation);
+
+        rc = done(w, r, generation, w->c->print, reterr);
         if (rc == RC_OK)
             agent_tell(w->a, "unchanged", "{s:s, s:I}", "case_id", w->case_id, "generation",
-                       (json_int_t)w->k->generation);
+                       (json_int_t)generation);
         return rc;
     }
     rc = commit_begin(w, r, reterr);

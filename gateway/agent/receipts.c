@@ -39,6 +39,7 @@ static enum rc line_take(struct work *w, const json_t *j, struct err *reterr)
     struct known_line *l;
     enum rc rc;
 
+    w->receipt_generation = MAX(w->receipt_generation, number(j, "generation"));
     if (path == NULL || hex == NULL || strlen(hex) != 64) return RC_OK; /* a case's line */
     l = names_get(&w->by_path, path);
     if (l == NULL) {
