@@ -207,6 +207,7 @@ enum rc receipts_add(struct work *w, const Mikura__V1__Receipt *r, uint64_t gene
                      struct err *reterr)
 {
     struct writing_receipts k = {.w = w, .r = r, .generation = generation};
+    struct backoff wait = {AGENT_TRY_MS, 10 * AGENT_TRY_MS, 0};
     enum rc rc;
 
     k.path = agent_receipts_path(w->a->set.state, w->case_id);
@@ -214,11 +215,15 @@ enum rc receipts_add(struct work *w, const Mikura__V1__Receipt *r, uint64_t gene
         free(k.path);
         return err_set(reterr, RC_NOMEM, "receipts");
     }
-    rc = fiber_work(write_work, &k);
-    if (rc == RC_OK && k.rc != RC_OK) {
-        rc = k.rc;
-        *reterr = k.err;
-    }
+    do { /* what is committed is told only with its receipt: a full disk is waited for */
+        k.rc = RC_OK;
+        rc = fiber_work(write_work, &k);
+        if (rc == RC_OK && k.rc != RC_OK) {
+            rc = k.rc;
+            *reterr = k.err;
+        }
+        if (rc == RC_FULL) agent_tell(w->a, "state_full", "{s:s}", "why", reterr->msg);
+    } while (rc == RC_FULL && agent_wait(w->a, &wait));
     free(k.path);
     free(k.fresh);
     return rc;

@@ -99,7 +99,7 @@ static bool on_full(void *data)
 {
     struct agent *a = data;
 
-    agent_tell(a, "journal_full", "{s:s}", "why",
+    agent_tell(a, "state_full", "{s:s}", "why",
                "the disk of the journal is full: nothing is sent until there is room");
     return a->stop;
 }

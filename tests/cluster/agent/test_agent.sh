@@ -194,10 +194,10 @@ if unshare -m true 2>/dev/null; then
         # every 4 KiB of the journal that are there already may still be filled
         for i in \$(seq 1 60); do mkdir -p '$work/full/g'\$i; echo \$i >'$work/full/g'\$i/f; done
         '$mikura' agent run '$work/full' --collection plain --state '$work/small/st' --once --json --profile none --as society/jx/a1 >'$work/fullrun' 2>&1 &
-        for i in \$(seq 1 200); do grep -q journal_full '$work/fullrun' && break; sleep 0.1; done
+        for i in \$(seq 1 200); do grep -q state_full '$work/fullrun' && break; sleep 0.1; done
         rm '$work/small/fill'
         wait \$!" || fail "a full journal: $(tail -n 3 "$work/fullrun")"
-    grep -q journal_full "$work/fullrun" || fail "a full journal was not told: $(tail -n 3 "$work/fullrun")"
+    grep -q state_full "$work/fullrun" || fail "a full journal was not told: $(tail -n 3 "$work/fullrun")"
     [ "$(rin ls plain/g60 --json | grep -c path)" = 1 ] || fail "after a full journal"
 fi
 echo "agent: all as it should be"
