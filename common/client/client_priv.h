@@ -22,6 +22,16 @@ struct mikura_client {
     struct fiber_event closed;
 };
 
+/* protobuf-c's fields are not const; packing only reads. */
+static inline char *text(const char *s)
+{
+    return (char *)(uintptr_t)s;
+}
+static inline ProtobufCBinaryData bytes(const void *p, size_t n)
+{
+    return (ProtobufCBinaryData){n, (uint8_t *)(uintptr_t)p};
+}
+
 /* One call with its retries. */
 struct attempt {
     struct mikura_client *c;

@@ -13,16 +13,6 @@
 #define SVC        "/mikura.v1.Objects/"
 #define DATA_FIELD 15u
 
-static char *text(const char *s)
-{
-    return (char *)(uintptr_t)s; /* protobuf-c's fields are not const; packing only reads */
-}
-
-static ProtobufCBinaryData bytes(const void *p, size_t n)
-{
-    return (ProtobufCBinaryData){n, (uint8_t *)(uintptr_t)p};
-}
-
 struct packing {
     const struct mikura_pack *pack;
     Mikura__V1__PutPackRequest first;

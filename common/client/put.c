@@ -21,16 +21,6 @@
 #define DATA_FIELD   15u
 #define CHUNK_MIN    (1u << 20)
 
-static char *text(const char *s)
-{
-    return (char *)(uintptr_t)s; /* protobuf-c's fields are not const; packing only reads */
-}
-
-static ProtobufCBinaryData bytes(const void *p, size_t n)
-{
-    return (ProtobufCBinaryData){n, (uint8_t *)(uintptr_t)p};
-}
-
 /* ---- reading ---- */
 struct piece {
     int fd;
