@@ -92,7 +92,7 @@ expect 8 "process" agent run --config "$work/agent.conf" --once
 waits_for 20 "an upload" grep -q '"try"' "$work/daemon"
 sleep 1 # 6 MB at 20 KiB/s: it cannot be done yet
 if grep -q '"case_id":"a","event":"committed"' "$work/daemon"; then fail "the bandwidth limit does not hold"; fi
-expect 0 '1 sending' agent status --state "$work/st"
+expect 0 'sending    a: ' agent status --state "$work/st"
 sed -i 's/20KiB.s/unlimited/' "$work/agent.conf"
 waits_for 20 "the new settings" grep -q '"event":"settings"' "$work/daemon"
 waits_for 20 "both cases" sh -c "[ \$(grep -c '\"committed\"' '$work/daemon') = 2 ]"
