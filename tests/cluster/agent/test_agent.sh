@@ -24,6 +24,12 @@ daemon() { # in the background, as process $daemon; its events are in $work/daem
     "$mikura" agent run "$@" --json --as society/jx/a1 >"$work/daemon" 2>&1 &
     daemon=$!
 }
+end() { # a failure leaves no agent behind: it would hold what its starters held
+    local rc=$?
+    [ -z "${daemon:-}" ] || kill "$daemon" 2>/dev/null || true
+    if [ $rc = 0 ]; then lib_end; else (exit $rc) || lib_end; fi
+}
+trap end EXIT
 events() { jq -r "select(.event == \"$1\") | $2" "$work/events"; }
 waits_for() { # SECONDS WHAT COMMAND...
     local i n=$1 what=$2
