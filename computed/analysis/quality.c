@@ -13,14 +13,14 @@
 struct quality {
     const struct model *m;
     struct session *s;
-    char name[QUALITY_SCORES_MAX][32];
+    char name[ANALYSIS_SCORES_MAX][32];
     uint32_t class_n, measure_n, content_idx; /* of the measures */
     uint32_t scores_out, measures_out;        /* which outputs of the model */
     uint32_t slide_out;                       /* scores of slides; may be scores_out */
     bool slide;
     uint8_t least[3], most[3]; /* of each channel over all pixels seen */
     float *planes;             /* one tile: 3 planes */
-    double plain[QUALITY_SCORES_MAX], weighted[QUALITY_SCORES_MAX], weight;
+    double plain[ANALYSIS_SCORES_MAX], weighted[ANALYSIS_SCORES_MAX], weight;
     uint32_t tile_n;
 };
 
@@ -73,7 +73,7 @@ static enum rc quality_fits(struct quality *q, struct err *reterr)
                      &q->class_n, reterr);
     if (rc == RC_OK)
         rc = names_split(model_prop_get(m, "measures"), "measures", q->name + q->class_n,
-                         QUALITY_SCORES_MAX - q->class_n, &q->measure_n, reterr);
+                         ANALYSIS_SCORES_MAX - q->class_n, &q->measure_n, reterr);
     if (rc == RC_OK) rc = output_find(m, "scores", q->class_n, &q->scores_out, reterr);
     if (rc == RC_OK) {
         q->slide_out = q->scores_out; /* a model without makes no difference */
@@ -213,10 +213,10 @@ enum rc quality_add(struct quality *q, const uint8_t *rgb, uint32_t width, uint3
     return RC_OK;
 }
 
-enum rc quality_end(struct quality *q, struct quality_result *ret, struct err *reterr)
+enum rc quality_end(struct quality *q, struct analysis_result *ret, struct err *reterr)
 {
     bool speaks = q->weight >= CONTENT_MIN;
-    struct quality_result r = {.score_n = q->class_n + q->measure_n, .tile_n = q->tile_n};
+    struct analysis_result r = {.score_n = q->class_n + q->measure_n, .tile_n = q->tile_n};
     uint32_t best = 0;
 
     if (q->tile_n == 0)
@@ -241,7 +241,7 @@ enum rc quality_end(struct quality *q, struct quality_result *ret, struct err *r
 
 enum rc quality_image(struct quality *q, uint64_t width, uint64_t height, bool slide,
                       uint32_t tiles_max, quality_read_cb read, void *data,
-                      struct quality_result *ret, struct err *reterr)
+                      struct analysis_result *ret, struct err *reterr)
 {
     uint64_t nx, ny, step = 1;
     uint8_t *rgb = NULL;

@@ -8,25 +8,14 @@
  * depends on the regions and the model only, not on threads or time. One thread at a time. */
 #pragma once
 #include "common/model/model.h"
+#include "computed/analysis/analysis.h"
 #include "computed/onnx/engine.h"
 
 #define QUALITY_TILE_PX     512
 #define QUALITY_SIDE_MIN_PX 32 /* smaller images are set aside: RC_INVAL */
 #define QUALITY_CLASSES_MAX 8
-#define QUALITY_SCORES_MAX  16
 
 struct quality; /* the model in its session */
-
-struct quality_score {
-    char name[32];
-    double value;
-};
-
-struct quality_result {
-    char label[32];                                 /* the class with the highest score */
-    struct quality_score score[QUALITY_SCORES_MAX]; /* classes first, then measures */
-    uint32_t score_n, tile_n;
-};
 
 /* m: borrowed; it must have one float32 input [N, 3, H, W], an output `scores` [N, classes],
  * optionally `scores_slide` like it (white ground), and an output `measures` [N, k] whose names are
@@ -46,7 +35,7 @@ void quality_begin(struct quality *q, bool slide);
 MUST_CHECK enum rc quality_add(struct quality *q, const uint8_t *rgb, uint32_t width,
                                uint32_t height, size_t stride, struct err *reterr);
 /* RC_INVAL: no region was large enough, or all pixels seen have one colour: nothing can be said. */
-MUST_CHECK enum rc quality_end(struct quality *q, struct quality_result *ret, struct err *reterr);
+MUST_CHECK enum rc quality_end(struct quality *q, struct analysis_result *ret, struct err *reterr);
 
 /* One call for pulled regions: read() is asked for each rectangle of a width x height image in turn
  * and fills rgb (tightly packed, at most QUALITY_TILE_PX square). Slides larger than tiles_max
@@ -55,4 +44,4 @@ typedef enum rc (*quality_read_cb)(void *data, uint64_t x, uint64_t y, uint32_t 
                                    uint32_t height, uint8_t *rgb, struct err *reterr);
 MUST_CHECK enum rc quality_image(struct quality *q, uint64_t width, uint64_t height, bool slide,
                                  uint32_t tiles_max, quality_read_cb read, void *data,
-                                 struct quality_result *ret, struct err *reterr);
+                                 struct analysis_result *ret, struct err *reterr);

@@ -6,6 +6,8 @@
 #include "common/base/strutil.h"
 #include "common/image/image.h"
 #include "common/sandbox/sandbox.h"
+#include "computed/analysis/network.h"
+#include "computed/analysis/quality.h"
 #include "computed/worker/wire.h"
 #include <errno.h>
 #include <signal.h>
@@ -20,7 +22,9 @@
 struct child {
     struct engine *engine;
     struct model *model;
-    struct quality *quality;
+    struct job_params job;
+    struct quality *quality; /* one of the two, by the job's kind */
+    struct network *network;
     uint8_t up[WIRE_UP_MAX]; /* the frame being sent */
     bool read_failed;        /* the daemon said FAIL for this image */
 };
@@ -123,7 +127,7 @@ static enum rc tile_read(void *data, uint64_t x, uint64_t y, uint32_t width, uin
 }
 
 static enum rc score(struct child *c, const struct image_source *src, const char *media_type,
-                     uint32_t tiles_max, struct quality_result *ret, struct err *reterr)
+                     struct analysis_result *ret, struct err *reterr)
 {
     const struct image_limits limits = IMAGE_LIMITS_DEFAULT;
     struct scene s = {0};
@@ -134,8 +138,12 @@ static enum rc score(struct child *c, const struct image_source *src, const char
     if (rc != RC_OK) return rc;
     in = image_info(s.img);
     s.frame = in->frame_n / 2; /* the middle of a series: its ends are often empty */
-    rc = quality_image(c->quality, in->level[0].width, in->level[0].height,
-                       strcmp(in->kind, "slide") == 0, tiles_max, tile_read, &s, ret, reterr);
+    if (c->network != NULL)
+        rc = network_image(c->network, s.img, ret, reterr);
+    else
+        rc = quality_image(c->quality, in->level[0].width, in->level[0].height,
+                           strcmp(in->kind, "slide") == 0, c->job.tiles_max, tile_read, &s, ret,
+                           reterr);
     image_close(s.img);
     return rc;
 }
@@ -144,16 +152,16 @@ static void item(struct child *c, const uint8_t *body, uint32_t n)
 {
     struct image_source src = {.ctx = c, .size = le_get64(body), .read = source_read};
     char media_type[129];
-    struct quality_result r;
+    struct analysis_result r;
     struct err e = {0};
     enum rc rc;
 
-    (void)snprintf(media_type, sizeof(media_type), "%.*s", (int)(n - 12), (const char *)body + 12);
+    (void)snprintf(media_type, sizeof(media_type), "%.*s", (int)(n - 8), (const char *)body + 8);
     c->read_failed = false;
     if (src.size == 0)
         rc = err_set(&e, RC_INVAL, "empty: not an image");
     else
-        rc = score(c, &src, media_type, le_get32(body + 8), &r, &e);
+        rc = score(c, &src, media_type, &r, &e);
     if (rc == RC_OK) {
         up_send(c, WIRE_RESULT, wire_result_encode(&r, c->up + WIRE_HEAD_BYTES));
     } else if (c->read_failed || rc == RC_IO || rc == RC_INTERNAL) {
@@ -182,31 +190,42 @@ static enum rc model_open(struct child *c, struct err *reterr)
         rc = model_load(p, (size_t)n, &limits, &c->model, reterr);
     }
     free(p);
-    if (rc == RC_OK) rc = quality_open(c->engine, c->model, &c->quality, reterr);
-    return rc;
+    if (rc != RC_OK) return rc;
+    return c->job.kind == JOB_QUALITY
+               ? quality_open(c->engine, c->model, &c->quality, reterr)
+               : network_open(c->engine, c->model, &c->job, &c->network, reterr);
 }
 
-bool child_precision(const char *text, enum be_precision *ret)
+/* The first frame: what is wanted. From the daemon, before anything of a stranger's is read. */
+static bool job_read(struct child *c)
 {
-    if (strcmp(text, "fp32") != 0 && strcmp(text, "bf16") != 0) return false;
-    *ret = text[0] == 'f' ? BE_FP32 : BE_PREC_BF16;
+    uint8_t head[WIRE_HEAD_BYTES], body[WIRE_JOB_MAX];
+
+    if (!fd_read(WIRE_FD, head, sizeof(head)) || le_get32(head) != WIRE_JOB ||
+        le_get32(head + 4) != sizeof(body) || !fd_read(WIRE_FD, body, sizeof(body)))
+        return false;
+    wire_job_decode(body, &c->job);
     return true;
 }
 
-int child_main(const char *backend, const char *address_bytes_max, const char *precision)
+int child_main(const char *backend, const char *address_bytes_max)
 {
+    static const enum be_precision precision[] = {[JOB_FP32] = BE_FP32,
+                                                  [JOB_TF32] = BE_TF32,
+                                                  [JOB_FP16] = BE_PREC_F16,
+                                                  [JOB_BF16] = BE_PREC_BF16};
     static struct child c;
     struct engine_conf conf = {.backend = backend, .threads = 1};
     struct sandbox_conf box = {.keep_fd_max = WIRE_MODEL_FD};
-    uint8_t head[WIRE_HEAD_BYTES], body[12 + 128];
+    uint8_t head[WIRE_HEAD_BYTES], body[8 + 128];
     struct err e = {0};
     enum rc rc;
 
-    if (!str_to_u64(address_bytes_max, UINT64_MAX, &box.address_bytes_max) ||
-        !child_precision(precision, &conf.precision))
-        return 1;
+    if (!str_to_u64(address_bytes_max, UINT64_MAX, &box.address_bytes_max)) return 1;
     /* a daemon that is killed takes its children along, also those that compute for ever */
     if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return 1;
+    if (!job_read(&c)) return 1;
+    conf.precision = precision[c.job.precision];
     image_init();
     rc = engine_open(&conf, &c.engine, &e);
     if (rc == RC_OK) rc = sandbox_enter(&box, &e);
@@ -219,9 +238,21 @@ int child_main(const char *backend, const char *address_bytes_max, const char *p
     while (fd_read(WIRE_FD, head, sizeof(head))) {
         uint32_t n = le_get32(head + 4);
 
-        CHECK(le_get32(head) == WIRE_ITEM && n >= 12 && n <= sizeof(body));
+        CHECK(le_get32(head) == WIRE_ITEM && n >= 8 && n <= sizeof(body));
         if (!fd_read(WIRE_FD, body, n)) break;
         item(&c, body, n);
     }
     leave(0);
+}
+
+int child_probe(const char *backend)
+{
+    struct engine_conf conf = {.backend = backend, .threads = 1};
+    struct engine *e;
+    struct err err = {0};
+    enum rc rc = engine_open(&conf, &e, &err);
+
+    (void)puts(rc == RC_OK ? engine_text(e) : err.msg);
+    if (rc == RC_OK) engine_close(e);
+    return rc != RC_OK;
 }

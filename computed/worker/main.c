@@ -8,9 +8,13 @@
 #include "common/net/http.h"
 #include "computed/worker/child.h"
 #include "computed/worker/worker.h"
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define GRACE_MS 20000u
@@ -37,7 +41,7 @@ static const struct conf_opt OPTS[] = {
     {"host", CONF_STR, offsetof(struct settings, host), "", "NAME", "likewise"},
     {"data", CONF_STR, offsetof(struct settings, data), NULL, "DIR", "for the cache of models"},
     {"backend", CONF_STR, offsetof(struct settings, backend), "cpu", "NAME",
-     "cpu (oneDNN), or ref (plain C, slow)"},
+     "cpu (oneDNN), cuda, or ref (plain C, slow)"},
     {"backends", CONF_STR, offsetof(struct settings, backends), "", "DIR",
      "with computed_NAME.so; default: beside the program"},
     {"slots", CONF_U64, offsetof(struct settings, slots), "2", "N",
@@ -161,16 +165,38 @@ static enum rc listen_open(struct daemon *d, struct err *reterr)
     return rc == RC_OK ? RC_OK : err_set(reterr, rc, "the plain HTTP routes: %s", rc_text(rc));
 }
 
-/* The backend must be there before tasks are asked for. Its library is not loaded into this
- * process: a device may want calls that only the child's sandbox is made for. */
-static enum rc backend_check(const struct settings *s, struct err *reterr)
+/* The device must be there before tasks are asked for. Its library is not loaded into this process
+ * (child_probe() says why). At start-up, blocking. text: a line, cut. */
+static enum rc device_probe(const struct settings *s, char text[32], struct err *reterr)
 {
-    char path[4352];
+    char self[] = "/proc/self/exe", flag[] = PROBE_FLAG, dir[4200], lang[] = "LC_ALL=C";
+    char *args[] = {self, flag, (char *)(uintptr_t)s->backend, NULL};
+    char *env[] = {lang, s->backends[0] != '\0' ? dir : NULL, NULL}, line[200] = "";
+    posix_spawn_file_actions_t fa;
+    FILE *from;
+    int pair[2], bad, status = 0;
+    pid_t pid = 0;
 
-    if (strcmp(s->backend, "ref") == 0 || s->backends[0] == '\0') return RC_OK;
-    (void)snprintf(path, sizeof(path), "%.4000s/computed_%.64s.so", s->backends, s->backend);
-    if (access(path, R_OK) != 0)
-        return err_set(reterr, RC_NOTFOUND, "no backend %s: see --backend, --backends", path);
+    (void)snprintf(dir, sizeof(dir), "MIKURA_BACKENDS=%.4000s", s->backends);
+    if (pipe2(pair, O_CLOEXEC) != 0) return err_set(reterr, rc_from_errno(errno), "pipe");
+    from = fdopen(pair[0], "r");
+    bad = posix_spawn_file_actions_init(&fa);
+    if (bad == 0) bad = posix_spawn_file_actions_adddup2(&fa, pair[1], STDOUT_FILENO);
+    if (bad == 0) bad = posix_spawn(&pid, self, &fa, NULL, args, env);
+    (void)posix_spawn_file_actions_destroy(&fa);
+    (void)close(pair[1]);
+    if (bad != 0 || from == NULL) return err_set(reterr, RC_IO, "the probe can't be started");
+    if (fgets(line, sizeof(line), from) != NULL) line[strcspn(line, "\n")] = '\0';
+    (void)fclose(from);
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        return err_set(reterr, RC_UNAVAIL, "backend %.32s: %s", s->backend,
+                       line[0] != '\0' ? line : "its probe ended without a word");
+    /* a job for a CPU may come here, whatever computes it; see device_fits() in worker.c */
+    (void)snprintf(
+        text, 32, "%s%.20s",
+        strcmp(s->backend, "cuda") == 0 || strncmp(line, "cpu", 3) == 0 ? "" : "cpu: ", line);
     return RC_OK;
 }
 
@@ -193,9 +219,8 @@ static enum rc self_make(struct daemon *d, struct err *reterr)
     (void)snprintf(n->rack, sizeof(n->rack), "%.63s", d->s.rack);
     (void)snprintf(n->host, sizeof(n->host), "%.63s", d->s.host);
     (void)snprintf(n->version, sizeof(n->version), "%s", MIKURA_VERSION);
-    (void)snprintf(n->devices[0], sizeof(n->devices[0]), "cpu");
     n->devices_n = 1;
-    return RC_OK;
+    return device_probe(&d->s, n->devices[0], reterr);
 }
 
 static enum rc open_all(struct daemon *d, struct err *reterr)
@@ -207,9 +232,8 @@ static enum rc open_all(struct daemon *d, struct err *reterr)
                               .on_ready = on_ready,
                               .on_lease_lost = on_lease_lost,
                               .data = d};
-    enum rc rc = backend_check(&d->s, reterr);
+    enum rc rc = tls_new(&tc, &d->tls, reterr);
 
-    if (rc == RC_OK) rc = tls_new(&tc, &d->tls, reterr);
     if (rc == RC_OK) rc = self_make(d, reterr);
     if (rc == RC_OK) rc = listen_open(d, reterr);
     if (rc != RC_OK) return rc;
@@ -235,7 +259,7 @@ static enum rc serve(struct daemon *d, struct err *reterr)
                              .zone = d->s.zone,
                              .rack = d->s.rack,
                              .host = d->s.host,
-                             .device = "cpu",
+                             .device = d->self.devices[0],
                              .slots = (uint32_t)d->s.slots};
     struct gateways *gateways = NULL;
     struct fetch *fetch = NULL;
@@ -338,7 +362,8 @@ int main(int argc, char **argv)
     struct err e = {0};
     char name[80];
 
-    if (argc == 5 && strcmp(argv[1], CHILD_FLAG) == 0) return child_main(argv[2], argv[3], argv[4]);
+    if (argc == 4 && strcmp(argv[1], CHILD_FLAG) == 0) return child_main(argv[2], argv[3]);
+    if (argc == 3 && strcmp(argv[1], PROBE_FLAG) == 0) return child_probe(argv[2]);
     if (conf_load(OPTS, argc, argv, &d.s, &e) != RC_OK) {
         (void)fprintf(stderr, "computed: %s\n", e.msg);
         return 2;

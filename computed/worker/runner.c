@@ -167,8 +167,7 @@ static enum rc spawn(struct runner *r, const struct runner_conf *conf, int fd, i
     char omp[] = "OMP_NUM_THREADS=1", lang[] = "LC_ALL=C";
     char asan[] = "ASAN_OPTIONS=detect_leaks=0:handle_segv=0:handle_abort=0";
     char *env[5] = {omp, lang, asan},
-         *args[6] = {name, flag, (char *)(uintptr_t)conf->backend, bytes,
-                     (char *)(uintptr_t)(conf->precision == NULL ? "fp32" : conf->precision)};
+         *args[5] = {name, flag, (char *)(uintptr_t)conf->backend, bytes};
     uv_stdio_container_t stdio[5] = {
         {.flags = UV_IGNORE}, {.flags = UV_IGNORE}, {.flags = UV_IGNORE}};
     uv_process_options_t o = {.exit_cb = on_end,
@@ -203,6 +202,7 @@ static enum rc spawn(struct runner *r, const struct runner_conf *conf, int fd, i
 static enum rc start(struct runner *r, const struct runner_conf *conf, int model_fd,
                      struct err *reterr)
 {
+    uint8_t job[WIRE_JOB_MAX];
     int pair[2];
     uint32_t type, n;
     enum rc rc;
@@ -218,7 +218,8 @@ static enum rc start(struct runner *r, const struct runner_conf *conf, int model
     (void)close(pair[1]);
     if (rc != RC_OK) return rc;
     reading_start(r);
-    rc = frame_recv(r, START_MS, &type, &n, reterr);
+    rc = frame_send(r, WIRE_JOB, job, wire_job_encode(&conf->job, job), reterr);
+    if (rc == RC_OK) rc = frame_recv(r, START_MS, &type, &n, reterr);
     if (rc != RC_OK) return rc;
     if (type == WIRE_READY) {
         wire_text(r->up + WIRE_HEAD_BYTES, n, r->device, sizeof(r->device));
@@ -316,19 +317,18 @@ static enum rc read_serve(struct runner *r, const struct runner_item *item, uint
 }
 
 enum runner_end runner_item_run(struct runner *r, const struct runner_item *item,
-                                struct quality_result *ret, struct err *reterr)
+                                struct analysis_result *ret, struct err *reterr)
 {
     uint64_t until = uv_now(fibers_loop(r->fs)) + RUNNER_ITEM_MS;
-    uint8_t head[12 + 128];
+    uint8_t head[8 + 128];
     size_t name_n = MIN(strlen(item->media_type), (size_t)128);
     uint32_t type, n;
     char text[400];
     enum rc rc;
 
     le_put64(head, item->size);
-    le_put32(head + 8, item->tiles_max);
-    memcpy(head + 12, item->media_type, name_n);
-    rc = frame_send(r, WIRE_ITEM, head, 12 + (uint32_t)name_n, reterr);
+    memcpy(head + 8, item->media_type, name_n);
+    rc = frame_send(r, WIRE_ITEM, head, 8 + (uint32_t)name_n, reterr);
     while (rc == RC_OK) {
         uint64_t now = uv_now(fibers_loop(r->fs));
         const uint8_t *body = r->up + WIRE_HEAD_BYTES;

@@ -17,7 +17,7 @@ struct runner_conf {
     struct fibers *fs;
     const char *backend;      /* "cpu" */
     const char *backends_dir; /* NULL: beside the program */
-    const char *precision;    /* "fp32", "bf16"; NULL: fp32 */
+    struct job_params job;
     uint64_t address_bytes_max;
 };
 /* model_fd: borrowed, an open file, read from its current place. Waits until the model is loaded.
@@ -34,7 +34,6 @@ int runner_pid(const struct runner *r);
 struct runner_item {
     uint64_t size;
     const char *media_type;
-    uint32_t tiles_max;
     /* Called in the fiber of runner_item_run. */
     enum rc (*read)(void *data, uint64_t off, uint8_t *out, uint32_t n, struct err *reterr);
     void *data;
@@ -46,4 +45,4 @@ enum runner_end {
     RUNNER_LOST,    /* the child is gone (reason in reterr): close it; the item is suspect */
 };
 MUST_CHECK enum runner_end runner_item_run(struct runner *r, const struct runner_item *item,
-                                           struct quality_result *ret, struct err *reterr);
+                                           struct analysis_result *ret, struct err *reterr);

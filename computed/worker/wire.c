@@ -12,40 +12,105 @@ void wire_text(const uint8_t *p, uint32_t n, char *text, size_t cap)
     text[k] = '\0';
 }
 
-uint32_t wire_result_encode(const struct quality_result *r, uint8_t *buf)
+static uint8_t *put32(uint8_t *p, uint32_t v)
+{
+    le_put32(p, v);
+    return p + 4;
+}
+
+static uint8_t *put_f64(uint8_t *p, double v)
+{
+    uint64_t bits;
+
+    memcpy(&bits, &v, 8);
+    le_put64(p, bits);
+    return p + 8;
+}
+
+static const uint8_t *get_f64(const uint8_t *p, double *ret)
+{
+    uint64_t bits = le_get64(p);
+
+    memcpy(ret, &bits, 8);
+    return p + 8;
+}
+
+uint32_t wire_job_encode(const struct job_params *j, uint8_t *buf)
+{
+    const uint32_t v[11] = {(uint32_t)j->kind,
+                            (uint32_t)j->precision,
+                            j->tiles_max,
+                            j->size_n,
+                            j->size[0],
+                            j->size[1],
+                            j->size[2],
+                            j->crop,
+                            (uint32_t)(j->mean_n | j->std_n << 8),
+                            (uint32_t)j->apply,
+                            j->top};
+    uint8_t *p = buf;
+
+    for (uint32_t i = 0; i < ARRAY_N(v); i++)
+        p = put32(p, v[i]);
+    p = put_f64(p, j->crop_part);
+    for (uint32_t i = 0; i < JOB_CHANNELS_MAX; i++) {
+        p = put_f64(p, j->mean[i]);
+        p = put_f64(p, j->std[i]);
+    }
+    CHECK(p - buf == WIRE_JOB_MAX);
+    return WIRE_JOB_MAX;
+}
+
+void wire_job_decode(const uint8_t *p, struct job_params *ret)
+{
+    struct job_params j = {.kind = (enum job_kind)le_get32(p),
+                           .precision = (enum job_precision)le_get32(p + 4),
+                           .tiles_max = le_get32(p + 8),
+                           .size_n = (uint8_t)le_get32(p + 12),
+                           .size = {le_get32(p + 16), le_get32(p + 20), le_get32(p + 24)},
+                           .crop = le_get32(p + 28) != 0,
+                           .mean_n = p[32],
+                           .std_n = p[33],
+                           .apply = (enum job_apply)le_get32(p + 36),
+                           .top = le_get32(p + 40)};
+
+    p = get_f64(p + 44, &j.crop_part);
+    for (uint32_t i = 0; i < JOB_CHANNELS_MAX; i++) {
+        p = get_f64(p, &j.mean[i]);
+        p = get_f64(p, &j.std[i]);
+    }
+    *ret = j;
+}
+
+uint32_t wire_result_encode(const struct analysis_result *r, uint8_t *buf)
 {
     uint8_t *p = buf;
 
-    CHECK(r->score_n <= QUALITY_SCORES_MAX);
+    CHECK(r->score_n <= ANALYSIS_SCORES_MAX);
     memset(buf, 0, WIRE_RESULT_MAX);
     memcpy(p, r->label, 32);
-    le_put32(p + 32, r->score_n);
-    p += 36;
-    for (uint32_t i = 0; i < r->score_n; i++, p += WIRE_SCORE_BYTES) {
-        uint64_t bits;
-
+    p = put32(p + 32, r->score_n);
+    for (uint32_t i = 0; i < r->score_n; i++) {
         memcpy(p, r->score[i].name, 32);
-        memcpy(&bits, &r->score[i].value, 8);
-        le_put64(p + 32, bits);
+        p = put_f64(p + 32, r->score[i].value);
     }
     return (uint32_t)(p - buf);
 }
 
-enum rc wire_result_decode(const uint8_t *p, uint32_t n, struct quality_result *ret)
+enum rc wire_result_decode(const uint8_t *p, uint32_t n, struct analysis_result *ret)
 {
-    struct quality_result r = {0};
+    struct analysis_result r = {0};
 
     if (n < 36) return RC_CORRUPT;
     r.score_n = le_get32(p + 32);
-    if (r.score_n > QUALITY_SCORES_MAX || n != 36 + r.score_n * WIRE_SCORE_BYTES) return RC_CORRUPT;
+    if (r.score_n > ANALYSIS_SCORES_MAX || n != 36 + r.score_n * WIRE_SCORE_BYTES)
+        return RC_CORRUPT;
     wire_text(p, 32, r.label, sizeof(r.label));
     if (r.label[0] == '\0') return RC_CORRUPT;
     p += 36;
     for (uint32_t i = 0; i < r.score_n; i++, p += WIRE_SCORE_BYTES) {
-        uint64_t bits = le_get64(p + 32);
-
         wire_text(p, 32, r.score[i].name, sizeof(r.score[i].name));
-        memcpy(&r.score[i].value, &bits, 8);
+        (void)get_f64(p + 32, &r.score[i].value); /* where it ends is known */
         if (!isfinite(r.score[i].value)) return RC_CORRUPT;
     }
     *ret = r;

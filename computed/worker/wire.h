@@ -4,7 +4,8 @@
  * The child is not trusted once it has seen an image: the daemon checks every number it sends. */
 #pragma once
 #include "common/base/le.h"
-#include "computed/analysis/quality.h"
+#include "common/model/job_params.h"
+#include "computed/analysis/analysis.h"
 
 #define WIRE_HEAD_BYTES 8u
 #define WIRE_READ_MAX   (1u << 20) /* bytes of one READ */
@@ -14,9 +15,10 @@
 
 enum wire_type {
     /* to the child */
-    WIRE_ITEM = 1, /* size u64, tiles_max u32, media type: an image to score */
+    WIRE_ITEM = 1, /* size u64, media type: an image to score */
     WIRE_DATA,     /* the bytes that READ asked for */
     WIRE_FAIL,     /* rc u32, message: they can't be had */
+    WIRE_JOB,      /* first of all, once: struct job_params, see wire_job_encode() */
     /* from the child */
     WIRE_READY = 101, /* device text: the model is loaded and fits */
     WIRE_REFUSED,     /* rc u32, message: the model can't be used */
@@ -27,11 +29,15 @@ enum wire_type {
 };
 
 #define WIRE_SCORE_BYTES 40u
-#define WIRE_RESULT_MAX  (36u + QUALITY_SCORES_MAX * WIRE_SCORE_BYTES)
+#define WIRE_JOB_MAX     (11u * 4 + (1 + 2 * JOB_CHANNELS_MAX) * 8)
+#define WIRE_RESULT_MAX  (36u + ANALYSIS_SCORES_MAX * WIRE_SCORE_BYTES)
 
 /* buf: WIRE_RESULT_MAX. Returns the length. */
-uint32_t wire_result_encode(const struct quality_result *r, uint8_t *buf);
+uint32_t wire_result_encode(const struct analysis_result *r, uint8_t *buf);
 /* RC_CORRUPT: not of this form; texts are cut to printable ASCII, values must be finite. */
-MUST_CHECK enum rc wire_result_decode(const uint8_t *p, uint32_t n, struct quality_result *ret);
+MUST_CHECK enum rc wire_result_decode(const uint8_t *p, uint32_t n, struct analysis_result *ret);
+/* buf: WIRE_JOB_MAX. Numbers in the order of the struct, u32, and f64 bits. */
+uint32_t wire_job_encode(const struct job_params *p, uint8_t *buf);
+void wire_job_decode(const uint8_t *buf, struct job_params *ret); /* the daemon is trusted */
 /* A message from the child for a log or a report: printable ASCII only, at most cap - 1 bytes. */
 void wire_text(const uint8_t *p, uint32_t n, char *text, size_t cap);

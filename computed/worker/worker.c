@@ -10,8 +10,6 @@
 #include "common/base/hex.h"
 #include "common/base/log.h"
 #include "common/base/metrics.h"
-#include "common/base/strutil.h"
-#include "computed/worker/child.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,8 +52,7 @@ struct run { /* one task */
     Outcome **outcome;
     struct runner *runner; /* NULL between children */
     int model_fd;
-    uint32_t tiles_max;
-    const char *precision;   /* "fp32", "bf16" */
+    struct job_params job;
     uint64_t lease_until_ms; /* our own clock */
     bool lost;               /* another attempt owns it, or the lease ran out, or we stop */
     bool ended;              /* the renewing fiber may end */
@@ -140,7 +137,7 @@ static void retry(struct run *r, uint32_t idx, const struct err *e)
              r->outcome[idx]->item, e->msg);
 }
 
-static enum rc result(struct run *r, uint32_t idx, const struct quality_result *q)
+static enum rc result(struct run *r, uint32_t idx, const struct analysis_result *q)
 {
     Mikura__V1__ItemResult *ir = r->outcome[idx]->result;
     Mikura__V1__Score **list = arena_alloc(&r->arena, q->score_n * sizeof(*list));
@@ -178,7 +175,7 @@ static enum rc runner_ready(struct run *r, struct err *reterr)
 
     if (r->runner != NULL) return RC_OK;
     if (lseek(r->model_fd, 0, SEEK_SET) != 0) return err_set(reterr, RC_IO, "model: lseek");
-    conf.precision = r->precision;
+    conf.job = r->job;
     rc = runner_open(&conf, r->model_fd, &r->runner, reterr);
     if (rc == RC_OK && r->lost) runner_cancel(r->runner);
     return rc;
@@ -198,11 +195,9 @@ static enum rc run_item(struct run *r, uint32_t idx, struct err *reterr)
     const Mikura__Internal__V1__Input *in = r->task->inputs[idx];
     struct slice cap = {.p = r->task->capability.data, .n = r->task->capability.len};
     struct fetch_input *fi = NULL;
-    struct runner_item item = {.size = in->size_bytes,
-                               .media_type = in->media_type,
-                               .tiles_max = r->tiles_max,
-                               .read = item_read};
-    struct quality_result q;
+    struct runner_item item = {
+        .size = in->size_bytes, .media_type = in->media_type, .read = item_read};
+    struct analysis_result q;
     struct err e = {0};
     enum rc rc = RC_OK;
 
@@ -280,46 +275,47 @@ static void all_retry(struct run *r, uint32_t from, const struct err *e)
         retry(r, i, e);
 }
 
+static enum rc job_read(const Task *task, struct job_params *ret, struct err *reterr)
+{
+    enum rc rc = job_params_init(ret, task->kind, reterr);
+
+    for (size_t i = 0; rc == RC_OK && i < task->n_parameters; i++)
+        rc = job_params_set(ret, task->parameters[i]->key, task->parameters[i]->value, reterr);
+    return rc;
+}
+
+/* The scheduler hands out by device; were it mistaken, the job's word would hold: a job is never
+ * computed elsewhere in silence. */
+static bool device_fits(const struct run *r, struct err *reterr)
+{
+    bool cpu = strncmp(r->w->conf.device, "cpu", 3) == 0;
+
+    switch (r->task->device) {
+    case MIKURA__V1__DEVICE__DEVICE_GPU:
+        if (!cpu) return true;
+        (void)err_set(reterr, RC_UNAVAIL, "the job wants a GPU, and this worker has none");
+        return false;
+    case MIKURA__V1__DEVICE__DEVICE_CPU:
+        if (cpu) return true;
+        (void)err_set(reterr, RC_UNAVAIL, "the job wants a CPU, and this worker computes on %.64s",
+                      r->w->conf.device);
+        return false;
+    default:
+        return true;
+    }
+}
+
 static void items_run(struct run *r)
 {
     struct err e = {0};
-    char why[160];
 
-    if (strcmp(r->task->kind, "quality") != 0) {
-        (void)snprintf(why, sizeof(why), "this worker has no job kind '%.64s'", r->task->kind);
-        all_aside(r, 0, why);
+    if (job_read(r->task, &r->job, &e) != RC_OK) { /* of another version: the gateway checks too */
+        all_aside(r, 0, e.msg);
         return;
     }
-    /* the scheduler hands out by device; were it mistaken, the job's word would hold: a job for a
-     * GPU is never computed elsewhere in silence */
-    if (r->task->device == MIKURA__V1__DEVICE__DEVICE_GPU &&
-        strncmp(r->w->conf.device, "cpu", 3) == 0) {
-        struct err gpu = {0};
-
-        (void)err_set(&gpu, RC_UNAVAIL, "the job wants a GPU, and this worker has none");
-        all_retry(r, 0, &gpu);
+    if (!device_fits(r, &e)) {
+        all_retry(r, 0, &e);
         return;
-    }
-    r->tiles_max = WORKER_TILES_DEFAULT;
-    r->precision = "fp32";
-    for (size_t i = 0; i < r->task->n_parameters; i++) {
-        enum be_precision known;
-        uint64_t v;
-
-        if (strcmp(r->task->parameters[i]->key, "precision") == 0) {
-            r->precision = r->task->parameters[i]->value;
-            if (child_precision(r->precision, &known)) continue;
-            all_aside(r, 0, "parameter precision is neither fp32 nor bf16");
-            return;
-        }
-        if (strcmp(r->task->parameters[i]->key, "tiles_max") != 0) continue;
-        if (!str_to_u64(r->task->parameters[i]->value, WORKER_TILES_MAX, &v) || v == 0) {
-            (void)snprintf(why, sizeof(why), "parameter tiles_max is no number from 1 to %u",
-                           WORKER_TILES_MAX);
-            all_aside(r, 0, why);
-            return;
-        }
-        r->tiles_max = (uint32_t)v;
     }
     if (r->task->model_sha256.len != 32) {
         all_aside(r, 0, "the job names no model");

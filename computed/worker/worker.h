@@ -12,10 +12,8 @@
 #include "computed/worker/models.h"
 #include "computed/worker/runner.h"
 
-#define WORKER_SLOTS_MAX     64u
-#define WORKER_POLL_MS       10000u
-#define WORKER_TILES_DEFAULT 64u /* of an image: parameter `tiles_max` */
-#define WORKER_TILES_MAX     4096u
+#define WORKER_SLOTS_MAX 64u
+#define WORKER_POLL_MS   10000u
 
 struct worker;
 struct worker_conf {
@@ -26,7 +24,7 @@ struct worker_conf {
     struct runner_conf runner;
     const char *uri; /* of our certificate */
     const char *zone, *rack, *host;
-    const char *device; /* "cpu" */
+    const char *device; /* "cpu (oneDNN 2.6.3)"; not "cpu...": a GPU */
     uint32_t slots;
 };
 /* Strings are borrowed until worker_close. Slots start at once. */

@@ -11,6 +11,7 @@
 #include "gateway/api/jobs.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "common/model/job_params.h"
 #include "gateway/api/cohort.h"
 #include "gateway/api/listing.h"
 #include "gateway/api/models.h"
@@ -395,16 +396,56 @@ static enum rc publish(struct fcall *c, struct gw_job *job, struct err *reterr)
     return rc;
 }
 
-static bool some_worker_has_gpu(const struct gw *gw)
+/* Is there a worker with a GPU, or with none (as work.c reads a pull)? */
+static bool some_worker_has(const struct gw *gw, bool gpu)
 {
     for (const struct cluster_node *n = cluster_node_next(gw->cluster, NULL); n != NULL;
          n = cluster_node_next(gw->cluster, n)) {
         for (uint32_t i = 0; i < n->devices_n && n->alive; i++) {
-            if (strcmp(n->kind, "computed") == 0 && strncmp(n->devices[i], "cpu", 3) != 0)
+            if (strcmp(n->kind, "computed") == 0 && (strncmp(n->devices[i], "cpu", 3) != 0) == gpu)
                 return true;
         }
     }
     return false;
+}
+
+/* Kind and parameters, the latter kept. */
+static enum rc submit_params(const Mikura__V1__SubmitRequest *req, struct record_job *rec,
+                             struct err *reterr)
+{
+    struct job_params p;
+    enum rc rc = job_params_init(&p, req->kind, reterr);
+
+    if (rc == RC_OK && req->n_parameters > RECORD_PARAMS_MAX)
+        return err_set(reterr, RC_INVAL, "%zu parameters; at most %u", req->n_parameters,
+                       RECORD_PARAMS_MAX);
+    for (size_t i = 0; rc == RC_OK && i < req->n_parameters; i++) {
+        rc = job_params_set(&p, req->parameters[i]->key, req->parameters[i]->value, reterr);
+        rec->params[i].name = gw_text(req->parameters[i]->key);
+        rec->params[i].value = gw_text(req->parameters[i]->value);
+    }
+    rec->params_n = (uint32_t)req->n_parameters;
+    return rc;
+}
+
+static enum rc submit_device(const struct gw *gw, int device, struct err *reterr)
+{
+    switch (device) {
+    case MIKURA__V1__DEVICE__DEVICE_ANY: /* waits for the first worker of any kind */
+        return RC_OK;
+    case MIKURA__V1__DEVICE__DEVICE_GPU:
+        if (some_worker_has(gw, true)) return RC_OK;
+        return err_set(reterr, RC_PRECOND,
+                       "device gpu: no worker of this cluster has one; submit with device cpu or "
+                       "any, or start a worker with `computed --backend cuda`");
+    case MIKURA__V1__DEVICE__DEVICE_CPU: /* where only GPUs are, it would wait for ever */
+        if (some_worker_has(gw, false) || !some_worker_has(gw, true)) return RC_OK;
+        return err_set(reterr, RC_PRECOND,
+                       "device cpu: all workers of this cluster have GPUs; submit with device gpu "
+                       "or any, or start a worker with `computed --backend cpu`");
+    default:
+        return err_set(reterr, RC_INVAL, "device: expected any, cpu or gpu");
+    }
 }
 
 /* What needs no reading of images: kind, device, parameters, model. */
@@ -417,26 +458,14 @@ static enum rc submit_check(struct fcall *c, const Mikura__V1__SubmitRequest *re
     enum rc rc;
 
     if (m == NULL) return err_set(reterr, RC_NOMEM, "a job");
-    if (strcmp(req->kind, "quality") != 0)
-        return err_set(reterr, RC_INVAL, "kind '%s': this cluster serves: quality", req->kind);
+    rc = submit_params(req, rec, reterr);
+    if (rc != RC_OK) return rc;
     if (req->cohort == NULL || req->cohort->expression[0] == 0)
         return err_set(reterr, RC_INVAL,
                        "no cohort: give a query, e.g. `collection = radiology and dicom.Modality = "
                        "\"CT\"`");
-    if (req->device == MIKURA__V1__DEVICE__DEVICE_GPU && !some_worker_has_gpu(gw))
-        return err_set(reterr, RC_PRECOND,
-                       "device gpu: no worker of this cluster has one (there is no CUDA plugin "
-                       "here yet); submit with device cpu or any");
-    if (req->device > MIKURA__V1__DEVICE__DEVICE_GPU || req->device < 0)
-        return err_set(reterr, RC_INVAL, "device: expected any, cpu or gpu");
-    if (req->n_parameters > RECORD_PARAMS_MAX)
-        return err_set(reterr, RC_INVAL, "%zu parameters; at most %u", req->n_parameters,
-                       RECORD_PARAMS_MAX);
-    for (size_t i = 0; i < req->n_parameters; i++) {
-        rec->params[i].name = gw_text(req->parameters[i]->key);
-        rec->params[i].value = gw_text(req->parameters[i]->value);
-    }
-    rec->params_n = (uint32_t)req->n_parameters;
+    rc = submit_device(gw, (int)req->device, reterr);
+    if (rc != RC_OK) return rc;
     rc = gw_model_find(gw, req->model, &c->arena, gw_left_ms(c), m, reterr);
     if (rc != RC_OK) return rc;
     name = arena_str(&c->arena, "%.*s@%llu", (int)m->rec.name.n, (const char *)m->rec.name.p,

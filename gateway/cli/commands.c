@@ -59,7 +59,7 @@ static const struct cli_opt VERIFY[] = {
     }
 static const struct cli_opt SUBMIT[] = {
     {"model", "NAME[@V]", "needed; see mikura model ls"},
-    {"kind", "KIND", "the analysis (quality)"},
+    {"kind", "KIND", "quality, classify or segment (quality)"},
     {"collection", "NAME", "instead of a query: all of this collection; repeatable"},
     {"param", "NAME=VALUE", "of the analysis; repeatable"},
     {"device", "WHICH", "any, cpu or gpu (any)"},
@@ -206,7 +206,10 @@ const struct command COMMANDS[] = {
      "The cohort is fixed to exact object versions now; later uploads do not change the job.\n"
      "examples:\n"
      "  mikura job submit 'collection = endoscopy' --model quality --watch\n"
-     "  mikura job submit --collection pathology --collection radiology --model quality@1\n",
+     "  mikura job submit --collection pathology --collection radiology --model quality@1\n"
+     "  mikura job submit --collection eye --model resnet50 --kind classify --param size=224x224 "
+     "\\\n    --param resize=crop:0.875 --param mean=0.485,0.456,0.406 --param "
+     "std=0.229,0.224,0.225 --device any\n",
      cmd_job_submit},
     {"job watch", "ID", 1, 1, "follow a job until it ends", JSON_ONLY,
      "Exit 14: it failed or was cancelled.\nexample:\n  mikura job watch "

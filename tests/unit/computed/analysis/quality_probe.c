@@ -37,7 +37,7 @@ static void probe(struct quality *q, const char *path)
     const char *gain = getenv("QUALITY_GAIN"), *offset = getenv("QUALITY_OFFSET");
     struct scene s = {.gain = gain == NULL ? 1 : strtod(gain, NULL),
                       .offset = offset == NULL ? 0 : strtod(offset, NULL)};
-    struct quality_result r;
+    struct analysis_result r;
     struct err e = {0};
     enum rc rc = image_source_file_open(path, &src, &e);
 

@@ -107,7 +107,7 @@ static void label_is(struct fixture *f, const double *p, double gain, double off
                      const char *label)
 {
     uint8_t *rgb = malloc(3 * SIDE * SIDE);
-    struct quality_result r;
+    struct analysis_result r;
     struct err e;
     double sum = 0;
 
@@ -167,7 +167,7 @@ static void test_slide(void **state)
     double *p = malloc(sizeof(*p) * SIDE * SIDE);
     uint8_t *rgb = malloc(3 * SIDE * SIDE);
     struct slide s = {.tissue = rgb};
-    struct quality_result a, b;
+    struct analysis_result a, b;
     struct err e;
 
     paint(p);
@@ -216,7 +216,7 @@ static void test_glass(void **state)
     struct fixture *f = *state;
     double *p = malloc(sizeof(*p) * SIDE * SIDE);
     uint8_t *rgb = malloc(3 * SIDE * SIDE);
-    struct quality_result r;
+    struct analysis_result r;
     struct err e;
 
     paint(p);
@@ -239,7 +239,7 @@ static void test_no_contrast(void **state)
     static const uint8_t colour[3][3] = {{0, 0, 0}, {255, 255, 255}, {200, 20, 30}};
     struct fixture *f = *state;
     uint8_t *rgb = malloc(3 * SIDE * SIDE);
-    struct quality_result r;
+    struct analysis_result r;
     struct err e;
 
     for (int k = 0; k < 3; k++) {

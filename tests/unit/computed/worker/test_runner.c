@@ -1,6 +1,5 @@
 /* tests/unit/computed/worker/test_runner.c - the sandboxed reader: what it can't do, what it
- * answers, and what its end costs. The program is its own child: `test_runner --child ref BYTES
- * PRECISION`.
+ * answers, and what its end costs. The program is its own child: `test_runner --child ref BYTES`.
  */
 #include "computed/worker/child.h"
 #include "computed/worker/models.h"
@@ -71,7 +70,8 @@ struct scene {
     uint32_t cancel_read;
     struct runner *r;
     bool ran;
-    const char *backend, *precision;
+    const char *backend;
+    enum job_precision precision;
 };
 
 static uint32_t entry(uint8_t *p, uint16_t tag, uint16_t type, uint32_t n, uint32_t v)
@@ -142,7 +142,7 @@ static enum rc child_open(struct scene *s, const char *model, struct err *e)
 {
     struct runner_conf conf = {.fs = s->fs,
                                .backend = s->backend,
-                               .precision = s->precision,
+                               .job = {.tiles_max = 16, .precision = s->precision},
                                .backends_dir = BACKENDS,
                                .address_bytes_max = (uint64_t)4 << 30};
     int fd = model_open(model);
@@ -153,13 +153,10 @@ static enum rc child_open(struct scene *s, const char *model, struct err *e)
     return rc;
 }
 
-static enum runner_end ask(struct scene *s, struct quality_result *q, struct err *e)
+static enum runner_end ask(struct scene *s, struct analysis_result *q, struct err *e)
 {
-    struct runner_item item = {.size = s->size,
-                               .media_type = "image/tiff",
-                               .tiles_max = 16,
-                               .read = scene_read,
-                               .data = s};
+    struct runner_item item = {
+        .size = s->size, .media_type = "image/tiff", .read = scene_read, .data = s};
 
     s->reads = 0;
     return runner_item_run(s->r, &item, q, e);
@@ -170,7 +167,7 @@ static enum runner_end ask(struct scene *s, struct quality_result *q, struct err
 static void fiber_items(void *arg)
 {
     struct scene *s = arg;
-    struct quality_result q;
+    struct analysis_result q;
     struct err e;
 
     tiff_make(s);
@@ -198,7 +195,7 @@ static void fiber_items(void *arg)
 static void fiber_losses(void *arg)
 {
     struct scene *s = arg;
-    struct quality_result q;
+    struct analysis_result q;
     struct err e;
 
     tiff_make(s);
@@ -247,11 +244,11 @@ static void test_items(void **state)
 static void fiber_precision(void *arg)
 {
     struct scene *s = arg;
-    struct quality_result q;
+    struct analysis_result q;
     struct err e = {0};
 
     tiff_make(s);
-    s->precision = "bf16";
+    s->precision = JOB_BF16;
     assert_int_equal(child_open(s, MODEL, &e), RC_OK);
     assert_non_null(strstr(runner_device(s->r), ", bf16"));
     switch (ask(s, &q, &e)) {
@@ -265,8 +262,6 @@ static void fiber_precision(void *arg)
         fail_msg("%s", e.msg);
     }
     runner_close(s->r);
-    s->precision = "fp64";
-    assert_int_not_equal(child_open(s, MODEL, &e), RC_OK);
     s->ran = true;
 }
 
@@ -285,7 +280,7 @@ static void test_losses(void **state)
 /* ---- frames ---- */
 static void test_wire(void **state)
 {
-    struct quality_result q = {.label = "usable", .score_n = 2}, r;
+    struct analysis_result q = {.label = "usable", .score_n = 2}, r;
     uint8_t p[WIRE_RESULT_MAX];
     uint32_t n;
     char text[8];
@@ -303,10 +298,35 @@ static void test_wire(void **state)
         assert_int_equal(wire_result_decode(p, k, &r), RC_CORRUPT);
     memset(p + 36 + 32, 0xff, 8); /* NaN */
     assert_int_equal(wire_result_decode(p, n, &r), RC_CORRUPT);
-    le_put32(p + 32, QUALITY_SCORES_MAX + 1);
+    le_put32(p + 32, ANALYSIS_SCORES_MAX + 1);
     assert_int_equal(wire_result_decode(p, n, &r), RC_CORRUPT);
     wire_text((const uint8_t *)"ab\x1b[2Jc", 7, text, sizeof(text));
     assert_string_equal(text, "ab?[2Jc");
+}
+
+static void test_wire_job(void **state)
+{
+    struct job_params p, q;
+    uint8_t buf[WIRE_JOB_MAX];
+    struct err e;
+
+    (void)state;
+    assert_int_equal(job_params_init(&p, "classify", &e), RC_OK);
+    assert_int_equal(job_params_set(&p, "size", "4x5x6", &e), RC_OK);
+    assert_int_equal(job_params_set(&p, "resize", "crop:0.875", &e), RC_OK);
+    assert_int_equal(job_params_set(&p, "mean", "0.5", &e), RC_OK);
+    assert_int_equal(job_params_set(&p, "std", "0.1,0.2,0.3", &e), RC_OK);
+    assert_int_equal(job_params_set(&p, "apply", "none", &e), RC_OK);
+    assert_int_equal(job_params_set(&p, "top", "7", &e), RC_OK);
+    assert_int_equal(job_params_set(&p, "precision", "bf16", &e), RC_OK);
+    assert_int_equal(wire_job_encode(&p, buf), WIRE_JOB_MAX);
+    wire_job_decode(buf, &q);
+    assert_true(q.kind == p.kind && q.precision == p.precision && q.tiles_max == p.tiles_max);
+    assert_true(q.size_n == 3 && memcmp(q.size, p.size, sizeof(p.size)) == 0 && q.crop);
+    assert_true(memcmp(&q.crop_part, &p.crop_part, sizeof(double)) == 0);
+    assert_true(q.mean_n == 1 && q.std_n == 3 && memcmp(q.mean, p.mean, sizeof(double)) == 0 &&
+                memcmp(q.std, p.std, sizeof(p.std)) == 0);
+    assert_true(q.apply == JOB_APPLY_NONE && q.top == 7);
 }
 
 /* ---- the cache of models ---- */
@@ -389,9 +409,10 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sandbox),   cmocka_unit_test(test_items),
         cmocka_unit_test(test_precision), cmocka_unit_test(test_losses),
-        cmocka_unit_test(test_wire),      cmocka_unit_test(test_models)};
+        cmocka_unit_test(test_wire),      cmocka_unit_test(test_models),
+        cmocka_unit_test(test_wire_job)};
 
-    if (argc == 5 && strcmp(argv[1], CHILD_FLAG) == 0) return child_main(argv[2], argv[3], argv[4]);
+    if (argc == 4 && strcmp(argv[1], CHILD_FLAG) == 0) return child_main(argv[2], argv[3]);
     (void)signal(SIGPIPE, SIG_IGN);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,45 @@
+/* computed/analysis/network.h - job kinds `classify` and `segment`: any registered network over an
+ * image, with the pre-processing that the job states (common/model/job_params.h).
+ *
+ * The model has one float32 input, [N, C, H, W] or [N, C, D, H, W], with C 1 (grey) or 3 (RGB); N
+ * is left open or 1. Its first output counts: classify [N, K]; segment [N, K, places], where K = 1
+ * means foreground above 0. Classes are named by the model's metadata `classes` (comma-separated),
+ * else class_0, class_1, ...
+ *
+ * The answer depends on the image, the model and the parameters only. One thread at a time. */
+#pragma once
+#include "common/image/image.h"
+#include "common/model/job_params.h"
+#include "common/model/model.h"
+#include "computed/analysis/analysis.h"
+#include "computed/onnx/engine.h"
+
+struct network;
+
+/* m: borrowed until network_close; p: copied. RC_INVAL: the model does not fit the kind or the
+ * parameters, and why. */
+MUST_CHECK enum rc network_open(struct engine *e, const struct model *m, const struct job_params *p,
+                                struct network **ret_n, struct err *reterr);
+void network_close(struct network *n); /* NULL: nothing */
+
+/* One image. Of a pyramid, the smallest level that is not smaller than what is asked for; of
+ * several frames the middle one, or, by a model that takes volumes, as many as it takes, evenly
+ * spread.
+ *   ret  classify: the label is the class with the highest score; the `top` highest scores.
+ *        segment: which fraction of the places each class has (the 16 largest); the label is the
+ *        largest class but the first, or the first where it has all.
+ * RC_INVAL: the image does not fit (one frame for a volume), or the model gives no finite number;
+ * else as image_read() and session_run(). */
+MUST_CHECK enum rc network_image(struct network *n, struct image *img, struct analysis_result *ret,
+                                 struct err *reterr);
+
+/* Part [from, to) of a row of in_n values resampled to out_n: a triangle filter, as wide as the
+ * reduction (at least 1). Weights of out-place o: *ret_lo the first in-place, *ret_n how many, w
+ * their weights (sum 1). w has room for resample_taps_max(). */
+struct resample {
+    double from, to;
+    uint32_t in_n, out_n;
+};
+uint32_t resample_taps_max(const struct resample *r);
+void resample_taps(const struct resample *r, uint32_t o, double *w, uint32_t *ret_lo,
+                   uint32_t *ret_n);
