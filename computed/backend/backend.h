@@ -12,7 +12,7 @@
 #pragma once
 #include "common/base/rc.h"
 
-#define BE_ABI      2u /* raised with any change below; a plugin of another number is refused */
+#define BE_ABI      3u /* raised with any change below; a plugin of another number is refused */
 #define BE_SYMBOL   "mikura_backend"
 #define BE_RANK_MAX 8
 #define BE_NONE     UINT32_MAX
@@ -182,6 +182,8 @@ struct be_ops {
                     struct be_plan **ret_plan, struct err *reterr);
     void (*plan_free)(struct be_plan *p);
     size_t (*plan_bytes)(const struct be_plan *p);
+    /* What it decided, a line a step, for people and tests; cut at cap. May be NULL. */
+    void (*plan_text)(const struct be_plan *p, char *buf, size_t cap);
     /* in, out: one buffer per graph input and output, large enough; they must not overlap. RC_IO:
      * the device is lost, leave the process. */
     enum rc (*run)(struct be_plan *p, struct be_buf *const *in, struct be_buf *const *out,
