@@ -16,6 +16,9 @@
 #define BE_SYMBOL   "mikura_backend"
 #define BE_RANK_MAX 8
 #define BE_NONE     UINT32_MAX
+/* A device number of backends that can plan without a device: for tests. plan() works, run() is
+ * RC_UNAVAIL. */
+#define BE_PLAN_ONLY UINT32_MAX
 
 enum be_dtype { BE_F32, BE_F16, BE_BF16, BE_U8, BE_I32, BE_I64, BE_BOOL };
 

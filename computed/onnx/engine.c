@@ -29,6 +29,7 @@ struct session {
     const struct model *m;
     struct planned slot[ENGINE_PLANS_MAX];
     uint64_t runs;
+    struct planned *last; /* of the last run; NULL */
 };
 
 enum rc engine_open(const struct engine_conf *conf, struct engine **ret_engine, struct err *reterr)
@@ -44,7 +45,7 @@ enum rc engine_open(const struct engine_conf *conf, struct engine **ret_engine, 
                               .bytes_max = conf->bytes_max ? conf->bytes_max : BYTES_MAX_DEFAULT,
                               .threads = MAX(conf->threads, 1)};
     rc = be_load(conf->backend, conf->plugin_dir, &e->ops, reterr);
-    if (rc == RC_OK) rc = e->ops->probe(reterr);
+    if (rc == RC_OK && conf->device_idx != BE_PLAN_ONLY) rc = e->ops->probe(reterr);
     if (rc == RC_OK) rc = e->ops->open(conf->device_idx, &e->dev, reterr);
     if (rc != RC_OK) {
         free(e);
@@ -84,6 +85,7 @@ static void planned_free(struct session *s, struct planned *p)
 {
     const struct be_ops *ops = s->e->ops;
 
+    if (s->last == p) s->last = NULL;
     if (p->plan != NULL) ops->plan_free(p->plan);
     for (uint32_t i = 0; p->in_buf != NULL && i < s->m->input_n; i++)
         ops->buf_free(s->e->dev, p->in_buf[i]);
@@ -206,6 +208,7 @@ enum rc session_run(struct session *s, const struct model_shape *in_shape, const
 
     if (rc != RC_OK) return rc;
     p->used_at = ++s->runs;
+    s->last = p;
     for (uint32_t i = 0; i < s->m->input_n; i++) {
         size_t n = shape_bytes(&p->in[i], s->m->value[s->m->input[i]].dtype);
 
@@ -219,4 +222,25 @@ enum rc session_run(struct session *s, const struct model_shape *in_shape, const
     if (rc != RC_OK) return rc;
     memcpy(ret_out, p->out, s->m->output_n * sizeof(*ret_out));
     return RC_OK;
+}
+
+enum rc session_plan(struct session *s, const struct model_shape *in_shape, char *text, size_t cap,
+                     struct err *reterr)
+{
+    struct planned *p;
+    enum rc rc = planned_get(s, in_shape, &p, reterr);
+
+    if (rc != RC_OK) return rc;
+    (void)snprintf(text, cap, "%zu bytes\n", s->e->ops->plan_bytes(p->plan));
+    if (s->e->ops->plan_text != NULL) s->e->ops->plan_text(p->plan, text, cap);
+    return RC_OK;
+}
+
+enum rc session_repeat(struct session *s, uint32_t n, struct err *reterr)
+{
+    enum rc rc = s->last == NULL ? err_set(reterr, RC_INVAL, "nothing ran yet") : RC_OK;
+
+    for (uint32_t i = 0; rc == RC_OK && i < n; i++)
+        rc = s->e->ops->run(s->last->plan, s->last->in_buf, s->last->out_buf, reterr);
+    return rc == RC_OK ? s->e->ops->sync(s->e->dev, reterr) : rc;
 }

@@ -13,11 +13,11 @@ struct engine;  /* one device */
 struct session; /* one model on it */
 
 struct engine_conf {
-    const char *backend;    /* "cpu", "ref", later "cuda" */
+    const char *backend;    /* "cpu", "cuda", "ref" */
     const char *plugin_dir; /* NULL: as be_load() says */
-    uint32_t device_idx;
-    uint32_t threads; /* for one run; 0 = 1 */
-    size_t bytes_max; /* device memory of one plan; 0 = 2 GiB */
+    uint32_t device_idx;    /* BE_PLAN_ONLY: session_plan() only */
+    uint32_t threads;       /* for one run; 0 = 1 */
+    size_t bytes_max;       /* device memory of one plan; 0 = 2 GiB */
     enum be_precision precision;
 };
 
@@ -46,3 +46,12 @@ struct session_out {
 MUST_CHECK enum rc session_run(struct session *s, const struct model_shape *in_shape,
                                const void *const *in, struct session_out *ret_out,
                                struct err *reterr);
+
+/* Makes the plan for these shapes and tells what it decided, a line a step; cut at cap. Returns as
+ * session_run. */
+MUST_CHECK enum rc session_plan(struct session *s, const struct model_shape *in_shape, char *text,
+                                size_t cap, struct err *reterr);
+
+/* The last run n times more, its inputs where they lie, and waits for all: for measuring a device
+ * without the way to it. RC_INVAL: there was none. */
+MUST_CHECK enum rc session_repeat(struct session *s, uint32_t n, struct err *reterr);

@@ -1,7 +1,7 @@
 /* tests/conformance/conformance.c - every operator of computed/backend/backend.h, over random
  * shapes, on one backend against the plain C of computed/backend/ref. conformance BACKEND DIR SEED
- * ROUNDS [OP] A failure prints the seed of its case, the worst index and both numbers; `SEED 1`
- * repeats it. */
+ * ROUNDS PRECISION [OP] A failure prints the seed of its case, the worst index and both numbers;
+ * `SEED 1` repeats it. */
 #include "computed/backend/ref/ref.h"
 #include "common/base/strutil.h"
 #include <math.h>
@@ -12,7 +12,17 @@
 /* Normalised mean square error; float sums of a few hundred terms stay below 1e-12, a wrong tap or
  * pad lies far above. */
 #define NMSE_MAX 1e-10
-#define TENSORS  10
+/* Rounding each value to 11 or 8 bits gives (2^-11)^2 / 3 = 8e-8 and 5e-6; sums that cancel, and
+ * steep functions, raise it. TF32 rounds the operands of products as float16 does. */
+static const struct {
+    const char *name;
+    enum be_precision p;
+    double nmse_max;
+} PRECISIONS[] = {{"fp32", BE_FP32, NMSE_MAX},
+                  {"tf32", BE_TF32, 1e-5},
+                  {"fp16", BE_PREC_F16, 1e-5},
+                  {"bf16", BE_PREC_BF16, 5e-4}};
+#define TENSORS 10
 
 struct prng {
     uint64_t s;
@@ -536,8 +546,8 @@ static const struct {
     [BE_GATHER] = {"gather", make_gather},    [BE_RESIZE] = {"resize", make_resize},
 };
 
-static bool same(const struct be_tensor *t, const void *got, const void *want, uint64_t seed,
-                 const char *op)
+static bool same(const struct be_tensor *t, const void *got, const void *want, double nmse_max,
+                 uint64_t seed, const char *op)
 {
     uint64_t n = be_tensor_count(t), worst = 0;
     const float *g = got, *w = want;
@@ -560,7 +570,7 @@ static bool same(const struct be_tensor *t, const void *got, const void *want, u
             worst = i;
         }
     }
-    if (err <= NMSE_MAX * (norm + 1e-5 * (double)n)) return true;
+    if (err <= nmse_max * (norm + 1e-5 * (double)n)) return true;
     (void)printf("FAILED %s seed %llu: nmse %.3g, worst at %llu of %llu: %.9g, not %.9g\n", op,
                  (unsigned long long)seed, err / norm, (unsigned long long)worst,
                  (unsigned long long)n, (double)g[worst], (double)w[worst]);
@@ -568,11 +578,13 @@ static bool same(const struct be_tensor *t, const void *got, const void *want, u
 }
 
 /* Constants are taken away again before the run: a plan must have copied them. */
-static bool run_case(const struct be_ops *be, struct be_dev *d, enum be_op op, uint64_t seed)
+static bool run_case(const struct be_ops *be, struct be_dev *d, enum be_op op, size_t precision,
+                     uint64_t seed)
 {
     struct prng r = {.s = seed};
     struct scene s = {.lo = -1, .hi = 1};
-    struct be_plan_conf conf = {.precision = BE_FP32, .bytes_max = (size_t)1 << 30, .threads = 1};
+    struct be_plan_conf conf = {
+        .precision = PRECISIONS[precision].p, .bytes_max = (size_t)1 << 30, .threads = 1};
     struct be_buf *in[8] = {0}, *out = NULL;
     struct be_plan *p = NULL;
     void *want, *got;
@@ -624,7 +636,7 @@ static bool run_case(const struct be_ops *be, struct be_dev *d, enum be_op op, u
     for (int k = 0; k < 2; k++) /* the second run meets what the first left behind */
         CHECK(be->run(p, in, &out, &e) == RC_OK && be->sync(d, &e) == RC_OK);
     CHECK(be->download(d, out, 0, got, n, &e) == RC_OK);
-    ok = same(&s.t[s.n.out], got, want, seed, OPS[op].name);
+    ok = same(&s.t[s.n.out], got, want, PRECISIONS[precision].nmse_max, seed, OPS[op].name);
     be->buf_free(d, out);
     for (uint32_t i = 0; i < input_n; i++)
         be->buf_free(d, in[i]);
@@ -639,12 +651,17 @@ int main(int argc, char **argv)
 {
     const struct be_ops *be;
     uint64_t seed, rounds, bad = 0, cases = 0;
+    size_t precision = 0;
     struct be_dev *d;
     struct err e;
 
-    if (argc < 5 || !str_to_u64(argv[3], UINT64_MAX, &seed) ||
-        !str_to_u64(argv[4], 1000000, &rounds)) {
-        (void)fprintf(stderr, "usage: conformance BACKEND DIR SEED ROUNDS [OP]\n");
+    while (argc > 5 && precision < ARRAY_N(PRECISIONS) &&
+           strcmp(PRECISIONS[precision].name, argv[5]) != 0)
+        precision++;
+    if (argc < 6 || !str_to_u64(argv[3], UINT64_MAX, &seed) ||
+        !str_to_u64(argv[4], 1000000, &rounds) || precision == ARRAY_N(PRECISIONS)) {
+        (void)fprintf(stderr, "usage: conformance BACKEND DIR SEED ROUNDS fp32|tf32|fp16|bf16 "
+                              "[OP]\n");
         return 2;
     }
     if (be_load(argv[1], argv[2], &be, &e) != RC_OK || be->probe(&e) != RC_OK ||
@@ -654,14 +671,14 @@ int main(int argc, char **argv)
     }
     for (uint64_t i = 0; i < rounds; i++) {
         for (int op = 0; op < BE_OP_N; op++) {
-            if (argc > 5 && strcmp(argv[5], OPS[op].name) != 0) continue;
+            if (argc > 6 && strcmp(argv[6], OPS[op].name) != 0) continue;
             cases++;
-            bad += !run_case(be, d, (enum be_op)op, seed + i);
+            bad += !run_case(be, d, (enum be_op)op, precision, seed + i);
         }
     }
-    (void)printf("%s: %llu cases, %llu failed (seeds %llu to %llu)\n", be->text(d),
-                 (unsigned long long)cases, (unsigned long long)bad, (unsigned long long)seed,
-                 (unsigned long long)(seed + rounds - 1));
+    (void)printf("%s, %s: %llu cases, %llu failed (seeds %llu to %llu)\n", be->text(d),
+                 PRECISIONS[precision].name, (unsigned long long)cases, (unsigned long long)bad,
+                 (unsigned long long)seed, (unsigned long long)(seed + rounds - 1));
     be->close(d);
     return bad != 0;
 }

@@ -1,15 +1,18 @@
 /* tests/conformance/model_run.c - loads and runs models for the scripts that know the right answers
  * (runner.py).
  *
- *   model_run BACKEND PLUGIN_DIR fp32|bf16|tf32|f16
+ *   model_run BACKEND[:plan] PLUGIN_DIR fp32|tf32|fp16|bf16     :plan  for a device in words (only
+ * 'P')
  *
  * Commands come on stdin, answers go to stdout; integers native, little-endian:
  *   'L' n u64, bytes                       load a model in place of the one before
  *   'R' inputs u32, each {rank u32, dims i64, n u64, bytes}   run it
  *   'T' times u32                          the last run again and again
+ *   'D' times u32                          likewise, without transfers to and from the device
+ *   'P' inputs u32, each {rank u32, dims i64}   plan only
  * Each answer: rc u32; not 0: {n u32, message}. 'L': inputs u32, each {rank u32, dims i64}; nodes
  * u32. 'R': outputs u32, each {type u32, rank u32, dims i64, n u64, bytes}. 'T': seconds f64 of
- * each.
+ * each. 'P': {n u32, text}. 'D': seconds f64 of all.
  */
 #include "common/base/clock.h"
 #include "computed/onnx/engine.h"
@@ -133,6 +136,26 @@ static void run(void)
     }
 }
 
+static void plan(void)
+{
+    static char text[1 << 20];
+    uint32_t n = get32();
+    struct err e = {0};
+    enum rc rc;
+
+    CHECK(n <= INPUTS_MAX);
+    for (uint32_t i = 0; i < n; i++) {
+        shape[i] = (struct model_shape){.rank = (uint8_t)get32()};
+        CHECK(shape[i].rank <= MODEL_RANK_MAX);
+        get(shape[i].dim, shape[i].rank * sizeof(*shape[i].dim));
+    }
+    rc = m == NULL || n != m->input_n ? err_set(&e, RC_INVAL, "no model, or %u inputs", n)
+                                      : session_plan(s, shape, text, sizeof(text), &e);
+    if (!put_rc(rc, &e)) return;
+    put32((uint32_t)strlen(text));
+    put(text, strlen(text));
+}
+
 static double cpu_seconds(void)
 {
     struct timespec t = {0};
@@ -161,16 +184,34 @@ static void again(void)
     free(t);
 }
 
+static void on_device(void)
+{
+    uint32_t n = get32();
+    uint64_t from = clock_boot_us();
+    struct err e = {0};
+    double t;
+
+    if (!put_rc(session_repeat(s, n, &e), &e)) return;
+    t = (double)(clock_boot_us() - from) * 1e-6;
+    put(&t, sizeof(t));
+}
+
 int main(int argc, char **argv)
 {
     static const char *const names[] = {
-        [BE_FP32] = "fp32", [BE_TF32] = "tf32", [BE_PREC_F16] = "f16", [BE_PREC_BF16] = "bf16"};
-    struct engine_conf conf = {.bytes_max = (size_t)8 << 30, .threads = 1};
+        [BE_FP32] = "fp32", [BE_TF32] = "tf32", [BE_PREC_F16] = "fp16", [BE_PREC_BF16] = "bf16"};
+    struct engine_conf conf = {.bytes_max = (size_t)64 << 30, .threads = 1};
     struct engine *en;
+    char *colon;
     struct err e = {0};
     int c;
 
     CHECK(argc == 4);
+    colon = strchr(argv[1], ':');
+    if (colon != NULL) {
+        *colon = '\0';
+        conf.device_idx = BE_PLAN_ONLY;
+    }
     conf.backend = argv[1];
     conf.plugin_dir = argv[2];
     for (int i = 0; i < 4; i++)
@@ -183,6 +224,8 @@ int main(int argc, char **argv)
         if (c == 'L') load(en);
         if (c == 'R') run();
         if (c == 'T') again();
+        if (c == 'D') on_device();
+        if (c == 'P') plan();
         (void)fflush(stdout);
     }
     session_close(s);

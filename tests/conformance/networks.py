@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Whole networks, exported by PyTorch with random weights, against PyTorch's own outputs.
 
-networks.py BUILD BACKEND [--full] [--seed N] [--precision fp32|bf16] [--only NAME] [--save DIR]
+networks.py BUILD BACKEND [--full] [--seed N] [--precision fp32|tf32|fp16|bf16] [--only NAME,...] [--save DIR]
 
 Small variants by default (seconds); --full: the published sizes. Batch and, where the network allows it, height and width
 are dynamic; the run uses others than the export did. Prints the largest difference relative to the largest expected
@@ -133,6 +133,10 @@ def export(net, shape, axes, opset):
     return f.getvalue()
 
 
+def wanted(name, only):
+    return name.startswith(tuple(only.split(",")))  # "": all
+
+
 def main():
     a = argparse.ArgumentParser()
     a.add_argument("build")
@@ -140,7 +144,7 @@ def main():
     a.add_argument("--full", action="store_true")
     a.add_argument("--seed", type=int, default=1)
     a.add_argument("--precision", default="fp32")
-    a.add_argument("--only", default="")
+    a.add_argument("--only", default="", help="names' beginnings, with commas")
     a.add_argument("--save", default="", help="keep the exported models in this folder")
     a = a.parse_args()
     torch.set_num_threads(1)
@@ -148,7 +152,7 @@ def main():
     r = Runner(a.build, a.backend, a.precision)
     limit, bad = (1e-4 if a.precision == "fp32" else 3e-2), 0
     for name, net, at, shape, axes, opset in full() if a.full else small():
-        if a.only and not name.startswith(a.only):
+        if not wanted(name, a.only):
             continue
         prepare(net, a.seed)
         data = export(net, at, axes, opset)

@@ -66,6 +66,22 @@ class Runner:
             outs.append(np.frombuffer(self._get(n), t).reshape(shape))
         return outs
 
+    def on_device(self, n):
+        """Seconds of n runs with the last inputs, transfers apart."""
+        self.p.stdin.write(b"D" + struct.pack("<I", n))
+        self.p.stdin.flush()
+        self._rc()
+        return struct.unpack("<d", self._get(8))[0]
+
+    def plan(self, shapes):
+        """The plan for inputs of these shapes, in words."""
+        self.p.stdin.write(b"P" + struct.pack("<I", len(shapes)))
+        for d in shapes:
+            self.p.stdin.write(struct.pack(f"<I{len(d)}q", len(d), *d))
+        self.p.stdin.flush()
+        self._rc()
+        return self._get(self._u32()).decode()
+
     def times(self, n):
         """Seconds of n runs with the last inputs, each, and CPU seconds of one."""
         self.p.stdin.write(b"T" + struct.pack("<I", n))

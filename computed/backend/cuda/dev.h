@@ -1,9 +1,11 @@
-/* computed/backend/cuda/dev.h - what the plan (plan.c) needs of a device: a GPU (dev_cuda.c), or the
- * host in its place (dev_host.c), which runs the same plan with the same kernels, so that layouts,
- * fusions, memory and indices are tested without a GPU. Everything is enqueued on one stream.
+/* computed/backend/cuda/dev.h - what the plan (plan.c) needs of a device: a GPU (dev_cuda.c), or
+ * the host in its place (dev_host.c), which runs the same plan with the same kernels, so that
+ * layouts, fusions, memory and indices are tested without a GPU. Everything is enqueued on one
+ * stream.
  *
- * Convolutions and products are made (`*_new`) when a plan is made: the device chooses its library's
- * algorithm for the shape then. RC_UNIMPL: it has none, and the plan takes our own kernel. */
+ * Convolutions and products are made (`*_new`) when a plan is made: the device chooses its
+ * library's algorithm for the shape then. RC_UNIMPL: it has none, and the plan takes our own
+ * kernel. */
 #pragma once
 #include "computed/backend/backend.h"
 #include "computed/backend/cuda/kern.h"
@@ -11,8 +13,8 @@
 struct cu_dev;
 struct cu_exec; /* an algorithm that was chosen */
 
-/* x [n, in, in_c], w [out_c, kernel, in_c / groups], y [n, out, out_c], all of `type`, channels last.
- * transposed: y and x change places, w [in_c, kernel, out_c / groups]. y = act(conv + bias +
+/* x [n, in, in_c], w [out_c, kernel, in_c / groups], y [n, out, out_c], all of `type`, channels
+ * last. transposed: y and x change places, w [in_c, kernel, out_c / groups]. y = act(conv + bias +
  * residual). */
 struct cu_conv {
     struct k_conv k; /* geometry, type, act */
@@ -43,8 +45,7 @@ struct cu_dev_ops {
     void (*free)(struct cu_dev *d, void *p, size_t bytes); /* zeroes it first; NULL: nothing */
     /* In order with what was enqueued before; download waits. */
     enum rc (*upload)(struct cu_dev *d, void *to, const void *from, size_t n, struct err *reterr);
-    enum rc (*download)(struct cu_dev *d, void *to, const void *from, size_t n,
-                        struct err *reterr);
+    enum rc (*download)(struct cu_dev *d, void *to, const void *from, size_t n, struct err *reterr);
     enum rc (*sync)(struct cu_dev *d, struct err *reterr);
 
     /* workspace_max: bytes that it may ask for. RC_UNIMPL: not with this bias, residual, act: the
@@ -54,13 +55,14 @@ struct cu_dev_ops {
     enum rc (*mm_new)(struct cu_dev *d, const struct cu_mm *m, size_t workspace_max,
                       struct cu_exec **ret, size_t *ret_workspace, struct err *reterr);
     /* p: y, x or a, w or b, bias, residual (NULL where there is none) */
-    enum rc (*exec_run)(struct cu_dev *d, struct cu_exec *e, void *const p[K_PTRS],
-                        void *workspace, struct err *reterr);
+    enum rc (*exec_run)(struct cu_dev *d, struct cu_exec *e, void *const p[K_PTRS], void *workspace,
+                        struct err *reterr);
     const char *(*exec_text)(const struct cu_exec *e); /* "cudnn engine 43", for plan_text */
     void (*exec_free)(struct cu_exec *e);              /* NULL: nothing */
     enum rc (*kern_run)(struct cu_dev *d, enum k_id id, const union k_any *k, struct err *reterr);
 
-    /* Records what is enqueued between begin and end, to be replayed by one call. All may be NULL. */
+    /* Records what is enqueued between begin and end, to be replayed by one call. All may be NULL.
+     */
     enum rc (*graph_begin)(struct cu_dev *d, struct err *reterr);
     enum rc (*graph_end)(struct cu_dev *d, void **ret_graph, struct err *reterr);
     enum rc (*graph_run)(struct cu_dev *d, void *graph, struct err *reterr);

@@ -1,7 +1,7 @@
-/* computed/backend/cuda/dev_host.c - the host in a GPU's place: the plugin `cudahost`. Runs the CUDA
- * backend's plans with the same kernels (kern.h), place by place, and in place of cuDNN and cuBLASLt
- * the direct convolution and product. For tests, not for speed. What it cannot show: launches, the
- * libraries' calls, and lanes working together (a row is one lane's here). */
+/* computed/backend/cuda/dev_host.c - the host in a GPU's place: the plugin `cudahost`. Runs the
+ * CUDA backend's plans with the same kernels (kern.h), place by place, and in place of cuDNN and
+ * cuBLASLt the direct convolution and product. For tests, not for speed. What it cannot show:
+ * launches, the libraries' calls, and lanes working together (a row is one lane's here). */
 #define K_HOST
 #include "computed/backend/cuda/dev.h"
 #include <stdlib.h>
@@ -89,7 +89,7 @@ static enum rc host_conv_new(struct cu_dev *d, const struct cu_conv *c, size_t w
 
     (void)d;
     (void)workspace_max;
-    if (c->k.act.act > BE_ACT_TANH || (c->k.transposed && dilated) ||
+    if (c->k.act.act > BE_ACT_RELU || (c->k.transposed && dilated) ||
         (c->k.transposed && (c->bias || c->residual || c->k.act.act != BE_ACT_NONE)))
         return err_set(reterr, RC_UNIMPL, "not by the library");
     e = calloc(1, sizeof(*e));

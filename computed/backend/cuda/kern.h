@@ -1,6 +1,6 @@
 /* computed/backend/cuda/kern.h - the arithmetic of our own CUDA kernels, as functions of one output
- * place (or one row) that compile for the device (nvcc) and for the host (gcc, clang): so every index
- * and every number is tested without a GPU, by the plugin `cudahost` (dev_host.c).
+ * place (or one row) that compile for the device (nvcc) and for the host (gcc, clang): so every
+ * index and every number is tested without a GPU, by the plugin `cudahost` (dev_host.c).
  *
  * A kernel gets one of the structs below by value. h.p[0] is the output, the others are inputs; the
  * plan fills them before each run. Indices are 32 bits: no tensor has 2^31 elements (plan.c refuses
@@ -26,22 +26,22 @@
 /* The same numbers as enum be_dtype, be_act, be_unary, ... (nodes.c checks that). */
 enum k_type { K_F32, K_F16, K_BF16, K_U8, K_I32, K_I64, K_BOOL };
 enum k_op { /* of k_map: the unary ones of backend.h, then the binary ones, then ours */
-    K_ID,
-    K_SQRT,
-    K_ABS,
-    K_EXP,
-    K_LOG,
-    K_NEG,
-    K_ERF,
-    K_ADD,
-    K_SUB,
-    K_MUL,
-    K_DIV,
-    K_POW,
-    K_MIN,
-    K_MAX,
-    K_MULADD, /* x0 * x1 + x2 */
-    K_SUM     /* x0 + beta * x1 + x2; x1, x2 may be absent */
+            K_ID,
+            K_SQRT,
+            K_ABS,
+            K_EXP,
+            K_LOG,
+            K_NEG,
+            K_ERF,
+            K_ADD,
+            K_SUB,
+            K_MUL,
+            K_DIV,
+            K_POW,
+            K_MIN,
+            K_MAX,
+            K_MULADD, /* x0 * x1 + x2 */
+            K_SUM     /* x0 + beta * x1 + x2; x1, x2 may be absent */
 };
 
 struct k_head {
@@ -100,16 +100,16 @@ struct k_pool {
     int32_t channels;
     int kind, type; /* enum be_pool */
 };
-/* Places int32 [2, out] and weights f32 [out] per dim, one behind the other: all places in p[2], all
- * weights in p[3]. p: y, x, places, weights. */
+/* Places int32 [2, out] and weights f32 [out] per dim, one behind the other: all places in p[2],
+ * all weights in p[3]. p: y, x, places, weights. */
 struct k_resize {
     struct k_head h;
     int32_t in[3], out[3], place[3], weight[3]; /* offsets into p[2], p[3] */
     int32_t channels;
     int linear, dims, type;
 };
-/* Direct convolution, for what cuDNN does not serve: x [n, i, c], w [m, k, c / groups], y [n, o, m];
- * transposed: w [c, k, m / groups]. p: y, x, w, bias, residual (the last two may be absent). */
+/* Direct convolution, for what cuDNN does not serve: x [n, i, c], w [m, k, c / groups], y [n, o,
+ * m]; transposed: w [c, k, m / groups]. p: y, x, w, bias, residual (the last two may be absent). */
 struct k_conv {
     struct k_head h;
     struct k_space s;
@@ -150,7 +150,8 @@ struct k_lnorm {
     float eps;
     int type;
 };
-/* Of x [n, s, c], in chunks of s: mean and sum of squares about it, f32 [n, chunk, c, 2]. p: y, x. */
+/* Of x [n, s, c], in chunks of s: mean and sum of squares about it, f32 [n, chunk, c, 2]. p: y, x.
+ */
 struct k_moments {
     struct k_head h;
     uint32_t channels, places, chunks, chunk; /* chunk: places of one; the last may have fewer */
@@ -231,9 +232,9 @@ static inline uint16_t k_float_to_half(float f) /* to the nearest, ties to even 
     memcpy(&bits, &f, 4);
     sign = bits >> 16 & 0x8000u;
     bits &= 0x7fffffffu;
-    if (bits > 0x7f800000u) return (uint16_t)(sign | 0x7e00u); /* NaN */
+    if (bits > 0x7f800000u) return (uint16_t)(sign | 0x7e00u);  /* NaN */
     if (bits >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u); /* 65520 and above */
-    if (bits < 0x38800000u) { /* below 2^-14: subnormal */
+    if (bits < 0x38800000u) {                                   /* below 2^-14: subnormal */
         float a;
 
         memcpy(&a, &bits, 4);
@@ -439,8 +440,8 @@ K_FN void k_cast_at(const struct k_cast *p, uint32_t i)
         break;
     default:
         f = (double)k_get(p->from, p->h.p[1], i);
-        v = f != f                     ? 0
-            : f >= 9223372036854775808.0  ? INT64_MAX
+        v = f != f                       ? 0
+            : f >= 9223372036854775808.0 ? INT64_MAX
             : f < -9223372036854775808.0 ? INT64_MIN
                                          : (int64_t)f;
     }

@@ -88,8 +88,7 @@ static enum rc unary(struct be_plan *p, const struct be_node *n)
 
     if (rc == RC_OK) rc = operand_first(p, n->in[0], y, &x);
     if (rc == RC_OK) rc = cu_make(p, n->out, f.last, &by);
-    if (rc == RC_OK)
-        rc = map_step(p, n, (int)n->u.unary, y, f.last, by, p->type, &x, 1, &s);
+    if (rc == RC_OK) rc = map_step(p, n, (int)n->u.unary, y, f.last, by, p->type, &x, 1, &s);
     if (rc == RC_OK) s->k.map.act = actor(n);
     return rc;
 }
@@ -111,8 +110,7 @@ static enum rc binary(struct be_plan *p, const struct be_node *n)
         if (rc == RC_OK && same_shape(cu_tensor(p, n->in[i]), y)) last = last || f.last;
     }
     if (rc == RC_OK) rc = cu_make(p, n->out, last, &by);
-    if (rc == RC_OK)
-        rc = map_step(p, n, K_ADD + (int)n->u.binary, y, last, by, p->type, x, 2, &s);
+    if (rc == RC_OK) rc = map_step(p, n, K_ADD + (int)n->u.binary, y, last, by, p->type, x, 2, &s);
     if (rc == RC_OK) s->k.map.act = actor(n);
     return rc;
 }
@@ -316,8 +314,8 @@ static enum rc product_make(struct be_plan *p, const struct be_node *n, struct p
                           .alpha = n->u.matmul.alpha,
                           .type = p->type};
     /* one matrix b for all of a's rows: one product */
-    if (r->k.at.rank == 1 && !ta && r->m.stride_b == 0 &&
-        r->m.stride_a == (int64_t)rows * inner && (int64_t)rows * (int32_t)batch < INT32_MAX) {
+    if (r->k.at.rank == 1 && !ta && r->m.stride_b == 0 && r->m.stride_a == (int64_t)rows * inner &&
+        (int64_t)rows * (int32_t)batch < INT32_MAX) {
         r->m.rows = rows * (int32_t)batch;
         r->m.batch = 1;
     }
@@ -477,8 +475,8 @@ static enum rc lnorm(struct be_plan *p, const struct be_node *n)
     if (rc != RC_OK) return rc;
     s = cu_step_new(p, K_LNORM, n);
     if (s == NULL) return RC_NOMEM;
-    s->k.lnorm = (struct k_lnorm){
-        .act = actor(n), .in_n = len, .eps = n->u.norm.eps, .type = p->type};
+    s->k.lnorm =
+        (struct k_lnorm){.act = actor(n), .in_n = len, .eps = n->u.norm.eps, .type = p->type};
     s->k.h.n = len == 0 ? 0 : (uint32_t)(be_tensor_count(x) / len);
     s->buf[0] = by;
     s->buf[1] = bx;
@@ -593,17 +591,20 @@ static enum rc concat(struct be_plan *p, const struct be_node *n)
 static enum rc cast(struct be_plan *p, const struct be_node *n)
 {
     const struct be_tensor *x = cu_tensor(p, n->in[0]), *y = cu_tensor(p, n->out);
-    uint32_t bx, by;
+    uint32_t bx = BE_NONE, by;
+    struct cu_form f;
     struct cu_step *s;
-    enum rc rc = cu_want(p, n->in[0], false, cu_type(p, x), &bx);
+    enum rc rc = cu_first(p, n->in[0], &f); /* an input is read in its own type: no bit is lost */
 
+    if (rc == RC_OK) bx = f.buf;
+    if (rc == RC_OK && f.last && !cu_same_memory(x)) rc = cu_want(p, n->in[0], false, f.type, &bx);
     if (rc == RC_OK) rc = cu_make(p, n->out, false, &by);
     if (rc != RC_OK) return rc;
     s = cu_step_new(p, K_CAST, n);
     if (s == NULL) return RC_NOMEM;
     s->buf[0] = by;
     s->buf[1] = bx;
-    s->k.cast.from = cu_type(p, x);
+    s->k.cast.from = f.type;
     s->k.cast.to = cu_type(p, y);
     s->k.h.n = (uint32_t)be_tensor_count(y);
     return RC_OK;
@@ -686,7 +687,8 @@ static enum rc gather(struct be_plan *p, const struct be_node *n)
 {
     const struct be_tensor *x = cu_tensor(p, n->in[0]), *k = cu_tensor(p, n->in[1]);
     const struct be_tensor *y = cu_tensor(p, n->out);
-    uint64_t picks = be_tensor_count(k), outer = 1, inner = 1, d = (uint64_t)x->dim[n->u.gather_axis];
+    uint64_t picks = be_tensor_count(k), outer = 1, inner = 1,
+             d = (uint64_t)x->dim[n->u.gather_axis];
     int type = cu_type(p, y);
     uint32_t bx, by, table;
     uint8_t *host;
@@ -707,14 +709,13 @@ static enum rc gather(struct be_plan *p, const struct be_node *n)
     s->buf[0] = by;
     s->buf[1] = bx;
     s->buf[2] = table;
-    s->k.copy = (struct k_copy){
-        .bytes = (int)cu_type_bytes(type),
-        .table_dim = 1,
-        .h.n = (uint32_t)be_tensor_count(y),
-        .at = {.rank = 3,
-               .dim = {(uint32_t)outer, (uint32_t)picks, (uint32_t)inner},
-               .s = {{(int32_t)(picks * inner), (int32_t)inner, 1},
-                     {(int32_t)(d * inner), (int32_t)inner, 1}}}};
+    s->k.copy = (struct k_copy){.bytes = (int)cu_type_bytes(type),
+                                .table_dim = 1,
+                                .h.n = (uint32_t)be_tensor_count(y),
+                                .at = {.rank = 3,
+                                       .dim = {(uint32_t)outer, (uint32_t)picks, (uint32_t)inner},
+                                       .s = {{(int32_t)(picks * inner), (int32_t)inner, 1},
+                                             {(int32_t)(d * inner), (int32_t)inner, 1}}}};
     return RC_OK;
 }
 

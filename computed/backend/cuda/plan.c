@@ -172,8 +172,7 @@ enum rc cu_alias(struct be_plan *p, uint32_t t, bool last, int type, uint32_t bu
     while (*at != BE_NONE)
         at = &list[*at].next;
     *at = p->form_n;
-    list[p->form_n++] =
-        (struct cu_form){.next = BE_NONE, .last = last, .type = type, .buf = buf};
+    list[p->form_n++] = (struct cu_form){.next = BE_NONE, .last = last, .type = type, .buf = buf};
     return RC_OK;
 }
 
@@ -390,10 +389,8 @@ static enum rc memory(struct be_plan *p)
 enum rc cu_plan_new(const struct cu_dev_ops *ops, struct cu_dev *dev, const struct be_graph *g,
                     const struct be_plan_conf *conf, struct be_plan **ret, struct err *reterr)
 {
-    static const int types[] = {[BE_FP32] = K_F32,
-                                [BE_TF32] = K_F32,
-                                [BE_PREC_F16] = K_F16,
-                                [BE_PREC_BF16] = K_BF16};
+    static const int types[] = {
+        [BE_FP32] = K_F32, [BE_TF32] = K_F32, [BE_PREC_F16] = K_F16, [BE_PREC_BF16] = K_BF16};
     struct be_plan *p = calloc(1, sizeof(*p));
     enum rc rc;
 
@@ -491,8 +488,8 @@ static enum rc enqueue(struct be_plan *p, void *const *io, struct err *reterr)
     return rc;
 }
 
-/* The first run is plain (libraries load what they need), the second is recorded, later ones with the
- * same buffers are one call. */
+/* The first run is plain (libraries load what they need), the second is recorded, later ones with
+ * the same buffers are one call. */
 enum rc cu_plan_run(struct be_plan *p, void *const *io, struct err *reterr)
 {
     size_t bytes = (p->in_n + p->out_n) * sizeof(*io);
@@ -516,14 +513,17 @@ enum rc cu_plan_run(struct be_plan *p, void *const *io, struct err *reterr)
 /* ---- words ---- */
 void cu_plan_text(const struct be_plan *p, char *buf, size_t cap)
 {
-    static const char *const kern[] = {"map",  "copy", "cast",   "pad",     "resize", "pool",    "conv",
-                                       "mm",   "reduce", "softmax", "lnorm",  "moments", "join"};
-    static const char *const ops[] = {"Conv",   "ConvT",   "Pool",  "MatMul", "Unary", "Binary", "Affine",
-                                      "INorm",  "LNorm",   "Reduce", "Softmax", "Concat", "Cast", "View",
-                                      "Copy",   "Pad",     "Gather", "Resize",  ""};
+    static const char *const kern[] = {"map",   "copy",    "cast", "pad",    "resize",
+                                       "pool",  "conv",    "mm",   "reduce", "softmax",
+                                       "lnorm", "moments", "join"};
+    static const char *const ops[] = {"Conv",    "ConvT",  "Pool",   "MatMul", "Unary",
+                                      "Binary",  "Affine", "INorm",  "LNorm",  "Reduce",
+                                      "Softmax", "Concat", "Cast",   "View",   "Copy",
+                                      "Pad",     "Gather", "Resize", ""};
     size_t at = 0;
-    int n = snprintf(buf, cap, "%u steps, %zu bytes of constants, %zu of values, %zu of workspace\n",
-                     p->step_n, p->const_bytes, p->arena_bytes, p->workspace_bytes);
+    int n =
+        snprintf(buf, cap, "%u steps, %zu bytes of constants, %zu of values, %zu of workspace\n",
+                 p->step_n, p->const_bytes, p->arena_bytes, p->workspace_bytes);
 
     for (uint32_t i = 0; n > 0 && i < p->step_n; i++) {
         const struct cu_step *s = &p->step[i];

@@ -1,12 +1,13 @@
 /* computed/backend/cuda/plan.h - a plan of the CUDA backend: a list of steps over buffers.
  *
- * A value has one or more forms: row-major or channels last, in a type; readers ask for the form that
- * they want, and a step makes it once. Our own kernels see layouts as strides only, so most take what
- * there is; convolutions, pooling, resizing and instance normalisation work channels last, products
- * row-major. Float values are stored in the plan's type (float32, float16, bfloat16).
+ * A value has one or more forms: row-major or channels last, in a type; readers ask for the form
+ * that they want, and a step makes it once. Our own kernels see layouts as strides only, so most
+ * take what there is; convolutions, pooling, resizing and instance normalisation work channels
+ * last, products row-major. Float values are stored in the plan's type (float32, float16,
+ * bfloat16).
  *
- * Buffers lie in one block of constants and one arena, whose places are shared by what never lives at
- * the same time; or they are the caller's inputs and outputs. */
+ * Buffers lie in one block of constants and one arena, whose places are shared by what never lives
+ * at the same time; or they are the caller's inputs and outputs. */
 #pragma once
 #include "computed/backend/cuda/dev.h"
 
