@@ -160,67 +160,62 @@ static void window_out(struct model_shape *y, const struct model_window *w)
         y->dim[2 + i] = w->out[i];
 }
 
-enum rc shape_conv(struct model_shapes *c, const struct model_node *n, struct err *reterr)
+/* What Conv and ConvTranspose share: types, ranks, groups, and that x and the bias fit the weights.
+ *   transposed  weights are [C, M / groups, kernel...], not [M, C / groups, kernel...]
+ *   ret_out     M */
+static enum rc conv_check(const struct model_shapes *c, const struct model_node *n, bool transposed,
+                          int64_t *ret_out, struct err *reterr)
 {
     const struct model_shape *x = &c->shape[n->in[0]], *wt = &c->shape[n->in[1]];
-    int64_t groups = model_attr_i(n, "group", 1);
-    struct model_shape y = *x;
-    struct model_window w;
-    enum rc rc;
-
-    if (c->dtype[n->in[0]] != MODEL_F32 || c->dtype[n->in[1]] != MODEL_F32)
-        return err_set(reterr, RC_INVAL, "only float32 is served");
-    if (wt->rank != x->rank) return err_set(reterr, RC_INVAL, "weights of rank %u", wt->rank);
-    if (groups < 1 || groups > MODEL_DIM_MAX || wt->dim[0] < 1 || wt->dim[1] < 1 ||
-        wt->dim[0] % groups != 0)
-        return err_set(reterr, RC_INVAL, "%lld groups of %lld outputs", (long long)groups,
-                       (long long)wt->dim[0]);
-    if (x->dim[1] >= 0 && x->dim[1] != wt->dim[1] * groups)
-        return err_set(reterr, RC_INVAL, "%lld channels; the weights want %lld",
-                       (long long)x->dim[1], (long long)(wt->dim[1] * groups));
-    if (n->in_n == 3 && n->in[2] != MODEL_NONE) {
-        const struct model_shape *b = &c->shape[n->in[2]];
-
-        if (b->rank != 1 || b->dim[0] != wt->dim[0] || c->dtype[n->in[2]] != MODEL_F32)
-            return err_set(reterr, RC_INVAL, "the bias does not fit the weights");
-    }
-    rc = model_window(n, x, wt, &w, reterr);
-    if (rc != RC_OK) return rc;
-    y.dim[1] = wt->dim[0];
-    window_out(&y, &w);
-    return model_shape_give(c, n, &y, MODEL_F32);
-}
-
-/* Weights are [C, M / group, kernel...]. Source: ONNX ConvTranspose-11. */
-enum rc shape_conv_transpose(struct model_shapes *c, const struct model_node *n, struct err *reterr)
-{
-    const struct model_shape *x = &c->shape[n->in[0]], *wt = &c->shape[n->in[1]];
-    int64_t groups = model_attr_i(n, "group", 1);
-    struct model_shape y = *x;
-    struct model_window w;
-    enum rc rc;
+    int64_t groups = model_attr_i(n, "group", 1), in, out;
 
     if (c->dtype[n->in[0]] != MODEL_F32 || c->dtype[n->in[1]] != MODEL_F32)
         return err_set(reterr, RC_INVAL, "only float32 is served");
     if (wt->rank != x->rank) return err_set(reterr, RC_INVAL, "weights of rank %u", wt->rank);
     if (groups < 1 || groups > MODEL_DIM_MAX || wt->dim[0] < 1 || wt->dim[1] < 1 ||
         wt->dim[0] % groups != 0 || wt->dim[1] > MODEL_DIM_MAX / groups)
-        return err_set(reterr, RC_INVAL, "%lld groups of %lld inputs", (long long)groups,
-                       (long long)wt->dim[0]);
-    if (x->dim[1] >= 0 && x->dim[1] != wt->dim[0])
+        return err_set(reterr, RC_INVAL, "%lld groups of %lld %s", (long long)groups,
+                       (long long)wt->dim[0], transposed ? "inputs" : "outputs");
+    in = transposed ? wt->dim[0] : wt->dim[1] * groups;
+    out = transposed ? wt->dim[1] * groups : wt->dim[0];
+    if (x->dim[1] >= 0 && x->dim[1] != in)
         return err_set(reterr, RC_INVAL, "%lld channels; the weights want %lld",
-                       (long long)x->dim[1], (long long)wt->dim[0]);
-    y.dim[1] = wt->dim[1] * groups;
+                       (long long)x->dim[1], (long long)in);
     if (n->in_n == 3 && n->in[2] != MODEL_NONE) {
         const struct model_shape *b = &c->shape[n->in[2]];
 
-        if (b->rank != 1 || b->dim[0] != y.dim[1] || c->dtype[n->in[2]] != MODEL_F32)
+        if (b->rank != 1 || b->dim[0] != out || c->dtype[n->in[2]] != MODEL_F32)
             return err_set(reterr, RC_INVAL, "the bias does not fit the weights");
     }
-    rc = model_window_transposed(n, x, wt, &w, reterr);
+    *ret_out = out;
+    return RC_OK;
+}
+
+static enum rc conv_shape(struct model_shapes *c, const struct model_node *n, bool transposed,
+                          struct err *reterr)
+{
+    const struct model_shape *x = &c->shape[n->in[0]], *wt = &c->shape[n->in[1]];
+    struct model_shape y = *x;
+    struct model_window w;
+    enum rc rc = conv_check(c, n, transposed, &y.dim[1], reterr);
+
+    if (rc == RC_OK)
+        rc = transposed ? model_window_transposed(n, x, wt, &w, reterr)
+                        : model_window(n, x, wt, &w, reterr);
     if (rc != RC_OK) return rc;
     window_out(&y, &w);
     return model_shape_give(c, n, &y, MODEL_F32);
+}
+
+enum rc shape_conv(struct model_shapes *c, const struct model_node *n, struct err *reterr)
+{
+    return conv_shape(c, n, /* transposed= */ false, reterr);
+}
+
+/* Source: ONNX ConvTranspose-11. */
+enum rc shape_conv_transpose(struct model_shapes *c, const struct model_node *n, struct err *reterr)
+{
+    return conv_shape(c, n, /* transposed= */ true, reterr);
 }
 
 enum rc shape_pool(struct model_shapes *c, const struct model_node *n, struct err *reterr)
