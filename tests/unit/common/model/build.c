@@ -124,6 +124,34 @@ void build_init_f(struct build *b, const char *name, const int64_t *dims, const 
     nested(&b->graph, 5, &t);
 }
 
+void build_init_twice(struct build *b, const char *name, const float *v, size_t n)
+{
+    struct buf t = fresh();
+
+    flush(b);
+    num(&t, 1, (int64_t)n);
+    num(&t, 2, 1);
+    bytes(&t, 4, v, n * sizeof(*v)); /* float_data, packed */
+    text(&t, 8, name);
+    bytes(&t, 9, v, n * sizeof(*v));
+    nested(&b->graph, 5, &t);
+}
+
+void build_init_outside(struct build *b, const char *name, const char *file)
+{
+    struct buf t = fresh(), e = fresh();
+
+    flush(b);
+    num(&t, 1, 4);
+    num(&t, 2, 1);
+    text(&t, 8, name);
+    text(&e, 1, "location");
+    text(&e, 2, file);
+    nested(&t, 13, &e);
+    num(&t, 14, 1);
+    nested(&b->graph, 5, &t);
+}
+
 void build_init_i(struct build *b, const char *name, const int64_t *v, size_t n)
 {
     struct buf t = fresh();
@@ -184,6 +212,27 @@ void build_attr_s(struct build *b, const char *name, const char *v)
     text(&a, 1, name);
     text(&a, 4, v);
     num(&a, 20, 3);
+    nested(&b->node, 5, &a);
+}
+
+void build_attr_nested(struct build *b, const char *name, uint32_t depth)
+{
+    struct buf a = fresh();
+
+    text(&a, 1, name);
+    num(&a, 20, 5);
+    for (uint32_t i = 0; i < depth; i++) { /* from the inside */
+        struct buf node = fresh(), graph = fresh(), outer = fresh();
+
+        text(&node, 2, "y");
+        text(&node, 4, "If");
+        nested(&node, 5, &a);
+        nested(&graph, 1, &node);
+        text(&outer, 1, name);
+        nested(&outer, 6, &graph);
+        num(&outer, 20, 5);
+        a = outer;
+    }
     nested(&b->node, 5, &a);
 }
 

@@ -11,6 +11,9 @@ void build_input(struct build *b, const char *name, int32_t dtype, const int64_t
 void build_output(struct build *b, const char *name);
 void build_init_f(struct build *b, const char *name, const int64_t *dims, const float *v, size_t n);
 void build_init_i(struct build *b, const char *name, const int64_t *v, size_t n);
+/* A tensor [n] whose data is given twice, raw and as floats; or that lies in another file. */
+void build_init_twice(struct build *b, const char *name, const float *v, size_t n);
+void build_init_outside(struct build *b, const char *name, const char *file);
 /* inputs: comma-separated names, "" in between = left out */
 void build_node(struct build *b, const char *op, const char *inputs, const char *output);
 /* of the last node */
@@ -18,6 +21,8 @@ void build_output_more(struct build *b, const char *name);
 void build_attr_i(struct build *b, const char *name, int64_t v);
 void build_attr_f(struct build *b, const char *name, float v);
 void build_attr_s(struct build *b, const char *name, const char *v);
+/* A graph in an attribute, in its node another, `depth` deep. */
+void build_attr_nested(struct build *b, const char *name, uint32_t depth);
 void build_attr_is(struct build *b, const char *name, const int64_t *v, size_t n);
 void build_prop(struct build *b, const char *key, const char *value);
 /* The file; the caller's, for free(). */

@@ -138,6 +138,18 @@ static void test_refused(void **state)
     build_init_f(b, "large", DIMS(1 << 20, 1 << 19), f, 4);
     refused(b, "more memory");
 
+    b = small(); /* a parser that recurses has no stack left */
+    build_attr_nested(b, "then_branch", 3000);
+    refused(b, "attribute 'then_branch'");
+
+    b = small();
+    build_init_twice(b, "two", f, 4);
+    refused(b, "its data is given twice");
+
+    b = small();
+    build_init_outside(b, "far", "../../etc/passwd");
+    refused(b, "tensor 'far'");
+
     b = small();
     build_node(b, "Add", "y,w", "z");
     refused(b, "do not broadcast");
