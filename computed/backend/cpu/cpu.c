@@ -1,6 +1,7 @@
 /* computed/backend/cpu/cpu.c - the plugin `cpu`: its device, its buffers, its table. Plans are in
  * cpu_plan.c. */
 #include "computed/backend/cpu/cpu.h"
+#include "computed/backend/host_buf.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,11 +12,6 @@ void omp_set_num_threads(int n) __attribute__((weak));
 struct be_dev {
     struct cpu_plan_conf conf;
     char text[64];
-};
-
-struct be_buf {
-    size_t bytes;
-    _Alignas(64) uint8_t data[];
 };
 
 static enum rc cpu_probe(struct err *reterr)
@@ -57,44 +53,6 @@ static enum rc cpu_open(uint32_t idx, struct be_dev **ret, struct err *reterr)
 static const char *cpu_text(const struct be_dev *d)
 {
     return d->text;
-}
-
-static enum rc cpu_buf_alloc(struct be_dev *d, size_t bytes, struct be_buf **ret,
-                             struct err *reterr)
-{
-    struct be_buf *b = NULL;
-
-    (void)d;
-    if (bytes < SIZE_MAX / 2) b = aligned_alloc(64, ROUND_UP(sizeof(*b) + bytes, (size_t)64));
-    if (b == NULL) return err_set(reterr, RC_NOMEM, "buffer of %zu bytes", bytes);
-    b->bytes = bytes;
-    *ret = b;
-    return RC_OK;
-}
-
-static void cpu_buf_free(struct be_dev *d, struct be_buf *b)
-{
-    (void)d;
-    if (b != NULL) memset(b->data, 0, b->bytes); /* image memory is zeroed before it goes */
-    free(b);
-}
-
-static enum rc cpu_upload(struct be_dev *d, struct be_buf *b, size_t off, const void *src, size_t n,
-                          struct err *reterr)
-{
-    (void)d;
-    if (off > b->bytes || n > b->bytes - off) return err_set(reterr, RC_RANGE, "upload");
-    if (n > 0) memcpy(b->data + off, src, n);
-    return RC_OK;
-}
-
-static enum rc cpu_download(struct be_dev *d, const struct be_buf *b, size_t off, void *dst,
-                            size_t n, struct err *reterr)
-{
-    (void)d;
-    if (off > b->bytes || n > b->bytes - off) return err_set(reterr, RC_RANGE, "download");
-    if (n > 0) memcpy(dst, b->data + off, n);
-    return RC_OK;
 }
 
 static enum rc cpu_plan(struct be_dev *d, const struct be_graph *g, const struct be_plan_conf *conf,
@@ -143,10 +101,10 @@ const struct be_ops *mikura_backend(void)
         .open = cpu_open,
         .close = cpu_close,
         .text = cpu_text,
-        .buf_alloc = cpu_buf_alloc,
-        .buf_free = cpu_buf_free,
-        .upload = cpu_upload,
-        .download = cpu_download,
+        .buf_alloc = host_buf_alloc,
+        .buf_free = host_buf_free,
+        .upload = host_buf_upload,
+        .download = host_buf_download,
         .plan = cpu_plan,
         .plan_free = cpu_plan_free,
         .plan_bytes = cpu_plan_bytes,

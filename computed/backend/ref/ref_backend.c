@@ -2,17 +2,13 @@
  * Buffers are host memory; a plan is the graph with its constants copied and
  * its intermediate values placed in one arena. */
 #include "computed/backend/arena.h"
+#include "computed/backend/host_buf.h"
 #include "computed/backend/ref/ref.h"
 #include <stdlib.h>
 #include <string.h>
 
 struct be_dev {
     uint32_t unused;
-};
-
-struct be_buf {
-    size_t bytes;
-    _Alignas(64) uint8_t data[];
 };
 
 struct be_plan {
@@ -50,44 +46,6 @@ static const char *ref_text(const struct be_dev *d)
 {
     (void)d;
     return "ref (plain C)";
-}
-
-static enum rc ref_buf_alloc(struct be_dev *d, size_t bytes, struct be_buf **ret,
-                             struct err *reterr)
-{
-    struct be_buf *b = NULL;
-
-    (void)d;
-    if (bytes < SIZE_MAX / 2) b = aligned_alloc(64, ROUND_UP(sizeof(*b) + bytes, (size_t)64));
-    if (b == NULL) return err_set(reterr, RC_NOMEM, "buffer of %zu bytes", bytes);
-    b->bytes = bytes;
-    *ret = b;
-    return RC_OK;
-}
-
-static void ref_buf_free(struct be_dev *d, struct be_buf *b)
-{
-    (void)d;
-    if (b != NULL) memset(b->data, 0, b->bytes); /* image memory is zeroed before it goes */
-    free(b);
-}
-
-static enum rc ref_upload(struct be_dev *d, struct be_buf *b, size_t off, const void *src, size_t n,
-                          struct err *reterr)
-{
-    (void)d;
-    if (off > b->bytes || n > b->bytes - off) return err_set(reterr, RC_RANGE, "upload");
-    if (n > 0) memcpy(b->data + off, src, n);
-    return RC_OK;
-}
-
-static enum rc ref_download(struct be_dev *d, const struct be_buf *b, size_t off, void *dst,
-                            size_t n, struct err *reterr)
-{
-    (void)d;
-    if (off > b->bytes || n > b->bytes - off) return err_set(reterr, RC_RANGE, "download");
-    if (n > 0) memcpy(dst, b->data + off, n);
-    return RC_OK;
 }
 
 static void ref_plan_free(struct be_plan *p)
@@ -302,10 +260,10 @@ const struct be_ops *ref_backend(void)
         .open = ref_open,
         .close = ref_close,
         .text = ref_text,
-        .buf_alloc = ref_buf_alloc,
-        .buf_free = ref_buf_free,
-        .upload = ref_upload,
-        .download = ref_download,
+        .buf_alloc = host_buf_alloc,
+        .buf_free = host_buf_free,
+        .upload = host_buf_upload,
+        .download = host_buf_download,
         .plan = ref_plan,
         .plan_free = ref_plan_free,
         .plan_bytes = ref_plan_bytes,
