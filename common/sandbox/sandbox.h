@@ -12,7 +12,13 @@ struct sandbox_conf {
     uint64_t address_bytes_max; /* RLIMIT_AS; not set in sanitizer builds, which map terabytes */
     int keep_fd_max;            /* descriptors above it are closed */
     uint32_t cpu_s_max;         /* RLIMIT_CPU, of the process's whole life; 0: none */
+    /* The process holds an open GPU: its driver talks by ioctl on descriptors that it opened
+     * before, reserves terabytes of addresses, and has threads of its own (the filter is put on
+     * them too). No address limit then, no descriptor is closed, and ioctl and poll are allowed;
+     * files, sockets and new threads still are not. Written from documentation, not yet tried on a
+     * GPU. */
+    bool device;
 };
-/* Before it: everything that must be opened or loaded. One thread. RC_IO names the step: the caller
- * must then not touch untrusted bytes. */
+/* Before it: everything that must be opened or loaded. One thread, but for a device's own. RC_IO
+ * names the step: the caller must then not touch untrusted bytes. */
 MUST_CHECK enum rc sandbox_enter(const struct sandbox_conf *conf, struct err *reterr);

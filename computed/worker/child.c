@@ -216,7 +216,8 @@ int child_main(const char *backend, const char *address_bytes_max)
                                                   [JOB_BF16] = BE_PREC_BF16};
     static struct child c;
     struct engine_conf conf = {.backend = backend, .threads = 1};
-    struct sandbox_conf box = {.keep_fd_max = WIRE_MODEL_FD};
+    struct sandbox_conf box = {.keep_fd_max = WIRE_MODEL_FD,
+                               .device = strcmp(backend, "cuda") == 0};
     uint8_t head[WIRE_HEAD_BYTES], body[8 + 128];
     struct err e = {0};
     enum rc rc;

@@ -8,6 +8,7 @@
 #include "computed/backend/cuda/cudnn.h"
 #include "computed/backend/cuda/launch.h"
 #include "computed/backend/cuda/lt.h"
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,6 +84,21 @@ static void close_dev(struct cu_dev *d)
     free(d);
 }
 
+/* cuDNN loads its parts when it needs them: in a sandbox (common/sandbox) that would be too late.
+ * What is not there under this name is left to it. */
+static void parts_load(void)
+{
+    static const char *const names[] = {"libcudnn_graph.so.9",
+                                        "libcudnn_ops.so.9",
+                                        "libcudnn_cnn.so.9",
+                                        "libcudnn_heuristic.so.9",
+                                        "libcudnn_engines_precompiled.so.9",
+                                        "libcudnn_engines_runtime_compiled.so.9"};
+
+    for (size_t i = 0; i < ARRAY_N(names); i++)
+        (void)dlopen(names[i], RTLD_NOW | RTLD_GLOBAL);
+}
+
 static enum rc open_gpu(struct cu_dev *d, uint32_t idx, struct err *reterr)
 {
     struct cudaDeviceProp prop;
@@ -99,6 +115,7 @@ static enum rc open_gpu(struct cu_dev *d, uint32_t idx, struct err *reterr)
         return err_set(reterr, RC_UNAVAIL, "%.64s has compute capability %d.%d; 8.0 is needed",
                        prop.name, prop.major, prop.minor);
     d->major = prop.major;
+    parts_load();
     rc = rc_from_cuda(cudaSetDevice(d->idx), "set device", reterr);
     if (rc == RC_OK)
         rc = rc_from_cuda(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "stream",
