@@ -19,7 +19,8 @@ struct quality {
     uint32_t slide_out;                       /* scores of slides; may be scores_out */
     bool slide;
     uint8_t least[3], most[3]; /* of each channel over all pixels seen */
-    float *planes;             /* one tile: 3 planes */
+    float *planes;             /* tiles that wait for their run: 3 planes each */
+    uint32_t batch, waiting, wait_w, wait_h;
     double plain[ANALYSIS_SCORES_MAX], weighted[ANALYSIS_SCORES_MAX], weight;
     uint32_t tile_n;
 };
@@ -91,6 +92,11 @@ static enum rc quality_fits(struct quality *q, struct err *reterr)
     return err_set(reterr, RC_INVAL, "the model has no measure 'content'");
 }
 
+static size_t planes_bytes(const struct quality *q)
+{
+    return (size_t)q->batch * 3 * QUALITY_TILE_PX * QUALITY_TILE_PX * sizeof(float);
+}
+
 enum rc quality_open(struct engine *e, const struct model *m, struct quality **ret_q,
                      struct err *reterr)
 {
@@ -99,7 +105,8 @@ enum rc quality_open(struct engine *e, const struct model *m, struct quality **r
 
     if (q == NULL) return err_set(reterr, RC_NOMEM, "quality");
     q->m = m;
-    q->planes = malloc((size_t)3 * QUALITY_TILE_PX * QUALITY_TILE_PX * sizeof(float));
+    q->batch = engine_batch(e);
+    q->planes = malloc(planes_bytes(q));
     rc = q->planes == NULL ? err_set(reterr, RC_NOMEM, "quality") : quality_fits(q, reterr);
     if (rc == RC_OK) rc = session_open(e, m, &q->s, reterr);
     if (rc != RC_OK) {
@@ -115,7 +122,7 @@ void quality_close(struct quality *q)
     if (q == NULL) return;
     session_close(q->s);
     if (q->planes != NULL) /* image memory is zeroed before it goes */
-        memset(q->planes, 0, (size_t)3 * QUALITY_TILE_PX * QUALITY_TILE_PX * sizeof(float));
+        memset(q->planes, 0, planes_bytes(q));
     free(q->planes);
     free(q);
 }
@@ -135,23 +142,56 @@ void quality_begin(struct quality *q, bool slide)
     memset(q->plain, 0, sizeof(q->plain));
     memset(q->weighted, 0, sizeof(q->weighted));
     q->weight = 0;
-    q->tile_n = 0;
+    q->tile_n = q->waiting = 0;
+}
+
+/* Runs the tiles that wait and adds them up, in their order. */
+static enum rc tiles_run(struct quality *q, struct err *reterr)
+{
+    struct model_shape shape = {.rank = 4, .dim = {q->waiting, 3, q->wait_h, q->wait_w}};
+    struct session_out out[64]; /* at least common/model's IO_MAX */
+    const void *in = q->planes;
+    uint32_t n = q->waiting;
+    enum rc rc;
+
+    if (n == 0) return RC_OK;
+    q->waiting = 0;
+    CHECK(q->m->output_n <= ARRAY_N(out));
+    rc = session_run_rows(q->s, &shape, &in, out, reterr);
+    if (rc != RC_OK) return rc;
+    for (uint32_t t = 0; t < n; t++) {
+        const float *scores =
+            (const float *)out[q->slide ? q->slide_out : q->scores_out].data + t * q->class_n;
+        const float *measures = (const float *)out[q->measures_out].data + t * q->measure_n;
+        double content = (double)measures[q->content_idx];
+
+        for (uint32_t i = 0; i < q->class_n + q->measure_n; i++) {
+            double v = (double)(i < q->class_n ? scores[i] : measures[i - q->class_n]);
+
+            q->plain[i] += v;
+            q->weighted[i] += v * content;
+        }
+        q->weight += content;
+        q->tile_n++;
+    }
+    return RC_OK;
 }
 
 static enum rc tile_add(struct quality *q, const uint8_t *rgb, uint32_t width, uint32_t height,
                         size_t stride, struct err *reterr)
 {
-    struct model_shape shape = {.rank = 4, .dim = {1, 3, height, width}};
-    struct session_out out[64]; /* at least common/model's IO_MAX */
     size_t plane = (size_t)width * height;
-    const void *in = q->planes;
-    const float *scores, *measures;
-    double content;
-    enum rc rc;
+    float *planes;
+    enum rc rc = RC_OK;
 
+    if (q->waiting > 0 && (q->wait_w != width || q->wait_h != height)) rc = tiles_run(q, reterr);
+    if (rc != RC_OK) return rc;
+    q->wait_w = width;
+    q->wait_h = height;
+    planes = q->planes + q->waiting * 3 * plane;
     for (uint32_t y = 0; y < height; y++) {
         const uint8_t *row = rgb + y * stride;
-        float *p = q->planes + (size_t)y * width;
+        float *p = planes + (size_t)y * width;
 
         for (uint32_t x = 0; x < width; x++)
             for (uint32_t c = 0; c < 3; c++) {
@@ -162,21 +202,7 @@ static enum rc tile_add(struct quality *q, const uint8_t *rgb, uint32_t width, u
                 p[c * plane + x] = (float)v / 255.0f;
             }
     }
-    CHECK(q->m->output_n <= ARRAY_N(out));
-    rc = session_run(q->s, &shape, &in, out, reterr);
-    if (rc != RC_OK) return rc;
-    scores = out[q->slide ? q->slide_out : q->scores_out].data;
-    measures = out[q->measures_out].data;
-    content = (double)measures[q->content_idx];
-    for (uint32_t i = 0; i < q->class_n + q->measure_n; i++) {
-        double v = (double)(i < q->class_n ? scores[i] : measures[i - q->class_n]);
-
-        q->plain[i] += v;
-        q->weighted[i] += v * content;
-    }
-    q->weight += content;
-    q->tile_n++;
-    return RC_OK;
+    return ++q->waiting == q->batch ? tiles_run(q, reterr) : RC_OK;
 }
 
 /* A side in equal tiles: how many, and how wide each; they overlap by less than
@@ -215,10 +241,12 @@ enum rc quality_add(struct quality *q, const uint8_t *rgb, uint32_t width, uint3
 
 enum rc quality_end(struct quality *q, struct analysis_result *ret, struct err *reterr)
 {
+    enum rc rc = tiles_run(q, reterr);
     bool speaks = q->weight >= CONTENT_MIN;
     struct analysis_result r = {.score_n = q->class_n + q->measure_n, .tile_n = q->tile_n};
     uint32_t best = 0;
 
+    if (rc != RC_OK) return rc;
     if (q->tile_n == 0)
         return err_set(reterr, RC_INVAL, "smaller than %d x %d pixels", QUALITY_SIDE_MIN_PX,
                        QUALITY_SIDE_MIN_PX);

@@ -162,6 +162,7 @@ struct be_plan;
 struct be_ops {
     uint32_t abi;     /* BE_ABI */
     const char *name; /* "cpu", "cuda", "ref" */
+    uint32_t batch;   /* pictures of 512 pixels a run that keep it busy; 0: one */
 
     /* Is there a device? RC_UNAVAIL with the reason where not. Must not change the process's state.
      */

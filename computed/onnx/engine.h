@@ -1,8 +1,10 @@
 /* computed/onnx/engine.h - runs checked ONNX models on one device of one backend.
  *
  * A session is one model on one device. It plans anew for input shapes that it has not seen and
- * keeps the last ENGINE_PLANS_MAX plans. An engine and its sessions belong to one thread at a time;
- * several workers open several engines. Nothing here touches the network, or libuv. */
+ * keeps the last ENGINE_PLANS_MAX plans. Several models may be open: where the device's memory does
+ * not hold all their plans, the one that was used longest ago goes, whosever it is. An engine and
+ * its sessions belong to one thread at a time; several workers open several engines. Nothing here
+ * touches the network, or libuv. */
 #pragma once
 #include "common/model/model.h"
 #include "computed/backend/backend.h"
@@ -18,6 +20,7 @@ struct engine_conf {
     uint32_t device_idx;    /* BE_PLAN_ONLY: session_plan() only */
     uint32_t threads;       /* for one run; 0 = 1 */
     size_t bytes_max;       /* device memory of one plan; 0 = 2 GiB */
+    size_t held_max;        /* of all plans of all sessions together; 0: what the device has */
     enum be_precision precision;
 };
 
@@ -26,6 +29,8 @@ MUST_CHECK enum rc engine_open(const struct engine_conf *conf, struct engine **r
 void engine_close(struct engine *e); /* after its sessions; NULL: nothing */
 const char *
 engine_text(const struct engine *e); /* for ItemResult.device: "cpu (oneDNN 2.6.3), bf16" */
+
+uint32_t engine_batch(const struct engine *e); /* rows worth giving at a time */
 
 /* m: borrowed until session_close. RC_NOMEM. */
 MUST_CHECK enum rc session_open(struct engine *e, const struct model *m, struct session **ret_s,
@@ -46,6 +51,14 @@ struct session_out {
 MUST_CHECK enum rc session_run(struct session *s, const struct model_shape *in_shape,
                                const void *const *in, struct session_out *ret_out,
                                struct err *reterr);
+
+/* Rows that have nothing to do with each other (images of a batch): in_shape[i].dim[0] is their
+ * number in every input, and so it must be in every output. As many at a time as the memory allows:
+ * on RC_NOMEM half as many are tried, and remembered. Results as session_run's. */
+MUST_CHECK enum rc session_run_rows(struct session *s, const struct model_shape *in_shape,
+                                    const void *const *in, struct session_out *ret_out,
+                                    struct err *reterr);
+uint32_t session_rows_max(const struct session *s); /* what it found; UINT32_MAX: no limit met */
 
 /* Makes the plan for these shapes and tells what it decided, a line a step; cut at cap. Returns as
  * session_run. */

@@ -114,6 +114,7 @@ const struct be_ops *mikura_backend(void)
 {
     static struct be_ops ops = {
         .abi = BE_ABI,
+        .batch = 16,
         .probe = cuda_probe,
         .open = cuda_open,
         .close = cuda_close,

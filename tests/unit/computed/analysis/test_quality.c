@@ -257,11 +257,55 @@ static void test_no_contrast(void **state)
     free(rgb);
 }
 
+/* Tiles in batches, as a GPU takes them (here its plans on the host), give what single ones give;
+ * also where the memory does not hold a batch. */
+static void test_batches(void **state)
+{
+    struct fixture *f = *state;
+    static const size_t bytes_max[] = {0, (size_t)8 << 20};
+    uint32_t w = 7 * SIDE, h = 3 * SIDE;
+    uint8_t *rgb = malloc((size_t)3 * w * h);
+    struct analysis_result one, r;
+    struct err e = {0};
+
+    for (size_t i = 0; i < (size_t)3 * w * h; i++)
+        rgb[i] = (uint8_t)((i * 7 + i / w % 13 * 19) % 251);
+    quality_begin(f->q, /* slide= */ true);
+    for (uint32_t t = 0; t < 21; t++)
+        assert_int_equal(quality_add(f->q, rgb + (size_t)3 * (t / 7 * SIDE * w + t % 7 * SIDE),
+                                     SIDE, SIDE, (size_t)3 * w, &e),
+                         RC_OK);
+    assert_int_equal(quality_end(f->q, &one, &e), RC_OK);
+    for (size_t k = 0; k < ARRAY_N(bytes_max); k++) {
+        struct engine_conf conf = {
+            .backend = "cudahost", .plugin_dir = BACKENDS, .bytes_max = bytes_max[k]};
+        struct engine *en;
+        struct quality *q;
+
+        if (engine_open(&conf, &en, &e) != RC_OK) fail_msg("%s", e.msg);
+        assert_true(engine_batch(en) > 1);
+        assert_int_equal(quality_open(en, f->m, &q, &e), RC_OK);
+        quality_begin(q, /* slide= */ true);
+        for (uint32_t t = 0; t < 21; t++)
+            if (quality_add(q, rgb + (size_t)3 * (t / 7 * SIDE * w + t % 7 * SIDE), SIDE, SIDE,
+                            (size_t)3 * w, &e) != RC_OK)
+                fail_msg("%s", e.msg);
+        assert_int_equal(quality_end(q, &r, &e), RC_OK);
+        assert_int_equal(r.tile_n, one.tile_n);
+        assert_string_equal(r.label, one.label);
+        for (uint32_t i = 0; i < r.score_n; i++)
+            assert_true(fabs(r.score[i].value - one.score[i].value) < 1e-4);
+        quality_close(q);
+        engine_close(en);
+    }
+    free(rgb);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_spoiled), cmocka_unit_test(test_slide),
-                                       cmocka_unit_test(test_glass),
-                                       cmocka_unit_test(test_no_contrast)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_spoiled), cmocka_unit_test(test_slide), cmocka_unit_test(test_glass),
+        cmocka_unit_test(test_no_contrast), cmocka_unit_test(test_batches)};
 
     return cmocka_run_group_tests(tests, setup, teardown);
 }
