@@ -27,6 +27,7 @@ struct child {
     struct network *network;
     uint8_t up[WIRE_UP_MAX]; /* the frame being sent */
     bool read_failed;        /* the daemon said FAIL for this image */
+    bool gpu;
 };
 struct scene {
     struct image *img;
@@ -166,6 +167,8 @@ static void item(struct child *c, const uint8_t *body, uint32_t n)
         up_send(c, WIRE_RESULT, wire_result_encode(&r, c->up + WIRE_HEAD_BYTES));
     } else if (c->read_failed || rc == RC_IO || rc == RC_INTERNAL) {
         up_error(c, WIRE_TROUBLE, &e);
+        /* a lost CUDA context does not come back in this process: the next item gets another */
+        if (rc == RC_IO && !c->read_failed && c->gpu) leave(1);
     } else {
         up_text(c, WIRE_ASIDE, e.msg);
     }
@@ -226,6 +229,7 @@ int child_main(const char *backend, const char *address_bytes_max)
     /* a daemon that is killed takes its children along, also those that compute for ever */
     if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return 1;
     if (!job_read(&c)) return 1;
+    c.gpu = box.device;
     conf.precision = precision[c.job.precision];
     image_init();
     rc = engine_open(&conf, &c.engine, &e);
