@@ -7,7 +7,9 @@ need_daemons
 
 # a device that is not here: the worker says so and does not start
 if [ ! -e /dev/nvidiactl ]; then
-    expect 1 'cuda' "$MIKURA_BUILD/bin/computed" --probe cuda
+    reason='no CUDA device: '
+    [ -e "$MIKURA_BUILD/bin/computed_cuda.so" ] || reason='computed_cuda.so: cannot open'
+    expect 1 "$reason" "$MIKURA_BUILD/bin/computed" --probe cuda
 fi
 expect 0 'cpu (oneDNN' "$MIKURA_BUILD/bin/computed" --probe cpu
 expect 1 'cannot open' "$MIKURA_BUILD/bin/computed" --probe none
