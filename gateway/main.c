@@ -29,6 +29,7 @@
 #define KEEPALIVE_MS_MAX  3600000u
 #define TASK_LEASE_MS_MIN 1000u
 #define TASK_LEASE_MS_MAX 3600000u
+#define TICKS_MAX         1000000u
 #define UPLOAD_BYTES_MIN  (64u << 20) /* the largest chunk */
 
 struct settings {
@@ -37,6 +38,7 @@ struct settings {
     enum placement_level level; /* failure_domain */
     bool master_key_create;
     uint64_t prefix_bits, copies, min_in_sync, disk_patience, keepalive, task_lease, upload_bytes;
+    uint64_t upload_ttl, collect_grace, collect_period;
 };
 #define AT(field) offsetof(struct settings, field)
 static const struct conf_opt OPTS[] = {
@@ -63,6 +65,13 @@ static const struct conf_opt OPTS[] = {
      "zone, rack, host or disk: no two copies in one while that can be had; when new"},
     {"upload_bytes", CONF_BYTES, AT(upload_bytes), "96MiB", "BYTES",
      "memory for chunks on their way in, all uploads; at least 64MiB"},
+    {"upload_ttl", CONF_U64, AT(upload_ttl), "336", "TICKS",
+     "an upload in parts that was not touched for so long is aborted; a tick is storaged's "
+     "session_tick, an hour"},
+    {"collect_grace", CONF_U64, AT(collect_grace), "24", "TICKS",
+     "what a put left behind is dropped after so long; no put may last longer"},
+    {"collect_period", CONF_MS, AT(collect_period), "10m", "TIME",
+     "between two looks for what uploads left behind"},
     {"disk_patience", CONF_MS, AT(disk_patience), "10m", "TIME",
      "a disk away for longer is given up and copied elsewhere"},
     {"keepalive", CONF_MS, AT(keepalive), "30s", "TIME",
@@ -450,6 +459,7 @@ static void open_background(struct daemon *d)
     rc = fiber_group_spawn(&d->background, manager_run, d->manager);
     if (rc == RC_OK) rc = fiber_group_spawn(&d->background, gw_jobs_run, &d->gw);
     if (rc == RC_OK) rc = fiber_group_spawn(&d->background, gw_sweep_run, &d->gw);
+    if (rc == RC_OK) rc = fiber_group_spawn(&d->background, gw_collect_run, &d->gw);
     if (rc == RC_OK) rc = fiber_group_spawn(&d->background, signing_run, d);
     if (rc != RC_OK) {
         (void)err_set(&err, rc, "the background work could not be started");
@@ -542,6 +552,7 @@ static void stop(struct daemon *d)
     manager_stop(d->manager); /* another gateway may take over while our calls end */
     gw_jobs_stop(gw);
     gw_sweep_wake(gw);
+    fiber_event_set(&gw->collect);
     fiber_event_set(&d->retry);
     rpc_server_close(gw->server, GRACE_MS, on_closed, d);
     fiber_event_wait(&d->closed);
@@ -618,6 +629,9 @@ static enum rc settings_check(struct daemon *d, struct err *reterr)
             return err_set(reterr, RC_INVAL, "failure_domain '%s': zone, rack, host or disk",
                            s->failure_domain);
     }
+    if (s->upload_ttl < 1 || s->upload_ttl > TICKS_MAX || s->collect_grace < 1 ||
+        s->collect_grace > TICKS_MAX)
+        return err_set(reterr, RC_INVAL, "upload_ttl and collect_grace: 1 to %u ticks", TICKS_MAX);
     if (s->keepalive < KEEPALIVE_MS_MIN || s->keepalive > KEEPALIVE_MS_MAX)
         return err_set(reterr, RC_INVAL, "keepalive: from %u ms to %u s", KEEPALIVE_MS_MIN,
                        KEEPALIVE_MS_MAX / 1000);
@@ -663,6 +677,9 @@ int main(int argc, char **argv)
     d->gw.name = d->set.name;
     d->gw.meta_pool = MANAGER_POOL_META;
     d->gw.data_pool = MANAGER_POOL_DATA;
+    d->gw.upload_ttl = (uint32_t)d->set.upload_ttl;
+    d->gw.collect_grace = (uint32_t)d->set.collect_grace;
+    d->gw.collect_ms = d->set.collect_period;
     list_init(&d->gw.cached);
     if (fibers_open(&d->loop, &d->fs) != RC_OK) return 1;
     d->gw.fs = d->fs;

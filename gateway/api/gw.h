@@ -48,7 +48,10 @@ struct gw {
     struct manager *manager;
     struct gw_inspector *inspector;
     char model_check[512]; /* path of mikura-model-check */
-    struct fiber_event sweep;
+    struct fiber_event sweep, collect;
+    uint32_t upload_ttl;    /* ticks that an upload lives without a touch */
+    uint32_t collect_grace; /* ticks before a chunk without a session is looked at */
+    uint64_t collect_ms;    /* between two looks */
     bool closing;
     struct fiber_sem upload_bytes; /* memory of chunks under way */
 };
@@ -150,6 +153,8 @@ enum rc gw_keep(struct arena *a, enum rc rc, struct slice *ret);
 /* Chunks of deleted bodies and aborted uploads are dropped in the background (objects_delete.c). */
 void gw_sweep_wake(struct gw *gw);
 void gw_sweep_run(void *gw); /* a fiber; ends when gw->closing and woken */
+/* What expired and what died uploads left is given back (collect.c). */
+void gw_collect_run(void *gw); /* likewise */
 
 /* ---- services: arrays of fcall_method ended by a zero path ---- */
 extern const struct fcall_method gw_catalog_methods[], gw_object_methods[], gw_model_methods[],

@@ -555,6 +555,7 @@ struct put {
     const Mikura__V1__PutObjectHeader *h;
     struct id128 id;
     struct record_session claim; /* as it will be written */
+    uint64_t claim_version;      /* of an ABORTED one that was there */
     struct body_spec spec;       /* key: wipe it */
     struct body_writer *writer;  /* NULL: inline so far */
     uint8_t *small; /* the first RECORD_INLINE_MAX bytes; with a writer: IMAGE_SNIFF_BYTES */
@@ -759,6 +760,7 @@ static struct upload *put_upload(struct put *p, enum upload_op op, struct upload
     if (u == NULL) return NULL;
     u->req.id = p->id;
     u->req.one_shot = &p->claim;
+    u->req.claim_version = p->claim_version;
     u->req.new_case = &p->w.cs->rec;
     u->req.now_unix_ms = (int64_t)clock_wall_ms();
     u->spec = p->h->spec;
@@ -820,10 +822,8 @@ static enum rc put_claimed(struct put *p, const struct gw_row *row, struct err *
     if (row->version == 0) return RC_OK;
     if (s == NULL) return err_set(reterr, RC_NOMEM, "an upload");
     rc = record_session_decode(row->value, s, reterr);
-    if (rc == RC_OK && s->state == RECORD_SESSION_ABORTED) {
-        return err_set(reterr, RC_PRECOND,
-                       "an upload with this request id was given up; use a new id");
-    }
+    /* given up: this try has bytes of its own, and completes if nobody gives it up, too */
+    if (rc == RC_OK && s->state == RECORD_SESSION_ABORTED) p->claim_version = row->version;
     if (rc == RC_OK) p->there = s->state == RECORD_SESSION_COMPLETED;
     return rc;
 }
@@ -857,7 +857,7 @@ static enum rc put_open(struct put *p, struct err *reterr)
                                        .size_bytes = spec->size_unknown ? 0 : spec->size_bytes,
                                        .chunk_bytes = p->w.col->rec.chunk_bytes,
                                        .data_pool = p->w.col->rec.data_pool,
-                                       .ttl_ticks = UPLOAD_TTL_TICKS};
+                                       .ttl_ticks = gw->upload_ttl};
     return put_claimed(p, &claim, reterr);
 }
 

@@ -81,18 +81,26 @@ static enum rc do_newest(struct upload *u, const struct upload_action *act, stru
     return record_key_parse_object(gw_bytes(got->items[0]->key), &path, &ev->newest);
 }
 
+void upload_txn_of(const struct upload_action *act,
+                   struct gw_compare ret_compares[UPLOAD_COMPARES_MAX],
+                   struct gw_put ret_puts[UPLOAD_PUTS_MAX])
+{
+    for (uint32_t i = 0; i < act->compares_n; i++) {
+        ret_compares[i] =
+            (struct gw_compare){(Mikura__Internal__V1__CompareKind)act->compares[i].kind,
+                                act->compares[i].key, act->compares[i].number};
+    }
+    for (uint32_t i = 0; i < act->puts_n; i++)
+        ret_puts[i] = (struct gw_put){act->puts[i].key, act->puts[i].value};
+}
+
 static enum rc do_txn(struct upload *u, const struct upload_action *act, struct upload_event *ev,
                       struct err *reterr)
 {
     struct gw_compare compares[UPLOAD_COMPARES_MAX];
     struct gw_put puts[UPLOAD_PUTS_MAX];
 
-    for (uint32_t i = 0; i < act->compares_n; i++) {
-        compares[i] = (struct gw_compare){(Mikura__Internal__V1__CompareKind)act->compares[i].kind,
-                                          act->compares[i].key, act->compares[i].number};
-    }
-    for (uint32_t i = 0; i < act->puts_n; i++)
-        puts[i] = (struct gw_put){act->puts[i].key, act->puts[i].value};
+    upload_txn_of(act, compares, puts);
     return gw_txn(u->gw, u->cs->at, compares, act->compares_n, puts, act->puts_n, NULL, 0,
                   &u->c->arena, gw_left_ms(u->c), &ev->succeeded, &ev->index, &ev->tick, reterr);
 }
@@ -119,7 +127,7 @@ static enum rc do_make(struct upload *u, struct upload_event *ev, struct err *re
     s->chunk_bytes = u->col->rec.chunk_bytes;
     s->data_pool = u->col->rec.data_pool;
     s->body = id128_random();
-    s->ttl_ticks = UPLOAD_TTL_TICKS;
+    s->ttl_ticks = u->gw->upload_ttl;
     memcpy(s->fingerprint, u->req.fingerprint, sizeof s->fingerprint);
     rc = upload_chunk_count(s->size_bytes, s->chunk_bytes, &s->chunks);
     if (rc != RC_OK)

@@ -5,8 +5,6 @@
 #include "gateway/api/object.h"
 #include "gateway/ingest/upload_core.h"
 
-#define UPLOAD_TTL_TICKS 336u /* hours: 14 days without a touch */
-
 /* What an object becomes; made by the caller before COMPLETE, or gathered from CHUNK rows. */
 struct upload_content {
     uint64_t size_bytes;
@@ -61,3 +59,7 @@ struct gw_facts {
     Mikura__V1__Attribute **attributes; /* in the arena */
     size_t n_attributes;
 };
+/* A TXN action as the router takes it. */
+void upload_txn_of(const struct upload_action *act,
+                   struct gw_compare ret_compares[UPLOAD_COMPARES_MAX],
+                   struct gw_put ret_puts[UPLOAD_PUTS_MAX]);

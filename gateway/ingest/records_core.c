@@ -10,7 +10,8 @@
 /* ---- keys ---- */
 
 const struct id128 record_scope_collections = {"collections"}, record_scope_jobs = {"jobs"},
-                   record_scope_models = {"models"}, record_scope_tombs = {"tombs"};
+                   record_scope_models = {"models"}, record_scope_tombs = {"tombs"},
+                   record_scope_sessions = {"sessions"};
 
 size_t record_key(const struct record_anchor *a, enum record_kind kind, uint8_t *out)
 {
@@ -603,6 +604,13 @@ static void io_list(struct io *io, struct record_list *rec)
     I64(created_unix_ms);
 }
 
+static void io_collect(struct io *io, struct record_collect *rec)
+{
+    U64(done);
+    U64(seen);
+    U64(seen_tick);
+}
+
 static enum rc enc_end(const struct io *io, const char *type, struct err *reterr)
 {
     if (io->bad != NULL) {
@@ -645,6 +653,7 @@ static void io_start(struct io *io, uint8_t kind)
 #define KIND_result     RECORD_RESULT
 #define KIND_model      RECORD_MODEL
 #define KIND_list       RECORD_LIST
+#define KIND_collect    RECORD_COLLECT
 
 /* Encoding works on a copy: the description may write to its record. */
 #define RECORD_CODEC(name)                                                                         \

@@ -61,6 +61,8 @@ enum record_kind {
     RECORD_MODEL = 48, /* + version BE u64 */
     /* values of list rows */
     RECORD_LIST = 64,
+    /* in a data group, key 'g': how far its chunks were looked at */
+    RECORD_COLLECT = 65,
 };
 struct record_anchor {
     uint8_t b[RECORD_ANCHOR_BYTES]; /* made in gateway/ingest/anchor.h */
@@ -111,7 +113,7 @@ MUST_CHECK enum rc record_key_parse_number(struct slice key, uint64_t *ret_n);
 
 /* Scopes of list rows: a collection's id for its cases, or one of these. */
 extern const struct id128 record_scope_collections, record_scope_jobs, record_scope_models,
-    record_scope_tombs;
+    record_scope_tombs, record_scope_sessions;
 /* name: at most RECORD_NAME_BYTES_MAX; jobs: ~submitted_unix_ms BE u64 as 16 hex digits, then the
  * job id in hex, so that the newest comes first. */
 size_t record_list_key(const struct id128 *scope, struct slice name, uint64_t placement_hash,
@@ -326,6 +328,12 @@ struct record_list {             /* value of a list row */
     int64_t created_unix_ms;
 };
 
+struct record_collect { /* of a data group: which of its chunks have been looked at */
+    uint64_t done;      /* those that came by an entry up to this one */
+    uint64_t seen;      /* what the log had at ... */
+    uint64_t seen_tick; /* ... this tick: looked at next, when it is old enough */
+};
+
 #define RECORD_TYPES(X)                                                                            \
     X(head)                                                                                        \
     X(case)                                                                                        \
@@ -343,7 +351,8 @@ struct record_list {             /* value of a list row */
     X(item)                                                                                        \
     X(result)                                                                                      \
     X(model)                                                                                       \
-    X(list)
+    X(list)                                                                                        \
+    X(collect)
 /* record_head_encode(rec, out), record_head_decode(value, ret, reterr), ... for each of them.
  * Encode appends to out: RC_OK, RC_INVAL (a limit; reterr names it), RC_NOMEM. Decode: RC_OK or
  * RC_CORRUPT. */

@@ -354,11 +354,23 @@ static void chunk_read(struct upload_core *c, const struct upload_item *row)
     c->state = ST_WRITE;
 }
 
+/* A one-shot upload whose claim is ABORTED: a try that began before it was put completes nothing;
+ * one that began after, and so has written its bytes after, goes on. true: answered. */
+static bool given_up(struct upload_core *c)
+{
+    if (c->req->one_shot == NULL || c->session_version == 0 ||
+        c->session.state != RECORD_SESSION_ABORTED || c->session_version == c->req->claim_version)
+        return false;
+    answer(c, RC_ABORTED, "the upload took too long and was given up; send it again");
+    return true;
+}
+
 static void complete_read(struct upload_core *c)
 {
     const struct record_session *one = c->req->one_shot;
 
-    if (c->session_version != 0 && one != NULL &&
+    if (given_up(c)) return;
+    if (c->session_version != 0 && one != NULL && c->session.state != RECORD_SESSION_ABORTED &&
         (c->session.state != RECORD_SESSION_COMPLETED ||
          memcmp(c->session.fingerprint, one->fingerprint, 32) != 0)) {
         answer(c, RC_EXISTS, "this request id belongs to another request");
@@ -369,7 +381,7 @@ static void complete_read(struct upload_core *c)
         answer(c, RC_OK, NULL);
         return;
     }
-    if (c->session_version == 0 && one != NULL) {
+    if (one != NULL) {
         c->session = *one;
     } else if (!alive(c)) {
         return;
@@ -572,7 +584,7 @@ static void sealed_receipt(struct upload_core *c, const struct upload_event *ev)
     when_row(c, key(c, RECORD_HEAD), c->head_version);
     when(c, UPLOAD_ABSENT, key(c, RECORD_COMMIT), 0);
     if (new_case) {
-        when(c, UPLOAD_ABSENT, key(c, RECORD_SESSION), 0);
+        when_row(c, key(c, RECORD_SESSION), c->req->claim_version);
         when(c, UPLOAD_ABSENT, key(c, RECORD_CASE), 0);
         if (!put_case(c) || !put_object(c, c->index_row, c->manifest)) return;
     }
@@ -629,12 +641,9 @@ static void publish_gathered(struct upload_core *c, const struct upload_event *e
 /* The entry did not take effect, or did and its answer was lost. */
 static void publish_read(struct upload_core *c)
 {
-    if (c->head_version == 0) { /* the case is not there, and the claim neither */
-        if (c->session_version != 0) {
-            answer(c, RC_EXISTS, "this request id belongs to an upload that was given up");
-        } else {
-            publish_start(c);
-        }
+    if (given_up(c)) return;
+    if (c->head_version == 0) { /* the case is not there, and the claim neither, or as it was */
+        publish_start(c);
     } else if (c->session_version != 0 && c->session.state == RECORD_SESSION_COMPLETED &&
                memcmp(c->session.fingerprint, c->req->one_shot->fingerprint, 32) == 0) {
         old_commit(c, 1);
@@ -680,6 +689,20 @@ static void got(struct upload_core *c, const struct upload_event *ev)
     }
 }
 
+/* Whoever looks for sessions that expired finds it by this row; he takes it away, too. */
+static bool put_open(struct upload_core *c)
+{
+    struct record_list l = {c->req->anchor, c->req->now_unix_ms};
+    char name[ID128_TEXT_BYTES];
+    struct slice k, n = {(const uint8_t *)id128_text(&c->req->id, name), ID128_TEXT_BYTES - 1};
+    struct record_out o;
+
+    k = key_done(c, record_list_key(&record_scope_sessions, n, record_anchor_hash(&c->req->anchor),
+                                    key_room(c)));
+    o = out_start(c);
+    return put_encoded(c, k, &o, record_list_encode(&l, &o, NULL));
+}
+
 static void made(struct upload_core *c, const struct upload_event *ev)
 {
     struct record_session s = *ev->session;
@@ -695,13 +718,14 @@ static void made(struct upload_core *c, const struct upload_event *ev)
     k = key(c, RECORD_SESSION);
     o = out_start(c);
     if (!put_encoded(c, k, &o, record_session_encode(&s, &o, NULL))) return;
+    if (!put_open(c)) return;
     /* Answered from the row's own bytes: the shell's copy need not outlive the step. */
     CHECK(record_session_decode(record_out_slice(&o), &c->session, NULL) == RC_OK);
 }
 
 static void gathered(struct upload_core *c, const struct upload_event *ev)
 {
-    bool one = c->session_version == 0;
+    bool one = c->req->one_shot != NULL;
 
     if (c->req->op == UPLOAD_PUBLISH) {
         publish_gathered(c, ev);

@@ -15,8 +15,8 @@
  *
  * A `one_shot` upload (PutObject) has a CLAIM row instead of a SESSION row, which appears in the
  * entry that completes it. Its key needs only what a chunk's record tells (owner's hash, upload
- * id): whoever finds chunks without an owner puts an ABORTED claim there, if absent, and an upload
- * that still lives then completes nothing.
+ * id): whoever finds chunks without an owner puts an ABORTED claim there (again, if there is one:
+ * its version counts), and a try that began before then completes nothing.
  *
  * COMPLETE and ABORT exclude each other, and CHUNK both, because each entry compares the version
  * of the SESSION row. An expired session (the group's tick is past expire_tick) completes nothing:
@@ -61,6 +61,7 @@ struct upload_request { /* borrowed until the answer */
     struct slice sealed_leaves;
     /* COMPLETE, PUBLISH: PutObject: the claim to write, COMPLETED by the core. */
     const struct record_session *one_shot;
+    uint64_t claim_version; /* of its claim when this try began: 0, or of an ABORTED one */
     /* ABORT */
     bool expire; /* only if the tick is past expire_tick; RC_PRECOND otherwise */
     /* COMMIT */

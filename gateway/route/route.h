@@ -72,6 +72,14 @@ MUST_CHECK enum rc route_chunk_put(struct route *r, struct route_chunk *c, uint6
 MUST_CHECK enum rc route_chunk_drop(struct route *r, struct route_at at, const struct id128 *body,
                                     uint32_t index, uint64_t left_ms, struct err *reterr);
 
+/* Chunks there are (not dropped) whose entry lies in (above, upto], by key behind `after` (empty:
+ * from the first); one page, at most limit of them. */
+MUST_CHECK enum rc route_chunk_list(struct route *r, struct route_at at, struct slice after,
+                                    uint64_t above, uint64_t upto, uint32_t limit, uint64_t left_ms,
+                                    struct arena *arena,
+                                    Mikura__Internal__V1__ChunkListResponse **ret_answer,
+                                    struct err *reterr);
+
 /* Ciphertext of blocks of one chunk, from any in-sync replica; the caller opens it (a tag that does
  * not fit: route_chunk_bad, then read again: another replica is taken). */
 struct route_read {

@@ -237,6 +237,24 @@ enum rc route_chunk_add(struct route *r, struct route_at at,
     return rc;
 }
 
+enum rc route_chunk_list(struct route *r, struct route_at at, struct slice after, uint64_t above,
+                         uint64_t upto, uint32_t limit, uint64_t left_ms, struct arena *arena,
+                         Mikura__Internal__V1__ChunkListResponse **ret_answer, struct err *reterr)
+{
+    Mikura__Internal__V1__ChunkListRequest req = MIKURA__INTERNAL__V1__CHUNK_LIST_REQUEST__INIT;
+    Mikura__Internal__V1__GroupRef ref = MIKURA__INTERNAL__V1__GROUP_REF__INIT;
+    struct route_try t;
+
+    req.group = &ref;
+    req.after = (ProtobufCBinaryData){after.n, (uint8_t *)(uintptr_t)after.p};
+    req.above = above;
+    req.upto = upto;
+    req.limit = limit;
+    route_try_init(&t, r, at, left_ms);
+    return call(&t, "/mikura.internal.v1.Store/ChunkList", &req.base, &ref, NULL,
+                &mikura__internal__v1__chunk_list_response__descriptor, arena, ret_answer, reterr);
+}
+
 enum rc route_node_status(struct route *r, const struct cluster_node *cn, uint64_t left_ms,
                           struct arena *arena,
                           Mikura__Internal__V1__NodeStatusResponse **ret_answer, struct err *reterr)

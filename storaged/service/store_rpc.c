@@ -480,6 +480,98 @@ static enum rc do_chunk_add(struct fcall *c, struct err *reterr)
     return fcall_send(c, &a.base);
 }
 
+/* ---- the list of chunks ---- */
+static enum rc chunk_row_take(struct fcall *c, const Mikura__Internal__V1__ChunkListRequest *q,
+                              struct slice value, Mikura__Internal__V1__ChunkListResponse *a,
+                              struct err *reterr)
+{
+    Mikura__Internal__V1__ChunkRow *r;
+    struct apply_chunk chunk;
+    uint64_t index;
+    bool dropped;
+    enum rc rc = apply_chunk_row(value, &chunk, &dropped, &index);
+
+    if (rc != RC_OK) return err_set(reterr, rc, "a chunk's row does not decode");
+    if (dropped || index <= q->above || index > q->upto) return RC_OK;
+    r = arena_alloc(&c->arena, sizeof *r);
+    if (r == NULL) return err_set(reterr, RC_NOMEM, "a list of chunks");
+    mikura__internal__v1__chunk_row__init(r);
+    r->placement_hash = chunk.placement_hash;
+    r->body = (ProtobufCBinaryData){16, arena_copy(&c->arena, chunk.body.b, 16)};
+    r->index = chunk.index;
+    r->owner_hash = chunk.owner_hash;
+    r->upload_id = (ProtobufCBinaryData){16, arena_copy(&c->arena, chunk.upload_id.b, 16)};
+    r->log_index = index;
+    if (r->body.data == NULL || r->upload_id.data == NULL)
+        return err_set(reterr, RC_NOMEM, "a list of chunks");
+    a->rows[a->n_rows++] = r;
+    return RC_OK;
+}
+
+static enum rc chunk_page_take(struct fcall *c, const Mikura__Internal__V1__ChunkListRequest *q,
+                               const struct pager_page *page,
+                               Mikura__Internal__V1__ChunkListResponse *a, struct err *reterr)
+{
+    struct slice rows = {page->p, page->n}, k, v, last = {0};
+    size_t at = 0;
+    enum rc rc = RC_OK;
+
+    while (rc == RC_OK && a->n_rows < q->limit &&
+           (rc = replica_row_next(rows, &at, &k, &v)) == RC_OK) {
+        last = k;
+        rc = chunk_row_take(c, q, v, a, reterr);
+    }
+    if (rc != RC_OK && rc != RC_NOTFOUND) return rc;
+    a->done = rc == RC_NOTFOUND && page->done;
+    if (last.n == 0) return RC_OK;
+    a->next = (ProtobufCBinaryData){last.n, arena_copy(&c->arena, last.p, last.n)};
+    return a->next.data == NULL ? err_set(reterr, RC_NOMEM, "a list of chunks") : RC_OK;
+}
+
+static enum rc do_chunk_list(struct fcall *c, struct err *reterr)
+{
+    Mikura__Internal__V1__ChunkListRequest *q;
+    Mikura__Internal__V1__ChunkListResponse a = MIKURA__INTERNAL__V1__CHUNK_LIST_RESPONSE__INIT;
+    uint8_t from[APPLY_CHUNK_KEY_BYTES + 1] = {'c'};
+    const uint8_t until = 'd';
+    struct slice first = {from, 1};
+    const struct pager_page *page;
+    struct sd_group *g;
+    struct pager *p;
+    enum rc rc =
+        fcall_request(c, &mikura__internal__v1__chunk_list_request__descriptor, (void *)&q, reterr);
+
+    if (rc == RC_OK && (q->limit == 0 || q->limit > SD_CHUNK_LIST_MAX))
+        rc = err_set(reterr, RC_INVAL, "limit: 1 to %u", SD_CHUNK_LIST_MAX);
+    if (rc == RC_OK && q->after.len != 0 &&
+        (q->after.len != APPLY_CHUNK_KEY_BYTES || q->after.data[0] != 'c'))
+        rc = err_set(reterr, RC_INVAL, "after: not a chunk's key");
+    if (rc == RC_OK) rc = group_for(c, q->group, &g, reterr);
+    if (rc != RC_OK) return rc;
+    rc = replica_may_read(&g->core, clock_boot_ms());
+    if (rc != RC_OK) return refuse(c, g, rc, reterr);
+    a.rows = arena_alloc(&c->arena, q->limit * sizeof *a.rows);
+    if (a.rows == NULL) return err_set(reterr, RC_NOMEM, "a list of chunks");
+    if (q->after.len != 0) { /* the key behind it: with a zero byte */
+        memcpy(from, q->after.data, q->after.len);
+        first.n = sizeof from;
+    }
+    rc = pager_open(g, first, (struct slice){&until, 1}, &p);
+    if (rc != RC_OK) return err_set(reterr, rc, "too many scans at once; retry");
+    /* pages without a match are passed over, but not for ever: the caller has a deadline */
+    for (uint32_t n = 0; n < SD_CHUNK_LIST_PAGES && rc == RC_OK && !a.done && a.n_rows < q->limit;
+         n++) {
+        pager_next(p, &page);
+        rc = page->rc;
+        if (rc != RC_OK) (void)err_set(reterr, rc, "%s", page->err.msg);
+        if (rc == RC_OK) rc = chunk_page_take(c, q, page, &a, reterr);
+    }
+    pager_close(p);
+    if (rc != RC_OK) return rc;
+    rc = g->dead ? RC_STALE : replica_may_read(&g->core, clock_boot_ms()); /* (5) */
+    return rc != RC_OK ? refuse(c, g, rc, reterr) : fcall_send(c, &a.base);
+}
+
 static void upkeep_status(const struct sd_disk *d, const struct store_status *st,
                           Mikura__Internal__V1__DiskStatus *m)
 {
@@ -553,6 +645,7 @@ const struct fcall_method SD_STORE_METHODS[] = {
     {"/mikura.internal.v1.Store/Get", false, BYTES_MAX, do_get},
     {"/mikura.internal.v1.Store/Scan", false, 0, do_scan},
     {"/mikura.internal.v1.Store/ChunkAdd", false, 0, do_chunk_add},
+    {"/mikura.internal.v1.Store/ChunkList", false, 0, do_chunk_list},
     {"/mikura.internal.v1.Store/NodeStatus", false, 0, do_node_status},
     {0},
 };

@@ -110,6 +110,7 @@ STORE_ROWS = {
     '/mikura.internal.v1.Store/Scan': (lambda: internal('ScanRequest', group=GROUP()), dict(gw=GONE, st=GONE)),
     '/mikura.internal.v1.Store/ChunkAdd': (lambda: internal('ChunkAddRequest', group=GROUP(), request=internal(
         'RequestKey', client_id=os.urandom(16), sequence=1)), dict(gw=GONE, st=GONE)),
+    '/mikura.internal.v1.Store/ChunkList': (lambda: internal('ChunkListRequest', group=GROUP(), limit=1), dict(gw=GONE, st=GONE)),
     '/mikura.internal.v1.Store/NodeStatus': (lambda: internal('NodeStatusRequest'), dict(gw='OK', st='OK')),
 }
 HEALTH = '/grpc.health.v1.Health/Check'
