@@ -113,8 +113,20 @@ static NORETURN void fail(const struct err *e)
 }
 
 /* ---- callbacks of the cluster's map ---- */
+/* After `mikura admin recover-config` the cluster has its old id again; what this process was
+ * started with (capabilities, greetings) is of another one. */
+static void id_check(const struct daemon *d)
+{
+    const struct id128 *id = d->gw.cluster == NULL ? NULL : cluster_id(d->gw.cluster);
+
+    if (id == NULL || !d->started || id128_eq(id, &d->gw.cluster_id)) return;
+    log_error("cluster_id_changed", "why=it was recovered, or etcd was replaced: start me again");
+    _exit(1);
+}
+
 static void map_changed(struct daemon *d)
 {
+    id_check(d);
     if (d->gw.route != NULL) route_changed(d->gw.route);
     manager_changed(d->manager);
 }
@@ -442,6 +454,7 @@ static void open_background(struct daemon *d)
     struct manager_conf mc = {.fs = d->fs,
                               .etcd = d->gw.etcd,
                               .cluster = d->gw.cluster,
+                              .cluster_id = d->gw.cluster_id,
                               .cluster_name = d->set.cluster,
                               .address = d->advertise,
                               .prefix_bits = (uint32_t)d->set.prefix_bits,

@@ -57,7 +57,7 @@ static struct slice text(const char *s)
 /* ---- nodes as JSON ---- */
 static char *node_json(const struct cluster_node *n)
 {
-    char id[ID128_TEXT_BYTES], boot[ID128_TEXT_BYTES];
+    char id[ID128_TEXT_BYTES], boot[ID128_TEXT_BYTES], of[ID128_TEXT_BYTES];
     json_t *disks = json_array(), *devices = json_array(), *j;
     char *out;
 
@@ -71,10 +71,11 @@ static char *node_json(const struct cluster_node *n)
     }
     for (uint32_t i = 0; i < n->devices_n; i++)
         (void)json_array_append_new(devices, json_string(n->devices[i]));
-    j = json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:o}", "format", 1,
+    j = json_pack("{s:i, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:s, s:o, s:o}", "format", 1,
                   "kind", n->kind, "name", n->name, "id", id128_text(&n->id, id), "boot",
                   id128_text(&n->boot_id, boot), "address", n->host_address, "zone", n->zone,
-                  "rack", n->rack, "host", n->host, "version", n->version, "disks", disks,
+                  "rack", n->rack, "host", n->host, "version", n->version, "cluster",
+                  id128_is_zero(&n->cluster) ? "" : id128_text(&n->cluster, of), "disks", disks,
                   "devices", devices);
     out = j == NULL ? NULL : json_dumps(j, JSON_COMPACT | JSON_SORT_KEYS);
     json_decref(j);
@@ -91,7 +92,7 @@ static void take(char *to, size_t cap, const json_t *j, const char *name)
 static bool node_parse(struct slice value, struct cluster_node *ret)
 {
     json_t *j = json_loadb((const char *)value.p, value.n, 0, NULL), *list, *it;
-    char id[40], boot[40];
+    char id[40], boot[40], of[40];
     size_t i;
     bool ok;
 
@@ -106,6 +107,8 @@ static bool node_parse(struct slice value, struct cluster_node *ret)
     take(ret->version, sizeof ret->version, j, "version");
     take(id, sizeof id, j, "id");
     take(boot, sizeof boot, j, "boot");
+    take(of, sizeof of, j, "cluster");
+    if (of[0] != 0 && !id128_parse(of, &ret->cluster)) ret->cluster = (struct id128){{0}};
     ok = id128_parse(id, &ret->id) && id128_parse(boot, &ret->boot_id) && ret->kind[0] != 0 &&
          ret->name[0] != 0;
     list = json_object_get(j, "disks");

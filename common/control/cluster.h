@@ -27,7 +27,8 @@ struct cluster_node { /* what a daemon publishes of itself under nodes/<kind>/<n
     uint32_t disks_n;
     char devices[8][32]; /* computed */
     uint32_t devices_n;
-    bool alive; /* has its lease */
+    struct id128 cluster; /* storaged: whose its disks are; zero: nobody's yet */
+    bool alive;           /* has its lease */
 };
 struct cluster_group { /* routing view of pg/<pool>/<bits>/<prefix> */
     struct placement_group group;

@@ -255,6 +255,9 @@ static void look_moves(struct looking *lk, struct node_look *l, uint32_t n)
         reason(lk, "more than a quarter of the storage hosts are away: it looks like the network, "
                    "so no copies are made elsewhere; bring them back, or give them up with `mikura "
                    "node remove`");
+    if (manager_foreign(gw->manager))
+        reason(lk, "storage nodes hold another cluster than etcd tells of (it was wiped?): nothing "
+                   "new is made; see `mikura admin recover-config --dry-run`");
     if (address == NULL)
         reason(lk, "no gateway is elected to plan moves: repairs wait until one is (etcd?)");
     for (uint32_t i = 0; i < mv->v.nodes_n; i++) {
@@ -382,6 +385,7 @@ const struct fcall_method gw_admin_methods[] = {
     {"/mikura.v1.Admin/Status", false, 0, status},
     {"/mikura.v1.Admin/ListNodes", false, 0, nodes_list},
     {"/mikura.v1.Admin/ChangeNode", false, 0, nodes_change},
+    {"/mikura.v1.Admin/RecoverConfig", false, 0, recover_config},
     {"/mikura.v1.Admin/ListGroups", false, 0, list_groups},
     {"/mikura.v1.Admin/KeyStatus", false, 0, key_status},
     {NULL, false, 0, NULL},

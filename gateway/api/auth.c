@@ -56,6 +56,7 @@ static const struct right RIGHTS[] = {
     {"/mikura.v1.Admin/ListGroups", O},
     {"/mikura.v1.Admin/KeyStatus", O},
     {"/mikura.v1.Admin/ChangeNode", O},
+    {"/mikura.v1.Admin/RecoverConfig", O},
     {"/mikura.internal.v1.Work/Pull", C},
     {"/mikura.internal.v1.Work/Renew", C},
     {"/mikura.internal.v1.Work/Finish", C},

@@ -31,3 +31,4 @@ MUST_CHECK enum rc nodes_moves(struct gw *gw, bool etcd, const struct node_look 
 
 enum rc nodes_list(struct fcall *c, struct err *reterr);
 enum rc nodes_change(struct fcall *c, struct err *reterr);
+enum rc recover_config(struct fcall *c, struct err *reterr); /* recover.c */

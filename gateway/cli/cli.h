@@ -131,6 +131,7 @@ int cmd_node_drain(struct cli *c);
 int cmd_node_undrain(struct cli *c);
 int cmd_node_remove(struct cli *c);
 int cmd_node_replace(struct cli *c);
+int cmd_recover_config(struct cli *c);
 int cmd_group_ls(struct cli *c); /* admin.c */
 int cmd_key_create(struct cli *c);
 int cmd_key_status(struct cli *c);

@@ -132,6 +132,8 @@ static const struct cli_opt DRAIN[] = {
     CHANGE_OPTS,
     {"narrower", NULL, "accept that copies lie closer together (two in one zone, rack or host)"},
     {0}};
+static const struct cli_opt RECOVER[] = {
+    {"dry-run", NULL, "only tell what would be made"}, {"apply", NULL, "write it"}, {0}};
 #define NODE_HELP                                                                                  \
     "Shows what will move, then asks (where there is a terminal), then does it in the "            \
     "background. "                                                                                 \
@@ -266,6 +268,14 @@ const struct command COMMANDS[] = {
      "Works without a cluster, on the gateway's machine.\nexample:\n"
      "  mikura key export /etc/mikura/master.key /media/safe/mikura-master.key\n",
      cmd_key_export},
+    {"admin recover-config", "", 0, 0, "make etcd's content again from the storage nodes", RECOVER,
+     "When etcd was lost: the cluster's id, pools and groups are made again from what the disks "
+     "keep. "
+     "It\ncan lose nothing: a replica that may be empty or old is never chosen, and nothing is "
+     "written while\na group can't be decided. Start every storage node and one gateway first; "
+     "gateways that then end\nare to be started again.\nexamples:\n"
+     "  mikura admin recover-config --dry-run\n  mikura admin recover-config --apply\n",
+     cmd_recover_config},
     {"status", "", 0, 0, "the cluster's health, with what to do (operators)", WATCH,
      "Exit 15: not all is well. Collections that nothing inspects are named in red.\n"
      "example:\n  mikura status\n",

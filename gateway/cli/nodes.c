@@ -239,3 +239,32 @@ int cmd_node_replace(struct cli *c)
 {
     return change(c, MIKURA__V1__NODE_ACTION__NODE_ACTION_REPLACE, "replace");
 }
+
+int cmd_recover_config(struct cli *c)
+{
+    Mikura__V1__RecoverConfigRequest m = MIKURA__V1__RECOVER_CONFIG_REQUEST__INIT;
+    Mikura__V1__RecoverConfigResponse *r = NULL;
+    bool refused = false;
+    char a[80];
+    enum rc rc;
+
+    m.apply = cli_flag(c, "apply");
+    if (m.apply == cli_flag(c, "dry-run"))
+        return cli_usage(c, "recover-config: one of --dry-run and --apply");
+    rc = cli_call(c, SVC "RecoverConfig", &m.base, &mikura__v1__recover_config_response__descriptor,
+                  &r);
+    if (rc == RC_OK && c->json) {
+        rc = out_json_message(&r->base);
+    } else if (rc == RC_OK) {
+        (void)printf("cluster   %s\nnodes     %u answer, %u do not\n"
+                     "groups    %u, there %u, %s %u, refused %u; %u replicas begin behind\n",
+                     out_hex(r->cluster_id, a), r->nodes, r->nodes_silent, r->groups,
+                     r->groups_there, r->applied ? "made" : "to be made", r->groups_made,
+                     r->groups_refused, r->replicas_behind);
+        for (size_t i = 0; i < r->n_reasons; i++)
+            (void)printf("          - %s\n", r->reasons[i]);
+    }
+    if (rc == RC_OK) refused = r->groups_refused > 0;
+    mikura__v1__recover_config_response__free_unpacked(r, NULL);
+    return rc == RC_OK && refused ? EXIT_UNHEALTHY : ended(c, rc);
+}

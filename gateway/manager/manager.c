@@ -55,6 +55,19 @@ static void on_lost(void *data)
 }
 
 /* ---- pools ---- */
+/* Storage nodes whose disks belong to another cluster: etcd was wiped, or is not theirs. Nothing
+ * new may be made then; what there was must be recovered. */
+bool manager_foreign(const struct manager *m)
+{
+    const struct id128 *id = cluster_id(m->conf.cluster);
+
+    for (const struct cluster_node *n = cluster_node_next(m->conf.cluster, NULL); n != NULL;
+         n = cluster_node_next(m->conf.cluster, n)) {
+        if (!id128_is_zero(&n->cluster) && (id == NULL || !id128_eq(&n->cluster, id))) return true;
+    }
+    return id == NULL || !id128_eq(id, &m->conf.cluster_id);
+}
+
 static enum rc pool_make(struct manager *m, uint32_t id, struct err *reterr)
 {
     struct placement_pool p = {.id = id,
@@ -303,7 +316,7 @@ void manager_run(void *arg)
         bool more = false;
 
         look(m);
-        if (m->leads && cluster_fresh(m->conf.cluster) &&
+        if (m->leads && cluster_fresh(m->conf.cluster) && !manager_foreign(m) &&
             (m->changed || clock_boot_ms() - m->passed_ms >= QUIET_MS)) {
             more = pass(m) && m->changed;
             fiber_sleep_ms(GAP_MS);

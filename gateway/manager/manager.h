@@ -16,6 +16,7 @@ struct manager_conf {
     struct fibers *fs;
     struct etcd *etcd;
     struct cluster *cluster;
+    struct id128 cluster_id;
     const char *cluster_name, *address; /* address: what the election key says of the holder */
     uint32_t prefix_bits, copies, min_in_sync;
     enum placement_level failure_domain; /* no two copies in one, while that can be had */
@@ -25,6 +26,7 @@ MUST_CHECK enum rc manager_open(const struct manager_conf *conf, struct manager 
                                 struct err *reterr);
 void manager_changed(struct manager *m); /* the cluster's map has changed; NULL: nothing */
 bool manager_leads(const struct manager *m);
+bool manager_foreign(const struct manager *m); /* storage nodes belong to another cluster */
 /* The cluster as this gateway sees it, elected or not. etcd: read there and not from the mirror;
  * fiber. */
 MUST_CHECK enum rc manager_view(struct manager *m, bool etcd, struct arena *a, struct view *ret,

@@ -106,6 +106,11 @@ void route_chunk_bad(struct route *r, struct route_read *rd);
 uint32_t route_replicas(struct route *r, struct route_at at, const char *zone, const char *rack,
                         const char *host, struct arena *arena,
                         char *ret_address[ROUTE_REPLICAS_MAX]);
+/* What one node keeps, a page behind `after`. */
+MUST_CHECK enum rc route_persisted(struct route *r, const struct cluster_node *n,
+                                   struct slice after, uint64_t left_ms, struct arena *arena,
+                                   Mikura__Internal__V1__PersistedResponse **ret_answer,
+                                   struct err *reterr);
 /* NodeStatus of one node. */
 MUST_CHECK enum rc route_node_status(struct route *r, const struct cluster_node *n,
                                      uint64_t left_ms, struct arena *arena,

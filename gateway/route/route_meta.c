@@ -270,3 +270,21 @@ enum rc route_node_status(struct route *r, const struct cluster_node *cn, uint64
                 &arena->pb, ret_answer, NULL, reterr);
     return route_node_rc(rc, reterr);
 }
+
+enum rc route_persisted(struct route *r, const struct cluster_node *cn, struct slice after,
+                        uint64_t left_ms, struct arena *arena,
+                        Mikura__Internal__V1__PersistedResponse **ret_answer, struct err *reterr)
+{
+    Mikura__Internal__V1__PersistedRequest req = MIKURA__INTERNAL__V1__PERSISTED_REQUEST__INIT;
+    struct rpc_request_conf conf = {.path = "/mikura.internal.v1.Store/Persisted",
+                                    .timeout_ms = (uint32_t)left_ms,
+                                    .message_bytes_max = 4u << 20};
+    struct route_node *n;
+    enum rc rc = route_node_of(r, cn, &n, reterr);
+
+    if (rc != RC_OK) return rc;
+    req.after = (ProtobufCBinaryData){after.n, (uint8_t *)(uintptr_t)after.p};
+    rc = funary(n->rpc, &conf, &req.base, &mikura__internal__v1__persisted_response__descriptor,
+                &arena->pb, ret_answer, NULL, reterr);
+    return route_node_rc(rc, reterr);
+}

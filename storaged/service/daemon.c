@@ -124,6 +124,7 @@ static void node_facts(const struct sd *sd, struct cluster_node *n)
     (void)snprintf(n->host, sizeof n->host, "%s",
                    sd->conf.host[0] != 0 ? sd->conf.host : sd->conf.name);
     (void)snprintf(n->version, sizeof n->version, "%s", MIKURA_VERSION);
+    if (!id128_is_zero(&sd->own)) n->cluster = sd->own;
     for (uint32_t i = 0; i < sd->disks_n; i++) {
         struct store_status st;
 
@@ -170,14 +171,27 @@ static void key_seen(struct sd *sd, const char *rest, struct slice value)
 
 static void joined(struct sd *sd)
 {
-    char text[ID128_TEXT_BYTES];
+    char text[ID128_TEXT_BYTES], own[ID128_TEXT_BYTES];
+    bool first;
 
     if (sd->serving || sd->stopping || cluster_id(sd->cluster) == NULL) return;
+    if (persisted_foreign(sd)) {
+        if (!sd->foreign_told)
+            log_error("other_cluster",
+                      "etcd=%s disks=%s why=etcd was wiped, or these are disks of "
+                      "another cluster: mikura admin recover-config, or give it its own etcd",
+                      id128_text(cluster_id(sd->cluster), text), id128_text(&sd->own, own));
+        sd->foreign_told = true;
+        return;
+    }
+    first = id128_is_zero(&sd->own);
+    persisted_joined(sd, cluster_id(sd->cluster));
     sd->serving = true;
     rpc_server_set_serving(sd->server, "", true);
     rpc_server_set_serving(sd->server, "mikura.internal.v1.Store", true);
     log_info("joined", "cluster=%s id=%s", sd->conf.cluster,
              id128_text(cluster_id(sd->cluster), text));
+    if (first) sd_publish(sd);
 }
 
 static void on_other(void *data, const char *rest, struct slice value)
@@ -199,8 +213,8 @@ static void on_group(void *data, const struct cluster_group *g)
 
 static void on_pool(void *data, const struct placement_pool *p)
 {
-    (void)p;
     joined(data);
+    if (!persisted_foreign(data)) persisted_pool(data, p);
     groups_map_changed(data);
 }
 
@@ -209,6 +223,11 @@ static void on_ready(void *data)
     struct sd *sd = data;
     const struct cluster_group *g = NULL;
 
+    for (uint32_t i = 1; i <= 2 && !persisted_foreign(sd); i++) {
+        const struct placement_pool *p = cluster_pool(sd->cluster, i);
+
+        if (p != NULL) persisted_pool(sd, p);
+    }
     while ((g = cluster_group_next(sd->cluster, g)) != NULL)
         group_record(sd, g);
     cluster_other_each(sd->cluster, "", on_other, sd);
@@ -398,6 +417,7 @@ enum rc sd_open(struct sd *sd, const struct sd_settings *conf, uv_loop_t *loop, 
     if (rc != RC_OK) return err_set(reterr, rc, "fibers");
     rc = server_open(sd, reterr);
     if (rc == RC_OK) rc = disks_open(sd, reterr);
+    if (rc == RC_OK) rc = persisted_open(sd, reterr);
     if (rc == RC_OK) rc = groups_open(sd, reterr);
     if (rc == RC_OK) rc = disks_upkeep(sd, reterr);
     if (rc == RC_OK) rc = cluster_join(sd, reterr);

@@ -83,6 +83,7 @@ void group_event(struct sd_group *g, struct replica_event *ev)
     for (uint32_t i = 0; i < sd->actions.n && !g->dead; i++)
         carry_out(g, &sd->actions.a[i]);
     sd->stepping = false;
+    if (g->core.cfg.config > g->record_kept) group_record_keep(g);
 }
 
 static void idle_cb(uv_idle_t *h)

@@ -58,14 +58,30 @@ struct sd_group *group_of_hash(struct sd *sd, uint32_t pool, uint64_t hash)
 struct persist_job {
     struct sd_group *g;
     uint8_t blob[REPLICA_DURABLE_BYTES];
+    uint8_t record[GROUP_CONFIG_BYTES_MAX]; /* of record_n bytes: the newest one known */
+    uint32_t record_n;
     enum rc rc;
     struct err err;
 };
 
+void record_note_name(const struct placement_group *id, char name[48])
+{
+    (void)snprintf(name, 48, "record/%u/%u/%016" PRIx64, id->pool, id->prefix_bits, id->prefix);
+}
+
 static void persist_work(void *arg)
 {
     struct persist_job *j = arg;
+    struct index *ix = store_index(j->g->disk->store);
+    char name[48];
 
+    /* before the promise, whose sync makes both durable: should etcd be lost, what was promised
+     * under a record can be told with it */
+    record_note_name(&j->g->id, name);
+    j->rc = j->record_n == 0
+                ? RC_OK
+                : index_note_put(ix, name, (struct slice){j->record, j->record_n}, &j->err);
+    if (j->rc != RC_OK) return;
     j->rc = index_persist(store_index(j->g->disk->store), &j->g->ix,
                           (struct slice){j->blob, sizeof j->blob}, &j->err);
 }
@@ -74,6 +90,7 @@ static void persist_run(void *arg)
 {
     struct sd_group *g = arg;
     struct persist_job j = {.g = g};
+    uint64_t config;
 
     while (g->persist_news && !g->dead) {
         struct replica_event ev = {.type = REPLICA_EV_PERSISTED, .id = g->persist_id};
@@ -81,6 +98,8 @@ static void persist_run(void *arg)
 
         g->persist_news = false;
         replica_durable_encode(&g->persist, j.blob);
+        config = g->core.cfg.config;
+        j.record_n = config > g->record_kept ? group_config_encode(&g->core.cfg, j.record) : 0;
         rc = fiber_work(persist_work, &j);
         if (rc == RC_OK) rc = j.rc;
         if (rc == RC_NOMEM) { /* nothing was written: again */
@@ -89,6 +108,7 @@ static void persist_run(void *arg)
         } else if (rc != RC_OK) {
             group_fail(g, rc == RC_CORRUPT ? RC_IO : rc, &j.err);
         } else {
+            if (j.record_n > 0) g->record_kept = config;
             group_event(g, &ev);
         }
     }
@@ -107,6 +127,16 @@ void group_persist(struct sd_group *g, const struct replica_action *a)
     if (g->persisting) return;
     (void)err_set(&err, RC_NOMEM, "no fiber to keep a promise");
     group_fail(g, RC_NOMEM, &err);
+}
+
+/* A record that came after the promise of its numbers: a backup hears of a reign before etcd tells.
+ */
+void group_record_keep(struct sd_group *g)
+{
+    if (g->dead || g->persisting || g->core.cfg.config <= g->record_kept) return;
+    g->persist = g->core.durable;
+    g->persist_news = true;
+    g->persisting = sd_spawn(g->sd, persist_run, g) == RC_OK; /* else with the next event */
 }
 
 /* ---- transactions ---- */
@@ -137,7 +167,7 @@ static void on_txn(struct etcd_request *r, enum rc rc, const struct etcd_answer 
 
     if (j->read) {
         g->reading = false;
-        if (rc == RC_OK && a->kvs_n == 1) {
+        if (rc == RC_OK && a->kvs_n == 1 && !persisted_foreign(sd)) {
             rc = group_config_decode(a->kvs[0].value, &config, &err);
             if (rc == RC_OK) {
                 ev.type = REPLICA_EV_CONFIG;
@@ -226,6 +256,7 @@ void group_read_config(struct sd_group *g)
 struct birth {
     struct sd_group *g;
     struct replica_start start;
+    uint64_t record_config; /* of the record kept; 0 = none */
     enum rc rc;
     struct err err;
 };
@@ -269,6 +300,19 @@ static enum rc log_extent(struct birth *b, struct index *ix, struct index_log_ro
     return RC_OK;
 }
 
+static void record_kept(struct birth *b, struct index *ix)
+{
+    uint8_t bytes[GROUP_CONFIG_BYTES_MAX];
+    struct group_config c;
+    char name[48];
+    size_t n = 0;
+
+    record_note_name(&b->g->id, name);
+    if (index_note_get(ix, name, bytes, sizeof bytes, &n, NULL) == RC_OK &&
+        group_config_decode((struct slice){bytes, n}, &c, NULL) == RC_OK)
+        b->record_config = c.config;
+}
+
 static void birth_work(void *arg)
 {
     struct birth *b = arg;
@@ -289,7 +333,19 @@ static void birth_work(void *arg)
     if (b->rc == RC_OK) b->rc = index_applied_get(ix, &b->g->ix, &applied, &b->err);
     b->start.applied = applied.index;
     if (b->rc == RC_OK) b->rc = log_extent(b, ix, rows, 256);
+    if (b->rc == RC_OK) record_kept(b, ix);
     free(rows);
+}
+
+enum rc group_found(struct sd_group *g, struct replica_start *ret, struct err *reterr)
+{
+    struct birth b = {.g = g};
+
+    birth_work(&b);
+    b.start.damaged |= g->disk->damaged;
+    *ret = b.start;
+    if (b.rc != RC_OK) *reterr = b.err;
+    return b.rc;
 }
 
 static void wish_tell(struct sd_group *g)
@@ -331,6 +387,7 @@ static void birth_run(void *arg)
     g->log_top = MAX(b.start.log_last, b.start.applied);
     g->trimmed_at = b.start.log_first;
     g->tick_ms = b.start.now_ms;
+    g->record_kept = b.record_config;
     g->ready = true;
     log_info("replica_begun",
              "group=%s applied=%" PRIu64 " log=%" PRIu64 "..%" PRIu64 " epoch=%" PRIu64
@@ -440,7 +497,7 @@ void group_record(struct sd *sd, const struct cluster_group *cg)
     struct err err;
     enum rc rc = group_config_decode(cg->raw, &config, &err);
 
-    if (sd->stopping) return;
+    if (sd->stopping || persisted_foreign(sd)) return;
     if (rc == RC_OK) {
         record_seen(sd, &cg->group, &config, cg->mod_revision);
     } else {
@@ -459,7 +516,7 @@ void group_wish(struct sd *sd, const char *rest, struct slice value)
     uint64_t prefix;
     int at = 0;
 
-    if (sd->stopping || value.n == 0) return;
+    if (sd->stopping || value.n == 0 || persisted_foreign(sd)) return;
     if (sscanf(rest, "pg/%5u/%2u/%16" SCNx64 "%n", &pool, &bits, &prefix, &at) != 3 ||
         strcmp(rest + at, "/desired") != 0 || pool == 0 || pool > 65535 ||
         bits > PLACEMENT_PREFIX_BITS_MAX)

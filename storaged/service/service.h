@@ -103,6 +103,7 @@ struct sd_group {
     bool opening, ready, dead, dirty;
     bool retiring, erased; /* group_retire.c */
     uint64_t unwanted_ms;  /* since when nobody wants it; 0 */
+    uint64_t record_kept;  /* config of the record that lies on the disk with the promises */
     uint64_t record_read;  /* config of the record as a transaction read it; 0 = none lately */
     struct replica_core core;
     /* the record and the wish as last seen */
@@ -199,12 +200,23 @@ void snap_get_arrived(struct sd_group *g, struct slice body);
 void snap_givers_expire(struct sd *sd);
 /* group_map.c */
 void group_persist(struct sd_group *g, const struct replica_action *a);
+void group_record_keep(struct sd_group *g); /* after each event */
 void group_cas(struct sd_group *g, const struct replica_action *a);
 void group_read_config(struct sd_group *g);
 void group_appends_drop(struct sd_group *g);
 void groups_map_changed(struct sd *sd); /* pools came: groups that waited are opened */
 void group_record(struct sd *sd, const struct cluster_group *cg);
 void group_wish(struct sd *sd, const char *rest, struct slice value);
+
+/* ---- what the disks keep of the cluster: persisted.c ---- */
+MUST_CHECK enum rc persisted_open(struct sd *sd, struct err *reterr); /* blocking, at start */
+bool persisted_foreign(const struct sd *sd); /* etcd speaks of another cluster than the disks' */
+void persisted_joined(struct sd *sd, const struct id128 *id);
+void persisted_pool(struct sd *sd, const struct placement_pool *p);
+enum rc persisted_tell(struct fcall *c, struct err *reterr);            /* Store/Persisted */
+void record_note_name(const struct placement_group *id, char name[48]); /* group_map.c */
+/* What the disk holds of a replica that is not born yet; blocking. group_map.c */
+MUST_CHECK enum rc group_found(struct sd_group *g, struct replica_start *ret, struct err *reterr);
 
 /* group_retire.c: once a second. A copy that is one too many goes. */
 void group_retire_look(struct sd_group *g);
@@ -317,6 +329,7 @@ struct sd {
     struct etcd *etcd;
     struct cluster *cluster;
     struct id128 node_id, boot_id;
+    struct id128 own; /* the cluster that the disks belong to; zero: none yet */
     struct sd_disk disks[SD_DISKS_MAX];
     uint32_t disks_n;
     struct sd_dark dark[SD_DISKS_MAX];
@@ -329,7 +342,7 @@ struct sd {
     struct chunk_pool pool;
     struct replica_actions actions;
     struct replica_entry entries[REPLICA_BATCH]; /* of the message being handled */
-    bool stepping, stopping, serving;
+    bool stepping, stopping, serving, foreign_told;
     uint64_t next_token;
     uint32_t work_n;             /* fibers and callbacks that hold something of ours */
     struct fiber_cond work_cond; /* work_n fell */

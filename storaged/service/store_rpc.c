@@ -646,6 +646,7 @@ const struct fcall_method SD_STORE_METHODS[] = {
     {"/mikura.internal.v1.Store/Scan", false, 0, do_scan},
     {"/mikura.internal.v1.Store/ChunkAdd", false, 0, do_chunk_add},
     {"/mikura.internal.v1.Store/ChunkList", false, 0, do_chunk_list},
+    {"/mikura.internal.v1.Store/Persisted", false, 0, persisted_tell},
     {"/mikura.internal.v1.Store/NodeStatus", false, 0, do_node_status},
     {0},
 };

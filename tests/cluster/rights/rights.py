@@ -92,6 +92,7 @@ ROWS = {
     'Admin.ListNodes': (lambda: v1('ListNodesRequest'), dict(op='OK')),
     'Admin.ListGroups': (lambda: v1('ListGroupsRequest'), dict(op='OK')),
     'Admin.ChangeNode': (lambda: v1('ChangeNodeRequest', name='none', action=2), dict(op='NOT_FOUND')),
+    'Admin.RecoverConfig': (lambda: v1('RecoverConfigRequest'), dict(op='OK')),
     'Admin.KeyStatus': (lambda: v1('KeyStatusRequest'), dict(op='OK')),
     '/mikura.internal.v1.Work/Pull': (lambda: internal('PullRequest', worker='mikura://node/computed/computed-1', devices=['cpu'], slots=1),
                                       dict(co='OK')),
@@ -111,6 +112,7 @@ STORE_ROWS = {
     '/mikura.internal.v1.Store/ChunkAdd': (lambda: internal('ChunkAddRequest', group=GROUP(), request=internal(
         'RequestKey', client_id=os.urandom(16), sequence=1)), dict(gw=GONE, st=GONE)),
     '/mikura.internal.v1.Store/ChunkList': (lambda: internal('ChunkListRequest', group=GROUP(), limit=1), dict(gw=GONE, st=GONE)),
+    '/mikura.internal.v1.Store/Persisted': (lambda: internal('PersistedRequest'), dict(gw='OK', st='OK')),
     '/mikura.internal.v1.Store/NodeStatus': (lambda: internal('NodeStatusRequest'), dict(gw='OK', st='OK')),
 }
 HEALTH = '/grpc.health.v1.Health/Check'
