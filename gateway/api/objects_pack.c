@@ -27,7 +27,8 @@ struct pack {
     const Mikura__V1__PutPackHeader *h;
     struct id128 id;
     struct record_session claim;
-    uint64_t claim_version;
+    uint64_t claim_version; /* when this try began: 0, or of an ABORTED one (collect.c) */
+    bool looked;
     struct body_spec spec; /* key: wipe it */
     struct body_chunk *chunk;
     uint8_t *plain;
@@ -168,12 +169,16 @@ static enum rc look_back(struct pack *p, Mikura__V1__PutPackResponse *ret, bool 
     k = (struct slice){key, record_key_claim(p->w.cs->at.hash, &p->id, key)};
     rc = route_get(gw->route, p->w.cs->at, &k, 1, gw_left_ms(p->c), &p->c->arena, &got, reterr);
     if (rc != RC_OK) return rc;
-    p->claim_version = got->items[0]->version;
-    if (p->claim_version == 0) return RC_OK;
+    if (!p->looked) p->claim_version = got->items[0]->version;
+    p->looked = true;
+    if (got->items[0]->version == 0) return RC_OK;
     rc = record_session_decode(gw_bytes(got->items[0]->value), s, reterr);
     if (rc != RC_OK) return rc;
+    if (s->state != RECORD_SESSION_COMPLETED && got->items[0]->version == p->claim_version)
+        return RC_OK; /* given up before this try began, which has bytes of its own */
     if (s->state != RECORD_SESSION_COMPLETED)
-        return err_set(reterr, RC_PRECOND, "this request id was given up; use a new id");
+        return err_set(reterr, RC_ABORTED,
+                       "the upload took too long and was given up; send it again");
     if (memcmp(s->fingerprint, p->claim.fingerprint, 32) != 0)
         return err_set(reterr, RC_EXISTS, "this request id belongs to another request");
     *ret_there = true;
@@ -403,8 +408,9 @@ static enum rc claim_rows(struct pack *p, const uint64_t *versions, struct pack_
                             p->w.cs->head_version};
     keys += RECORD_KEY_BYTES_MAX;
     t->puts[t->puts_n].key = (struct slice){keys, record_key_claim(p->w.cs->at.hash, &p->id, keys)};
-    t->compares[t->compares_n++] = (struct gw_compare){
-        MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_ABSENT, t->puts[t->puts_n].key, 0};
+    t->compares[t->compares_n++] =
+        (struct gw_compare){MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_VERSION,
+                            t->puts[t->puts_n].key, p->claim_version};
     rc = GW_ENCODE(a, session, s, &t->puts[t->puts_n++].value, reterr);
     if (rc != RC_OK) return rc;
     pack->upload = p->id;
@@ -550,7 +556,7 @@ enum rc objects_put_pack(struct fcall *c, struct err *reterr)
     if (rc == RC_OK) {
         p->claim.path = gw_text(p->h->objects[0]->path);
         p->claim.owner = gw_text(fcall_peer(c)->uri);
-        p->claim.ttl_ticks = UPLOAD_TTL_TICKS;
+        p->claim.ttl_ticks = ((struct gw *)c->service)->upload_ttl;
         rc = run(p, data, &msg, &answer, reterr);
         gw_case_wipe(p->w.cs);
     }

@@ -312,9 +312,9 @@ static void test_random(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_there), cmocka_unit_test(test_stale),
-        cmocka_unit_test(test_missing),   cmocka_unit_test(test_empty),
-        cmocka_unit_test(test_damaged),   cmocka_unit_test(test_conflict),
+        cmocka_unit_test(test_all_there),    cmocka_unit_test(test_stale),
+        cmocka_unit_test(test_missing),      cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_damaged),      cmocka_unit_test(test_conflict),
         cmocka_unit_test(test_unseen_reign), cmocka_unit_test(test_random)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
