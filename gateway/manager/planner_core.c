@@ -136,6 +136,27 @@ static enum planner_why need(const struct planner_in *in, const struct planner_g
     return drain ? PLANNER_DRAIN : PLANNER_BALANCE;
 }
 
+/* Two copies on one host are as good as one that is missing: where a disk that was not let in yet
+ * can part them, it may. */
+static uint32_t ideal_of(const struct planner_in *in, const struct placement_pool *pool,
+                         const struct planner_group *g, struct placement_disk *places,
+                         uint32_t ideal[PLACEMENT_COPIES_MAX])
+{
+    uint32_t all[PLACEMENT_COPIES_MAX], all_n;
+    enum placement_level level, wider;
+    uint32_t n = placement_propose(pool, &g->group, places, in->disks_n, ideal, &level);
+    bool fresh = false;
+
+    for (uint32_t i = 0; i < in->disks_n; i++)
+        fresh |= in->disks[i].fresh;
+    if (!fresh || level < PLACEMENT_DISK || pool->failure_domain == PLACEMENT_DISK) return n;
+    places_of(in, true, places);
+    all_n = placement_propose(pool, &g->group, places, in->disks_n, all, &wider);
+    if (all_n < n || wider >= level) return n;
+    memcpy(ideal, all, sizeof all);
+    return all_n;
+}
+
 /* The old wish without lost disks and, for a drain or a balance, without one that is to be emptied
  * or not in the ideal set; filled up. false: nothing better can be had. */
 static bool adjust(const struct planner_in *in, const struct planner_group *g, enum planner_why why,
@@ -147,8 +168,7 @@ static bool adjust(const struct planner_in *in, const struct planner_group *g, e
     enum placement_level level;
 
     places_of(in, why <= PLANNER_TOO_FEW, places);
-    if (why == PLANNER_BALANCE)
-        ideal_n = placement_propose(pool, &g->group, places, in->disks_n, ideal, &level);
+    if (why == PLANNER_BALANCE) ideal_n = ideal_of(in, pool, g, places, ideal);
     for (uint32_t i = 0; i < g->desired_n; i++) {
         uint32_t d = disk_idx(in, &g->desired[i]);
         bool drop = d == in->disks_n || in->disks[d].gone;

@@ -12,7 +12,9 @@ struct planner_disk {
     bool gone;    /* given up: away for longer than the operator's patience, or removed by him */
     bool removed; /* by the operator: no sign of a network that is cut */
     bool drain;   /* to be emptied */
-    bool fresh;   /* not let in yet: it may take what lacks a copy, nothing else moves there */
+    /* not let in yet: it may take what lacks a copy, or has two on one host; else nothing moves
+     * there */
+    bool fresh;
 };
 struct planner_group { /* what etcd's record says */
     struct placement_group group;

@@ -195,6 +195,26 @@ static void test_repair_takes_new(void **state)
     check_sets(&in, 3, PLACEMENT_HOST);
 }
 
+/* Groups were made while only two hosts of two disks were there: the third one parts their copies
+ * without being asked for. */
+static void test_two_on_a_host(void **state)
+{
+    struct planner_in in = setup(4, 1);
+
+    (void)state;
+    for (uint32_t d = 0; d < 6; d++) {
+        disks[d].place.domain[0] = 1 + d / 2;
+        disks[d].place.domain[1] = 100 + d / 2;
+        disks[d].place.domain[2] = 200 + d / 2;
+    }
+    (void)rounds_until_quiet(&in);
+    check_sets(&in, 3, PLACEMENT_DISK);
+    in.disks_n = 6;
+    disks[4].fresh = disks[5].fresh = true;
+    (void)rounds_until_quiet(&in);
+    check_sets(&in, 3, PLACEMENT_ZONE);
+}
+
 static void test_drain(void **state)
 {
     struct planner_in in = setup(5, 1);
@@ -361,6 +381,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_new),
                                        cmocka_unit_test(test_gone_and_new),
                                        cmocka_unit_test(test_repair_takes_new),
+                                       cmocka_unit_test(test_two_on_a_host),
                                        cmocka_unit_test(test_drain),
                                        cmocka_unit_test(test_domains),
                                        cmocka_unit_test(test_limits),
