@@ -17,6 +17,7 @@
 #define QUIET_MS 10000u /* between passes when nothing has changed */
 #define FEW_DISKS_MS                                                                               \
     15000u /* how long new groups wait for `copies` disks before they begin with less */
+#define ADMIT_MS       5000u /* nodes that come so soon after new groups belong to the start */
 #define MOVES_MAX      16u
 #define DISK_MOVES_MAX 8u
 #define CHANGES_MAX    64u
@@ -29,6 +30,7 @@ struct manager {
     bool leads, stop, changed, blind, held;
     struct fiber_event wake;
     uint64_t few_since_ms, passed_ms;
+    uint64_t made_ms; /* when this manager last made groups; 0: never */
     struct seen seen;
 };
 
@@ -247,10 +249,46 @@ void manager_judge(struct manager *m, struct view *v)
     view_judge(v, &m->seen, m->conf.patience_ms);
 }
 
+/* The groups were made as soon as there were disks enough; whoever came a moment later was started
+ * with the others, and waits for no operator. */
+static enum rc admit(struct manager *m, struct view *v, struct err *reterr)
+{
+    enum rc rc = RC_OK;
+
+    if (m->made_ms == 0 || v->now_ms - m->made_ms > ADMIT_MS) return RC_OK;
+    for (uint32_t i = 0; i < v->nodes_n && rc == RC_OK; i++) {
+        const struct view_node *n = &v->nodes[i];
+        struct intent in = {.state = INTENT_IN, .by = "the start of the cluster"};
+        char *key = arena_str(v->a, "/mikura/%s/node-state/%s", m->conf.cluster_name, n->name),
+             *json;
+        struct etcd_compare compares[2] = {truth_fence_compare(&m->fence),
+                                           {.kind = ETCD_CREATE_EQ, .number = 0}};
+        struct etcd_op op = {.kind = ETCD_PUT};
+        struct etcd_txn t = {.compares = compares, .compares_n = 2, .then = &op, .then_n = 1};
+        bool done;
+
+        if (!n->alive || n->disks_n == 0 || !v->disks[n->disk_idx[0]].fresh) continue;
+        in.since_unix_ms = (int64_t)clock_wall_ms();
+        json = intent_json(&in);
+        if (key == NULL || json == NULL) {
+            free(json);
+            return err_set(reterr, RC_NOMEM, "a node's state");
+        }
+        compares[1].key = op.key = (struct slice){(const uint8_t *)key, strlen(key)};
+        op.value = (struct slice){(const uint8_t *)json, strlen(json)};
+        rc = truth_txn(m->conf.etcd, &t, &done, reterr);
+        free(json);
+        if (rc == RC_OK && done) log_info("node_admitted", "node=%s", n->name);
+        m->changed = true;
+    }
+    return rc;
+}
+
 static enum rc plan(struct manager *m, struct view *v, struct err *reterr)
 {
     struct planner_change *ch = arena_alloc(v->a, CHANGES_MAX * sizeof *ch);
     uint32_t n, kept = 0;
+    enum rc rc;
     bool held = planner_hold(&v->in);
 
     if (ch == NULL) return err_set(reterr, RC_NOMEM, "a plan");
@@ -261,8 +299,11 @@ static enum rc plan(struct manager *m, struct view *v, struct err *reterr)
     n = planner_plan(&v->in, &v->scratch, ch, CHANGES_MAX);
     for (uint32_t i = 0; i < n; i++) {
         if (ch[i].why == PLANNER_NEW && !new_groups_may_start(m, v, &ch[i])) continue;
+        if (ch[i].why == PLANNER_NEW) m->made_ms = v->now_ms;
         ch[kept++] = ch[i];
     }
+    rc = admit(m, v, reterr);
+    if (rc != RC_OK) return rc;
     if (kept == CHANGES_MAX) m->changed = true; /* there may be more */
     return kept > 0 ? carry_out(m, v, ch, kept, reterr) : forget_nodes(m, v, reterr);
 }
