@@ -4,8 +4,9 @@
  *   bench_disk write DIR BYTES COUNT DEPTH [ENGINE]   chunks 0..COUNT-1 of a new store in DIR
  *   bench_disk read DIR BYTES COUNT DEPTH [ENGINE]    each of them, whole, in order
  *   bench_disk random DIR BYTES COUNT DEPTH [ENGINE]  8 * COUNT reads of 512 KiB of random ones
- *   bench_disk grow DIR BYTES COUNT DEPTH [ENGINE]    to COUNT by powers of ten: memory a chunk,
- *                                                     time to open, get latencies at each
+ *   bench_disk grow DIR BYTES COUNT DEPTH [ENGINE [HAVE]]  to COUNT by powers of ten: memory a
+ *                                                     chunk, time to open, get latencies at each;
+ *                                                     DIR has HAVE of them from an earlier run
  *
  * DEPTH requests are under way. Prints a JSON object a row: rates, CPU seconds (user + system, all
  * threads, the kernel's io workers too) per 10^9 bytes, flushes. ENGINE: io_uring or pread. */
@@ -37,7 +38,7 @@ struct slot {
 static struct {
     const char *op, *dir;
     uint32_t bytes, depth;
-    uint64_t count, next, done, until;
+    uint64_t count, next, done, until, have;
     enum disk_engine engine;
     uv_loop_t loop;
     struct store *store;
@@ -270,7 +271,7 @@ static void gets(uint64_t have, double write_s, double open_s, double empty_mb)
 
 static void grow(void)
 {
-    uint64_t most = b.count, have = 0;
+    uint64_t most = b.count, have = b.have;
     double empty_mb;
 
     b.took_us = calloc(GETS, sizeof(*b.took_us));
@@ -281,6 +282,7 @@ static void grow(void)
         uint64_t from_us = clock_boot_us(), to = MIN(step, most);
         double write_s, open_s;
 
+        if (to <= have) continue;
         run(write_next, have, to);
         write_s = (double)(to - have) / ((double)(clock_boot_us() - from_us) / 1e6);
         have = to;
@@ -300,11 +302,12 @@ int main(int argc, char **argv)
 
     (void)setenv("UV_THREADPOOL_SIZE", "8", /* overwrite= */ 0); /* as storaged */
     b.rng = 1;
-    if (argc < 6 || argc > 7 || !str_to_u64(argv[3], 64u << 20, &bytes) ||
+    if (argc < 6 || argc > 8 || (argc == 8 && !str_to_u64(argv[7], UINT64_C(1) << 40, &b.have)) ||
+        !str_to_u64(argv[3], 64u << 20, &bytes) ||
         !str_to_u64(argv[4], UINT64_C(1) << 40, &b.count) ||
         !str_to_u64(argv[5], DEPTH_MAX, &depth) || bytes == 0 || b.count == 0 || depth == 0) {
         (void)fprintf(stderr, "usage: bench_disk write|read|random|grow DIR BYTES COUNT DEPTH "
-                              "[io_uring|pread]\n");
+                              "[io_uring|pread [HAVE]]\n");
         return 2;
     }
     b.op = argv[1];
