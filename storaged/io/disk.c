@@ -529,7 +529,8 @@ void disk_load(const struct disk *d, struct disk_load *ret)
     *ret = (struct disk_load){.requests_n = d->accepted_n,
                               .running_n = d->running_n,
                               .arena_used = disk_buf_used(d),
-                              .arena_bytes = (uint64_t)d->pages_n * DISK_ALIGN_BYTES};
+                              .arena_bytes = (uint64_t)d->pages_n * DISK_ALIGN_BYTES,
+                              .merged_n = d->merged_n};
 }
 
 /* ---- files, blocking ---- */

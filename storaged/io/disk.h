@@ -93,6 +93,7 @@ size_t disk_buf_used(const struct disk *d);
 struct disk_load {
     uint64_t requests_n, running_n; /* accepted and not answered yet; of these, begun */
     uint64_t arena_used, arena_bytes;
+    uint64_t merged_n; /* writes since open that went with the one before them */
 };
 void disk_load(const struct disk *d, struct disk_load *ret);
 

@@ -17,6 +17,18 @@ struct disk_slot { /* a call on libuv's thread pool */
     struct disk *disk;
     int res;
 };
+/* Writes that follow each other in a file, as one request of the kernel's (uring.c). */
+#define DISK_MERGE_PARTS      32u
+#define DISK_MERGE_BYTES      (1u << 20)
+#define DISK_MERGE_PART_BYTES (256u << 10) /* a larger one goes alone, with its registered memory  \
+                                            */
+#define DISK_MERGES 64u
+struct disk_merge {
+    struct list link; /* disk.merges_free */
+    uint32_t n;
+    struct disk_req *parts[DISK_MERGE_PARTS];
+    struct iovec iov[DISK_MERGE_PARTS];
+};
 struct disk {
     struct disk_conf conf;
     const struct disk_engine_ops *ops;
@@ -45,6 +57,16 @@ struct disk {
     bool ring_open, registered;
     int event_fd;
     uv_poll_t poll;
+    struct disk_merge *merges; /* DISK_MERGES */
+    struct list merges_free;
+    struct { /* the last write that was prepared and not submitted yet */
+        struct io_uring_sqe *sqe;
+        struct disk_merge *merge; /* NULL: it is req alone */
+        struct disk_req *req;
+        uint64_t end;
+        size_t bytes;
+    } tail;
+    uint64_t merged_n;
     struct list mem_running;
 };
 struct disk_engine_ops {
