@@ -20,9 +20,8 @@ struct disk_slot { /* a call on libuv's thread pool */
 /* Writes that follow each other in a file, as one request of the kernel's (uring.c). */
 #define DISK_MERGE_PARTS      32u
 #define DISK_MERGE_BYTES      (1u << 20)
-#define DISK_MERGE_PART_BYTES (256u << 10) /* a larger one goes alone, with its registered memory  \
-                                            */
-#define DISK_MERGES 64u
+#define DISK_MERGE_PART_BYTES (256u << 10) /* a larger one goes alone, from registered memory */
+#define DISK_MERGES           64u
 struct disk_merge {
     struct list link; /* disk.merges_free */
     uint32_t n;
