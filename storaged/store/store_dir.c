@@ -42,6 +42,15 @@ static enum rc write_all(int fd, const char *p, size_t n)
     return RC_OK;
 }
 
+static enum rc id_bad(const char *dir, struct err *reterr)
+{
+    return err_set(
+        reterr, RC_CORRUPT,
+        "disk '%s': disk.id is no disk id: write 'mikura-disk 1 ' into it, then bytes 16 "
+        "to 31 of any of its segments in hex",
+        dir);
+}
+
 static enum rc id_parse(const char *dir, char *text, ssize_t n, struct id128 *ret,
                         struct err *reterr)
 {
@@ -51,11 +60,11 @@ static enum rc id_parse(const char *dir, char *text, ssize_t n, struct id128 *re
     }
     if (n != (ssize_t)ID_BYTES || memcmp(text, ID_MAGIC, ID_MAGIC_N) != 0 ||
         text[ID_BYTES - 1] != '\n') {
-        return err_set(reterr, RC_CORRUPT, "disk '%s': disk.id is no disk id", dir);
+        return id_bad(dir, reterr);
     }
     text[ID_BYTES - 1] = '\0';
     if (!id128_parse(text + ID_MAGIC_N, ret)) {
-        return err_set(reterr, RC_CORRUPT, "disk '%s': disk.id is no disk id", dir);
+        return id_bad(dir, reterr);
     }
     return RC_OK;
 }
@@ -256,7 +265,10 @@ enum rc store_dir_index_away(const char *dir, struct err *reterr)
     enum rc rc;
 
     if (dir_fd < 0) return sys_err(reterr, dir, "open");
-    if (faccessat(dir_fd, "index", F_OK, 0) != 0) {
+    if (faccessat(dir_fd, "segments", F_OK, 0) != 0) { /* not mounted, perhaps */
+        rc = err_set(reterr, rc_from_errno(errno),
+                     "'%s/segments': %s: there is nothing to make it from", dir, strerror(errno));
+    } else if (faccessat(dir_fd, "index", F_OK, 0) != 0) {
         rc = errno == ENOENT ? RC_OK : sys_err(reterr, dir, "index");
     } else if (faccessat(dir_fd, "index.old", F_OK, 0) == 0) {
         rc = err_set(reterr, RC_EXISTS,

@@ -171,6 +171,7 @@ static struct index *index_look(struct check *c, const char *path)
     struct index_conf conf = {.dir = path, .read_only = true};
     struct index *ix = NULL;
     struct err err = {0};
+    char text[sizeof(err.msg) + 64];
     struct stat st;
     enum rc rc;
 
@@ -188,7 +189,9 @@ static struct index *index_look(struct check *c, const char *path)
         }
     }
     if (rc == RC_OK) return ix;
-    fault(c, "index", err.msg);
+    (void)snprintf(text, sizeof(text), "%s; 'storaged rebuild-index' makes its rows again",
+                   err.msg);
+    fault(c, "index", rc == RC_CORRUPT || rc == RC_IO ? text : err.msg);
     return NULL;
 }
 

@@ -46,7 +46,13 @@ int tool_rebuild(const struct tool_args *args)
 
     if (rc == RC_OK) rc = store_dir_index_away(args->dir, &err);
     if (lock_fd >= 0) (void)close(lock_fd); /* the start takes it again */
-    if (rc == RC_OK) rc = reopen(args->dir, &n, &err);
+    if (rc == RC_OK) {
+        rc = reopen(args->dir, &n, &err);
+        if (rc != RC_OK)
+            (void)fprintf(stderr,
+                          "the index is in '%s/index.old': move it back before another try\n",
+                          args->dir);
+    }
     if (rc != RC_OK) {
         (void)fprintf(stderr, "storaged rebuild-index: %s\n", err.msg);
         return TOOL_REFUSED;

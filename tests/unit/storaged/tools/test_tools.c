@@ -145,8 +145,11 @@ static void test_check(void **state)
     expect(TOOL_FAULTS, tool("check", dir), "disk id");
     flip(dir, "disk.id", 20);
     flip(dir, "disk.id", 3);
-    expect(TOOL_FAULTS, tool("check", dir), "disk.id");
+    expect(TOOL_FAULTS, tool("check", dir), "bytes 16 to 31 of any of its segments");
     flip(dir, "disk.id", 3);
+    shell("mv $d/segments $d/away", dir);
+    expect(TOOL_REFUSED, tool("rebuild-index", dir), "nothing to make it from");
+    shell("[ -d $d/index ] && mv $d/away $d/segments", dir);
     shell("echo x >$d/damaged", dir);
     expect(TOOL_FAULTS, tool("check", dir), "noted losses");
     shell("rm $d/damaged; mv $d/index/CURRENT $d/C", dir);
