@@ -1,32 +1,32 @@
 /* common/crypto/crypto_priv.c - the algorithms are fetched once: a fetch by name in every call
  * costs more than the hash of a short message. */
 #include "common/crypto/crypto_priv.h"
+#include "common/crypto/gcm.h"
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/evp.h>
 #include <openssl/kdf.h>
 #include <openssl/params.h>
 #include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static EVP_KDF *hkdf;
 static EVP_MAC *hmac;
 static EVP_MD *sha256;
-static EVP_CIPHER *gcm;
 
 static void fetch(void)
 {
     hkdf = EVP_KDF_fetch(NULL, "HKDF", NULL);
     hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
     sha256 = EVP_MD_fetch(NULL, "SHA256", NULL);
-    gcm = EVP_CIPHER_fetch(NULL, "AES-256-GCM", NULL);
 }
 
 static bool fetched(void)
 {
     (void)pthread_once(&once, fetch); /* fails only for an invalid control */
-    return hkdf != NULL && hmac != NULL && sha256 != NULL && gcm != NULL;
+    return hkdf != NULL && hmac != NULL && sha256 != NULL;
 }
 
 enum rc crypto_derive(const uint8_t key[32], const char *label, struct slice id,
@@ -92,57 +92,54 @@ enum rc crypto_sha256(const struct slice *parts, size_t parts_n, uint8_t ret[32]
     return ok ? RC_OK : RC_INTERNAL;
 }
 
-static bool add_aad(EVP_CIPHER_CTX *ctx, const struct slice *aad, size_t aad_n)
+/* The parts in one piece. */
+static enum rc aad_join(const struct slice *aad, size_t aad_n, uint8_t **ret, size_t *ret_n)
 {
-    int got = 0;
+    size_t n = 0, at = 0;
 
+    for (size_t i = 0; i < aad_n; i++)
+        n += aad[i].n;
+    *ret = malloc(n + 1);
+    if (*ret == NULL) return RC_NOMEM;
     for (size_t i = 0; i < aad_n; i++) {
-        if (aad[i].n > 0 && EVP_CipherUpdate(ctx, NULL, &got, aad[i].p, (int)aad[i].n) != 1) {
-            return false;
-        }
+        if (aad[i].n > 0) memcpy(*ret + at, aad[i].p, aad[i].n);
+        at += aad[i].n;
     }
-    return true;
+    *ret_n = n;
+    return RC_OK;
 }
 
 enum rc crypto_gcm_seal(const uint8_t key[32], const uint8_t nonce[12], const struct slice *aad,
                         size_t aad_n, struct slice plain, uint8_t *cipher, uint8_t ret_tag[16])
 {
-    EVP_CIPHER_CTX *ctx;
-    uint8_t none[16];
-    int got = 0;
-    bool ok;
+    struct gcm *g = NULL;
+    uint8_t *a = NULL;
+    size_t n = 0;
+    enum rc rc = aad_join(aad, aad_n, &a, &n);
 
-    if (!fetched()) return RC_INTERNAL;
-    ctx = EVP_CIPHER_CTX_new();
-    if (ctx == NULL) return RC_NOMEM;
-    ok = EVP_EncryptInit_ex(ctx, gcm, NULL, key, nonce) == 1 && add_aad(ctx, aad, aad_n) &&
-         (plain.n == 0 || EVP_EncryptUpdate(ctx, cipher, &got, plain.p, (int)plain.n) == 1) &&
-         EVP_EncryptFinal_ex(ctx, none, &got) == 1 &&
-         EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_GET_TAG, 16, ret_tag) == 1;
-    EVP_CIPHER_CTX_free(ctx);
-    return ok ? RC_OK : RC_INTERNAL;
+    if (rc == RC_OK) rc = gcm_new(key, &g);
+    if (rc == RC_OK) rc = gcm_seal_begin(g, nonce, a, n);
+    if (rc == RC_OK) rc = gcm_seal_part(g, plain.p, cipher, plain.n);
+    if (rc == RC_OK) rc = gcm_seal_end(g, ret_tag);
+    gcm_free(g);
+    free(a);
+    return rc;
 }
 
 enum rc crypto_gcm_open(const uint8_t key[32], const uint8_t nonce[12], const struct slice *aad,
                         size_t aad_n, struct slice cipher, const uint8_t tag[16], uint8_t *plain)
 {
-    EVP_CIPHER_CTX *ctx;
-    uint8_t none[16];
-    int got = 0;
-    enum rc rc;
+    struct gcm *g = NULL;
+    uint8_t *a = NULL;
+    size_t n = 0;
+    enum rc rc = aad_join(aad, aad_n, &a, &n);
 
-    if (!fetched()) return RC_INTERNAL;
-    ctx = EVP_CIPHER_CTX_new();
-    if (ctx == NULL) return RC_NOMEM;
-    rc = RC_OK;
-    if (EVP_DecryptInit_ex(ctx, gcm, NULL, key, nonce) != 1 || !add_aad(ctx, aad, aad_n) ||
-        (cipher.n > 0 && EVP_DecryptUpdate(ctx, plain, &got, cipher.p, (int)cipher.n) != 1) ||
-        EVP_CIPHER_CTX_ctrl(ctx, EVP_CTRL_AEAD_SET_TAG, 16, (void *)(uintptr_t)tag) != 1) {
-        rc = RC_INTERNAL;
-    } else if (EVP_DecryptFinal_ex(ctx, none, &got) != 1) {
-        rc = RC_CORRUPT;
-    }
+    if (rc == RC_OK) rc = gcm_new(key, &g);
+    if (rc == RC_OK) rc = gcm_open_begin(g, nonce, a, n);
+    if (rc == RC_OK) rc = gcm_open_part(g, cipher.p, plain, cipher.n);
+    if (rc == RC_OK) rc = gcm_open_end(g, tag);
     if (rc != RC_OK && cipher.n > 0) OPENSSL_cleanse(plain, cipher.n);
-    EVP_CIPHER_CTX_free(ctx);
+    gcm_free(g);
+    free(a);
     return rc;
 }

@@ -1,9 +1,9 @@
-/* common/crypto/seal.c - the two cipher contexts are keyed once; a block sets the nonce only. */
+/* common/crypto/seal.c - the cipher is keyed once; a block sets the nonce only. */
 #include "common/crypto/seal.h"
 #include "common/base/le.h"
 #include "common/crypto/crypto_priv.h"
+#include "common/crypto/gcm.h"
 #include <openssl/crypto.h>
-#include <openssl/evp.h>
 #include <stdlib.h>
 
 #define IDENT_BYTES 44u /* suite 4, body 16, index 4, seal id 16, plain length 4 */
@@ -11,7 +11,7 @@
 
 struct seal {
     struct seal_ident ident;
-    EVP_CIPHER_CTX *enc, *dec;
+    struct gcm *gcm;
     uint32_t rest; /* of the block begun */
     uint8_t aad[AAD_BYTES];
 };
@@ -47,19 +47,12 @@ enum rc seal_new(const uint8_t body_key[32], const struct seal_ident *ident, str
     s->ident = *ident;
     ident_encode(ident, s->aad);
     le_put32(s->aad + IDENT_BYTES + 4, seal_blocks(ident->plain_bytes));
-    s->enc = EVP_CIPHER_CTX_new();
-    s->dec = EVP_CIPHER_CTX_new();
-    if (s->enc == NULL || s->dec == NULL) {
-        rc = err_set(reterr, RC_NOMEM, "sealing context");
-        goto out;
-    }
-    rc = RC_OK;
-    if (crypto_derive(body_key, LABEL, (struct slice){s->aad, IDENT_BYTES}, key) != RC_OK ||
-        EVP_EncryptInit_ex(s->enc, EVP_aes_256_gcm(), NULL, key, NULL) != 1 ||
-        EVP_DecryptInit_ex(s->dec, EVP_aes_256_gcm(), NULL, key, NULL) != 1) {
-        rc = err_set(reterr, RC_INTERNAL, "OpenSSL gives no HKDF-SHA256 with AES-256-GCM");
-    }
-out:
+    rc = crypto_derive(body_key, LABEL, (struct slice){s->aad, IDENT_BYTES}, key);
+    if (rc == RC_OK) rc = gcm_new(key, &s->gcm);
+    if (rc != RC_OK)
+        (void)err_set(reterr, rc,
+                      rc == RC_NOMEM ? "sealing context"
+                                     : "OpenSSL gives no HKDF-SHA256 with AES-256-GCM");
     OPENSSL_cleanse(key, sizeof(key));
     if (rc != RC_OK) {
         seal_free(s);
@@ -72,18 +65,17 @@ out:
 void seal_free(struct seal *s)
 {
     if (s == NULL) return;
-    EVP_CIPHER_CTX_free(s->enc); /* wipes the key schedule */
-    EVP_CIPHER_CTX_free(s->dec);
+    gcm_free(s->gcm);
     free(s);
 }
 
 /* Length of the block, or 0 when there is none; sets nonce and AAD. */
-static uint32_t begin(struct seal *s, uint32_t block, uint8_t nonce[12])
+static uint32_t begin(struct seal *s, uint32_t block, uint8_t nonce[GCM_NONCE_BYTES])
 {
     uint32_t blocks = seal_blocks(s->ident.plain_bytes);
 
     if (block >= blocks) return 0;
-    memset(nonce, 0, 12);
+    memset(nonce, 0, GCM_NONCE_BYTES);
     be_put32(nonce + 8, block);
     le_put32(s->aad + IDENT_BYTES, block);
     return block + 1 < blocks ? SEAL_BLOCK_BYTES : s->ident.plain_bytes - block * SEAL_BLOCK_BYTES;
@@ -91,41 +83,22 @@ static uint32_t begin(struct seal *s, uint32_t block, uint8_t nonce[12])
 
 enum rc seal_block_begin(struct seal *s, uint32_t block)
 {
-    uint8_t nonce[12];
-    int got = 0;
+    uint8_t nonce[GCM_NONCE_BYTES];
 
     s->rest = begin(s, block, nonce);
-    if (s->rest == 0) return RC_INVAL;
-    if (EVP_EncryptInit_ex(s->enc, NULL, NULL, NULL, nonce) != 1 ||
-        EVP_EncryptUpdate(s->enc, NULL, &got, s->aad, AAD_BYTES) != 1) {
-        return RC_INTERNAL;
-    }
-    return RC_OK;
+    return s->rest == 0 ? RC_INVAL : gcm_seal_begin(s->gcm, nonce, s->aad, AAD_BYTES);
 }
 
 enum rc seal_block_part(struct seal *s, const uint8_t *plain, uint8_t *cipher, uint32_t n)
 {
-    int got = 0;
-
     if (n > s->rest) return RC_INVAL;
     s->rest -= n;
-    if (EVP_EncryptUpdate(s->enc, cipher, &got, plain, (int)n) != 1 || got != (int)n) {
-        return RC_INTERNAL;
-    }
-    return RC_OK;
+    return gcm_seal_part(s->gcm, plain, cipher, n);
 }
 
 enum rc seal_block_end(struct seal *s, uint8_t tag[SEAL_TAG_BYTES])
 {
-    uint8_t none[16];
-    int got = 0;
-
-    if (s->rest != 0) return RC_INVAL;
-    if (EVP_EncryptFinal_ex(s->enc, none, &got) != 1 ||
-        EVP_CIPHER_CTX_ctrl(s->enc, EVP_CTRL_AEAD_GET_TAG, SEAL_TAG_BYTES, tag) != 1) {
-        return RC_INTERNAL;
-    }
-    return RC_OK;
+    return s->rest != 0 ? RC_INVAL : gcm_seal_end(s->gcm, tag);
 }
 
 enum rc seal_block(struct seal *s, uint32_t block, const uint8_t *plain, uint8_t *cipher,
@@ -140,21 +113,14 @@ enum rc seal_block(struct seal *s, uint32_t block, const uint8_t *plain, uint8_t
 enum rc seal_open_block(struct seal *s, uint32_t block, const uint8_t *cipher,
                         const uint8_t tag[SEAL_TAG_BYTES], uint8_t *plain)
 {
-    uint8_t nonce[12], none[16];
+    uint8_t nonce[GCM_NONCE_BYTES];
     uint32_t n = begin(s, block, nonce);
-    int got = 0;
+    enum rc rc;
 
     if (n == 0) return RC_INVAL;
-    if (EVP_DecryptInit_ex(s->dec, NULL, NULL, NULL, nonce) != 1 ||
-        EVP_DecryptUpdate(s->dec, NULL, &got, s->aad, AAD_BYTES) != 1 ||
-        EVP_DecryptUpdate(s->dec, plain, &got, cipher, (int)n) != 1 || got != (int)n ||
-        EVP_CIPHER_CTX_ctrl(s->dec, EVP_CTRL_AEAD_SET_TAG, SEAL_TAG_BYTES,
-                            (void *)(uintptr_t)tag) != 1) {
-        return RC_INTERNAL;
-    }
-    if (EVP_DecryptFinal_ex(s->dec, none, &got) != 1) {
-        OPENSSL_cleanse(plain, n); /* unauthenticated bytes go nowhere */
-        return RC_CORRUPT;
-    }
-    return RC_OK;
+    rc = gcm_open_begin(s->gcm, nonce, s->aad, AAD_BYTES);
+    if (rc == RC_OK) rc = gcm_open_part(s->gcm, cipher, plain, n);
+    if (rc == RC_OK) rc = gcm_open_end(s->gcm, tag);
+    if (rc != RC_OK) OPENSSL_cleanse(plain, n); /* unauthenticated bytes go nowhere */
+    return rc;
 }

@@ -154,11 +154,4 @@ bool bulk_conn_up(const struct bulk_conn *c);
  * zero, the payload as AAD. RC_INTERNAL, RC_NOMEM. */
 MUST_CHECK enum rc bulk_gmac(const uint8_t key[32], const uint8_t *p, size_t n,
                              uint8_t ret_mac[16]);
-/* The same in pieces of any length: new, update ..., final once, free. Any thread. */
-struct bulk_gmac_stream;
-MUST_CHECK enum rc bulk_gmac_stream_new(const uint8_t key[32],
-                                        struct bulk_gmac_stream **ret_stream);
-MUST_CHECK enum rc bulk_gmac_stream_update(struct bulk_gmac_stream *s, const uint8_t *p, size_t n);
-MUST_CHECK enum rc bulk_gmac_stream_final(struct bulk_gmac_stream *s, uint8_t ret_mac[16]);
-void bulk_gmac_stream_free(struct bulk_gmac_stream *s);
 bool bulk_gmac_equal(const uint8_t a[16], const uint8_t b[16]); /* constant time */
