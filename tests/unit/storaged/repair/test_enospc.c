@@ -111,9 +111,49 @@ static uint32_t fill_until_full(struct model *m, uint32_t from)
     return 0;
 }
 
-static void test_full(void **state)
+/* As the service does: what RocksDB's compaction takes for a moment comes back. */
+static void append_patiently(struct model *m)
+{
+    enum rc rc = model_append(m, m->last + 1);
+
+    for (uint32_t tries = 0; rc == RC_FULL && tries < 300; tries++) {
+        (void)usleep(10000);
+        settle();
+        rc = model_append(m, m->last + 1);
+    }
+    assert_int_equal(rc, RC_OK);
+}
+
+/* To the last byte. */
+static void fill_rest(int fd)
 {
     static uint8_t page[1 << 20];
+
+    for (size_t step = sizeof(page); step >= 4096; step /= 16) {
+        ssize_t w;
+
+        do {
+            w = write(fd, page, step);
+        } while (w > 0);
+        assert_true(w == 0 || errno == ENOSPC);
+    }
+}
+
+/* RocksDB may give back a file of its own meanwhile: then that is filled too. */
+static void expect_full(struct model *m, int fd)
+{
+    enum rc rc = model_write(m, 2);
+
+    for (uint32_t tries = 0; rc == RC_OK && tries < 20; tries++) {
+        settle();
+        fill_rest(fd);
+        rc = model_write(m, 2);
+    }
+    assert_int_equal(rc, RC_FULL);
+}
+
+static void test_full(void **state)
+{
     const char *why = mount_fs();
     struct model m;
     char path[160];
@@ -142,7 +182,7 @@ static void test_full(void **state)
     expect_works(&m);
     /* deletes are entries: more than it takes to drop all */
     for (uint64_t i = 0; i < 100; i++)
-        assert_int_equal(model_append(&m, m.last + 1), RC_OK);
+        append_patiently(&m);
     for (uint32_t i = 0; i < n; i++)
         if (i % 3 != 0) model_drop(&m, i);
     assert_true(reclaim_all(&m) > 10);
@@ -157,18 +197,14 @@ static void test_full(void **state)
     (void)snprintf(path, sizeof(path), "%s/other", mnt);
     fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     assert_true(fd >= 0);
-    for (size_t step = sizeof(page); step >= 4096; step /= 16) {
-        ssize_t w;
-
-        do {
-            w = write(fd, page, step);
-        } while (w > 0);
-        assert_true(w == 0 || errno == ENOSPC);
-    }
+    fill_rest(fd);
     assert_true(fs_free() < 65536);
     for (int i = 0; i < 50; i++) {
-        assert_int_equal(model_write(&m, 2), RC_FULL);
-        assert_int_equal(model_append(&m, m.last + 1), RC_FULL);
+        enum rc rc;
+
+        expect_full(&m, fd);
+        rc = model_append(&m, m.last + 1);
+        assert_true(rc == RC_FULL || (rc == RC_OK && fs_free() > 65536)); /* room came back */
     }
     expect_works(&m);
     model_check(&m, false);
@@ -176,7 +212,7 @@ static void test_full(void **state)
     assert_int_equal(unlink(path), 0);
     settle(); /* ext4 frees with its next commit */
     for (uint32_t i = 0; i < 60; i++)
-        assert_int_equal(model_append(&m, m.last + 1), RC_OK);
+        append_patiently(&m);
     assert_int_equal(model_write(&m, 2), RC_OK);
     expect_works(&m);
     model_check(&m, false);
