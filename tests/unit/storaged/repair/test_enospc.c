@@ -111,6 +111,24 @@ static uint32_t fill_until_full(struct model *m, uint32_t from)
     return 0;
 }
 
+static bool is_out(struct model *m)
+{
+    struct store_status st;
+
+    store_status(m->store, &st);
+    return st.rc != RC_OK;
+}
+
+/* A write of RocksDB's own may meet the file system that somebody else filled: then the disk is out
+ * until a restart (storaged/service/README.md), and nothing is lost. */
+static void restart_if_out(struct model *m)
+{
+    if (!is_out(m)) return;
+    print_message("the disk was out, it is opened again\n");
+    model_close(m);
+    model_open(m);
+}
+
 /* As the service does: what RocksDB's compaction takes for a moment comes back. */
 static void append_patiently(struct model *m)
 {
@@ -149,7 +167,7 @@ static void expect_full(struct model *m, int fd)
         fill_rest(fd);
         rc = model_write(m, 2);
     }
-    assert_int_equal(rc, RC_FULL);
+    assert_true(rc == RC_FULL || is_out(m));
 }
 
 static void test_full(void **state)
@@ -204,15 +222,23 @@ static void test_full(void **state)
 
         expect_full(&m, fd);
         rc = model_append(&m, m.last + 1);
-        assert_true(rc == RC_FULL || (rc == RC_OK && fs_free() > 65536)); /* room came back */
+        /* room came back; or RocksDB met the full file system */
+        assert_true(rc == RC_FULL || (rc == RC_OK && fs_free() > 65536) || is_out(&m));
     }
-    expect_works(&m);
     model_check(&m, false);
     (void)close(fd);
     assert_int_equal(unlink(path), 0);
     settle(); /* ext4 frees with its next commit */
-    for (uint32_t i = 0; i < 60; i++)
-        append_patiently(&m);
+    for (uint32_t i = 0; i < 60; i++) {
+        uint64_t next = m.last + 1;
+
+        for (uint32_t tries = 0; model_append(&m, next) != RC_OK && tries < 300; tries++) {
+            restart_if_out(&m);
+            (void)usleep(10000);
+            settle();
+        }
+        assert_int_equal(m.last, next);
+    }
     assert_int_equal(model_write(&m, 2), RC_OK);
     expect_works(&m);
     model_check(&m, false);
