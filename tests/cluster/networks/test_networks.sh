@@ -3,7 +3,7 @@
 # Any registered network as a job: test_networks.sh [--full] [--images N] [--only NAME] (networks_job.py).
 . "$(dirname "$0")/../lib/lib.sh"
 need_daemons
-/usr/bin/python3 -c 'import torch, torchvision, PIL' 2>/dev/null || skip "python3-torch, -torchvision or -pil is not installed (deploy/packages compare)"
+/usr/bin/python3 -c 'import torch, torchvision, PIL, pydicom' 2>/dev/null || skip "python3-torch, -torchvision, -pil or -pydicom is not installed (deploy/packages compare)"
 
 # a device that is not here: the worker says so and does not start
 if [ ! -e /dev/nvidiactl ]; then
