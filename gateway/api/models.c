@@ -23,7 +23,7 @@
 
 /* A model is whole in memory while it is checked, here and, 4 times its size at most, in a child.
  */
-#define MODEL_BYTES_MAX   (128u << 20)
+#define MODEL_BYTES_MAX   (512u << 20) /* ViT-B/16 in fp32 has 330 MiB */
 #define MODEL_CHUNK_BYTES (8u << 20)
 
 static enum rc model_anchor_key(const char *name, struct record_anchor *ret, struct err *reterr)
