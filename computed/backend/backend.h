@@ -12,7 +12,7 @@
 #pragma once
 #include "common/base/rc.h"
 
-#define BE_ABI      3u /* raised with any change below; a plugin of another number is refused */
+#define BE_ABI      4u /* raised with any change below; a plugin of another number is refused */
 #define BE_SYMBOL   "mikura_backend"
 #define BE_RANK_MAX 8
 #define BE_NONE     UINT32_MAX
@@ -163,6 +163,7 @@ struct be_ops {
     uint32_t abi;     /* BE_ABI */
     const char *name; /* "cpu", "cuda", "ref" */
     uint32_t batch;   /* pictures of 512 pixels a run that keep it busy; 0: one */
+    bool overlaps;    /* transfers of other buffers go on during a run: worth two sets of them */
 
     /* Is there a device? RC_UNAVAIL with the reason where not. Must not change the process's state.
      */
@@ -178,7 +179,7 @@ struct be_ops {
     enum rc (*upload)(struct be_dev *d, struct be_buf *b, size_t off, const void *src, size_t n,
                       struct err *reterr);
     enum rc (*download)(struct be_dev *d, const struct be_buf *b, size_t off, void *dst, size_t n,
-                        struct err *reterr); /* waits for the runs before it */
+                        struct err *reterr); /* waits for the runs before it over b */
 
     /* RC_UNIMPL names the node and what is not served; RC_NOMEM says how much is needed: try a
      * smaller batch. */
@@ -188,8 +189,9 @@ struct be_ops {
     size_t (*plan_bytes)(const struct be_plan *p);
     /* What it decided, a line a step, for people and tests; cut at cap. May be NULL. */
     void (*plan_text)(const struct be_plan *p, char *buf, size_t cap);
-    /* in, out: one buffer per graph input and output, large enough; they must not overlap. RC_IO:
-     * the device is lost, leave the process. */
+    /* in, out: one buffer per graph input and output, large enough; they must not overlap. Comes
+     * after the uploads into them and before later ones, as if at once. RC_IO: the device is lost,
+     * leave the process. */
     enum rc (*run)(struct be_plan *p, struct be_buf *const *in, struct be_buf *const *out,
                    struct err *reterr);
     enum rc (*sync)(struct be_dev *d, struct err *reterr);

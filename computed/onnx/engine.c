@@ -19,11 +19,14 @@ struct engine {
     size_t held, held_max; /* bytes of plans */
 };
 
+struct io_bufs {
+    struct be_buf **in, **out; /* NULL: not made */
+};
 struct planned {
     struct be_plan *plan;    /* NULL: free slot */
     struct model_shape *in;  /* per input */
-    struct session_out *out; /* per output */
-    struct be_buf **in_buf, **out_buf;
+    struct session_out *out; /* per output; data is NULL until session_run() gives it */
+    struct io_bufs io[2];    /* the second where transfers overlap with runs */
     uint64_t used_at;
 };
 
@@ -77,7 +80,7 @@ const char *engine_text(const struct engine *e)
 
 uint32_t engine_batch(const struct engine *e)
 {
-    return MAX(e->ops->batch, 1u);
+    return MAX(e->ops->batch, 1u) * (e->ops->overlaps ? 2 : 1);
 }
 
 enum rc session_open(struct engine *e, const struct model *m, struct session **ret_s,
@@ -99,6 +102,17 @@ enum rc session_open(struct engine *e, const struct model *m, struct session **r
     return RC_OK;
 }
 
+static void io_free(struct session *s, struct io_bufs *io)
+{
+    for (uint32_t i = 0; io->in != NULL && i < s->m->input_n; i++)
+        s->e->ops->buf_free(s->e->dev, io->in[i]);
+    for (uint32_t i = 0; io->out != NULL && i < s->m->output_n; i++)
+        s->e->ops->buf_free(s->e->dev, io->out[i]);
+    free(io->in);
+    free(io->out);
+    *io = (struct io_bufs){0};
+}
+
 /* Device memory only: what the last run gave stays the caller's. */
 static void planned_evict(struct session *s, struct planned *p)
 {
@@ -109,14 +123,9 @@ static void planned_evict(struct session *s, struct planned *p)
         s->e->held -= ops->plan_bytes(p->plan);
         ops->plan_free(p->plan);
     }
-    for (uint32_t i = 0; p->in_buf != NULL && i < s->m->input_n; i++)
-        ops->buf_free(s->e->dev, p->in_buf[i]);
-    for (uint32_t i = 0; p->out_buf != NULL && i < s->m->output_n; i++)
-        ops->buf_free(s->e->dev, p->out_buf[i]);
-    free(p->in_buf);
-    free(p->out_buf);
+    for (size_t k = 0; k < ARRAY_N(p->io); k++)
+        io_free(s, &p->io[k]);
     p->plan = NULL;
-    p->in_buf = p->out_buf = NULL;
     p->used_at = 0;
 }
 
@@ -181,39 +190,43 @@ static size_t shape_bytes(const struct model_shape *s, enum model_dtype t)
     return (size_t)n * model_dtype_bytes(t);
 }
 
+static enum rc io_new(struct session *s, const struct planned *p, struct io_bufs *io,
+                      struct err *reterr)
+{
+    const struct model *m = s->m;
+    struct engine *e = s->e;
+    enum rc rc = RC_OK;
+
+    io->in = calloc(m->input_n, sizeof(struct be_buf *));
+    io->out = calloc(m->output_n, sizeof(struct be_buf *));
+    if (io->in == NULL || io->out == NULL) rc = err_set(reterr, RC_NOMEM, "plan");
+    for (uint32_t i = 0; rc == RC_OK && i < m->input_n; i++)
+        rc = e->ops->buf_alloc(e->dev, shape_bytes(&p->in[i], m->value[m->input[i]].dtype),
+                               &io->in[i], reterr);
+    for (uint32_t i = 0; rc == RC_OK && i < m->output_n; i++)
+        rc = e->ops->buf_alloc(e->dev, p->out[i].bytes, &io->out[i], reterr);
+    if (rc != RC_OK) io_free(s, io);
+    return rc;
+}
+
 static enum rc planned_buffers(struct session *s, struct planned *p,
                                const struct model_shape *shape, struct err *reterr)
 {
     const struct model *m = s->m;
-    enum rc rc;
 
     p->in = calloc(m->input_n, sizeof(*p->in));
     p->out = calloc(m->output_n, sizeof(*p->out));
-    p->in_buf = calloc(m->input_n, sizeof(struct be_buf *));
-    p->out_buf = calloc(m->output_n, sizeof(struct be_buf *));
-    if (p->in == NULL || p->out == NULL || p->in_buf == NULL || p->out_buf == NULL)
-        return err_set(reterr, RC_NOMEM, "plan");
-    for (uint32_t i = 0; i < m->input_n; i++) {
-        uint32_t v = m->input[i];
-
-        p->in[i] = shape[v];
-        rc = s->e->ops->buf_alloc(s->e->dev, shape_bytes(&shape[v], m->value[v].dtype),
-                                  &p->in_buf[i], reterr);
-        if (rc != RC_OK) return rc;
-    }
+    if (p->in == NULL || p->out == NULL) return err_set(reterr, RC_NOMEM, "plan");
+    for (uint32_t i = 0; i < m->input_n; i++)
+        p->in[i] = shape[m->input[i]];
     for (uint32_t i = 0; i < m->output_n; i++) {
         uint32_t v = m->output[i];
-        size_t n = shape_bytes(&shape[v], m->value[v].dtype);
 
         p->out[i] = (struct session_out){.shape = shape[v],
                                          .dtype = m->value[v].dtype,
-                                         .data = calloc(1, MAX(n, 1)),
-                                         .bytes = n};
-        if (p->out[i].data == NULL) return err_set(reterr, RC_NOMEM, "output of %zu bytes", n);
-        rc = s->e->ops->buf_alloc(s->e->dev, n, &p->out_buf[i], reterr);
-        if (rc != RC_OK) return rc;
+                                         .bytes = shape_bytes(&shape[v], m->value[v].dtype)};
     }
-    return RC_OK;
+    return io_new(s, p, &p->io[0], reterr);
 }
 
 static enum rc planned_new(struct session *s, struct planned *p, const struct model_shape *in,
@@ -269,29 +282,41 @@ static enum rc planned_get(struct session *s, const struct model_shape *in, stru
     return RC_OK;
 }
 
-enum rc session_run(struct session *s, const struct model_shape *in_shape, const void *const *in,
-                    struct session_out *ret_out, struct err *reterr)
+/* Enqueues a run over one set of the plan's buffers. */
+static enum rc io_run(struct session *s, struct planned *p, const struct io_bufs *io,
+                      const void *const *in, struct err *reterr)
 {
     const struct be_ops *ops = s->e->ops;
-    struct planned *p;
-    enum rc rc = planned_get(s, in_shape, &p, reterr);
 
-    if (rc != RC_OK) return rc;
     p->used_at = ++s->e->runs;
     s->last = p;
     for (uint32_t i = 0; i < s->m->input_n; i++) {
         size_t n = shape_bytes(&p->in[i], s->m->value[s->m->input[i]].dtype);
+        enum rc rc = ops->upload(s->e->dev, io->in[i], 0, in[i], n, reterr);
 
-        rc = ops->upload(s->e->dev, p->in_buf[i], 0, in[i], n, reterr);
         if (rc != RC_OK) return rc;
     }
-    rc = ops->run(p->plan, p->in_buf, p->out_buf, reterr);
+    return ops->run(p->plan, io->in, io->out, reterr);
+}
+
+enum rc session_run(struct session *s, const struct model_shape *in_shape, const void *const *in,
+                    struct session_out *ret_out, struct err *reterr)
+{
+    struct planned *p;
+    enum rc rc = planned_get(s, in_shape, &p, reterr);
+
+    for (uint32_t i = 0; rc == RC_OK && i < s->m->output_n; i++) {
+        if (p->out[i].data != NULL) continue;
+        p->out[i].data = calloc(1, MAX(p->out[i].bytes, 1));
+        if (p->out[i].data == NULL)
+            rc = err_set(reterr, RC_NOMEM, "output of %zu bytes", p->out[i].bytes);
+    }
+    if (rc == RC_OK) rc = io_run(s, p, &p->io[0], in, reterr);
     for (uint32_t i = 0; rc == RC_OK && i < s->m->output_n; i++)
-        rc = ops->download(s->e->dev, p->out_buf[i], 0, (void *)(uintptr_t)p->out[i].data,
-                           p->out[i].bytes, reterr);
-    if (rc != RC_OK) return rc;
-    memcpy(ret_out, p->out, s->m->output_n * sizeof(*ret_out));
-    return RC_OK;
+        rc = s->e->ops->download(s->e->dev, p->io[0].out[i], 0, (void *)(uintptr_t)p->out[i].data,
+                                 p->out[i].bytes, reterr);
+    if (rc == RC_OK) memcpy(ret_out, p->out, s->m->output_n * sizeof(*ret_out));
+    return rc;
 }
 
 enum rc session_plan(struct session *s, const struct model_shape *in_shape, char *text, size_t cap,
@@ -311,7 +336,7 @@ enum rc session_repeat(struct session *s, uint32_t n, struct err *reterr)
     enum rc rc = s->last == NULL ? err_set(reterr, RC_INVAL, "nothing ran yet") : RC_OK;
 
     for (uint32_t i = 0; rc == RC_OK && i < n; i++)
-        rc = s->e->ops->run(s->last->plan, s->last->in_buf, s->last->out_buf, reterr);
+        rc = s->e->ops->run(s->last->plan, s->last->io[0].in, s->last->io[0].out, reterr);
     return rc == RC_OK ? s->e->ops->sync(s->e->dev, reterr) : rc;
 }
 
@@ -321,66 +346,142 @@ uint32_t session_rows_max(const struct session *s)
     return s->rows_max == 0 ? UINT32_MAX : s->rows_max;
 }
 
-/* Outputs of rows [from, from + k) of n go where they belong. */
-static enum rc rows_take(struct session *s, const struct session_out *out, int64_t from, int64_t k,
-                         int64_t n, struct err *reterr)
+/* A piece that is being run: rows [from, from + n) in one set of a plan's buffers. */
+struct piece {
+    struct planned *p;
+    const struct io_bufs *io;
+    int64_t from, n;
+};
+struct pieces {
+    struct session *s;
+    const struct model_shape *in_shape;
+    const void *const *in;
+    int64_t n, given; /* rows: of all, enqueued */
+    struct piece run[2];
+    uint32_t run_n;
+    struct model_shape *shape; /* of the inputs of a piece */
+    const void **at;           /* its bytes */
+};
+
+/* Memory for the outputs of all rows, when the first plan tells their size. */
+static enum rc rows_make(struct pieces *w, const struct planned *p, int64_t k, struct err *reterr)
 {
+    struct session *s = w->s;
+
     for (uint32_t i = 0; i < s->m->output_n; i++) {
         struct session_out *r = &s->rows[i];
-        size_t row;
 
-        if (out[i].shape.rank == 0 || out[i].shape.dim[0] != k)
+        if (p->out[i].shape.rank == 0 || p->out[i].shape.dim[0] != k)
             return err_set(reterr, RC_INVAL, "output '%.64s' has not one row for each of the input",
                            s->m->value[s->m->output[i]].name);
-        row = out[i].bytes / (size_t)k;
-        if (r->data == NULL) {
-            *r = out[i];
-            r->shape.dim[0] = n;
-            r->bytes = row * (size_t)n;
-            r->data = calloc(1, MAX(r->bytes, 1));
-            if (r->data == NULL) return err_set(reterr, RC_NOMEM, "outputs of %zu bytes", r->bytes);
-        }
-        memcpy((uint8_t *)(uintptr_t)r->data + (size_t)from * row, out[i].data, out[i].bytes);
+        if (r->data != NULL) continue;
+        *r = p->out[i];
+        r->shape.dim[0] = w->n;
+        r->bytes = p->out[i].bytes / (size_t)k * (size_t)w->n;
+        r->data = calloc(1, MAX(r->bytes, 1));
+        if (r->data == NULL) return err_set(reterr, RC_NOMEM, "outputs of %zu bytes", r->bytes);
     }
     return RC_OK;
+}
+
+/* The next piece, of k rows, by a plan that may have to be made. */
+static enum rc piece_start(struct pieces *w, int64_t k, struct err *reterr)
+{
+    struct session *s = w->s;
+    struct planned *p;
+    const struct io_bufs *io;
+    enum rc rc;
+
+    for (uint32_t i = 0; i < s->m->input_n; i++) {
+        size_t all = shape_bytes(&w->in_shape[i], s->m->value[s->m->input[i]].dtype);
+
+        w->shape[i] = w->in_shape[i];
+        w->shape[i].dim[0] = k;
+        w->at[i] = (const uint8_t *)w->in[i] + all / (size_t)w->n * (size_t)w->given;
+    }
+    rc = planned_get(s, w->shape, &p, reterr);
+    if (rc == RC_OK) rc = rows_make(w, p, k, reterr);
+    if (rc != RC_OK) return rc;
+    io = &p->io[0];
+    if (w->run_n > 0 && w->run[0].io == io) io = &p->io[1];
+    if (io->in == NULL) rc = io_new(s, p, &p->io[1], reterr);
+    if (rc == RC_OK) rc = io_run(s, p, io, w->at, reterr);
+    if (rc != RC_OK) return rc;
+    w->run[w->run_n++] = (struct piece){p, io, w->given, k};
+    w->given += k;
+    return RC_OK;
+}
+
+/* Waits for the oldest piece; its outputs go where they belong. */
+static enum rc piece_end(struct pieces *w, struct err *reterr)
+{
+    const struct session *s = w->s;
+    struct piece b = w->run[0];
+    enum rc rc = RC_OK;
+
+    w->run[0] = w->run[1];
+    w->run_n--;
+    for (uint32_t i = 0; rc == RC_OK && i < s->m->output_n; i++) {
+        size_t bytes = b.p->out[i].bytes, row = bytes / (size_t)b.n;
+        uint8_t *to = (uint8_t *)(uintptr_t)s->rows[i].data + (size_t)b.from * row;
+
+        rc = s->e->ops->download(s->e->dev, b.io->out[i], 0, to, bytes, reterr);
+    }
+    return rc;
+}
+
+/* The next piece's rows. Where transfers overlap, a batch a piece, so that there are two. */
+static int64_t piece_rows(const struct pieces *w)
+{
+    const struct be_ops *ops = w->s->e->ops;
+    int64_t k = MIN(w->n - w->given, (int64_t)session_rows_max(w->s));
+
+    return ops->overlaps ? MIN(k, (int64_t)MAX(ops->batch, 1u)) : k;
+}
+
+static enum rc pieces_run(struct pieces *w, struct err *reterr)
+{
+    struct session *s = w->s;
+    uint32_t depth = s->e->ops->overlaps ? 2 : 1;
+    enum rc rc = RC_OK;
+
+    while (rc == RC_OK && (w->given < w->n || w->run_n > 0)) {
+        int64_t k = piece_rows(w);
+
+        /* another shape may take the place of a plan that runs: that ends first */
+        if (w->run_n == depth || (w->run_n > 0 && w->run[0].n != k)) {
+            rc = piece_end(w, reterr);
+            continue;
+        }
+        rc = piece_start(w, k, reterr);
+        if (rc != RC_NOMEM || (w->run_n == 0 && k == 1)) continue;
+        rc = RC_OK;
+        if (w->run_n > 0)
+            depth = 1; /* no room for a second set of buffers */
+        else
+            s->rows_max = (uint32_t)(k / 2);
+    }
+    return rc;
 }
 
 enum rc session_run_rows(struct session *s, const struct model_shape *in_shape,
                          const void *const *in, struct session_out *ret_out, struct err *reterr)
 {
-    int64_t n = in_shape[0].dim[0], from = 0;
-    struct session_out *out = calloc(MAX(s->m->output_n, 1), sizeof(*out));
-    struct model_shape *shape = calloc(s->m->input_n, sizeof(*shape));
-    const void **at = calloc(s->m->input_n, sizeof(*at));
+    struct pieces w = {.s = s, .in_shape = in_shape, .in = in, .n = in_shape[0].dim[0]};
+    struct err ignored;
     enum rc rc = RC_OK;
 
-    if (out == NULL || shape == NULL || at == NULL) rc = err_set(reterr, RC_NOMEM, "rows");
+    w.shape = calloc(s->m->input_n, sizeof(*w.shape));
+    w.at = calloc(s->m->input_n, sizeof(*w.at));
+    if (w.shape == NULL || w.at == NULL) rc = err_set(reterr, RC_NOMEM, "rows");
     for (uint32_t i = 0; i < s->m->input_n && rc == RC_OK; i++)
-        if (in_shape[i].rank == 0 || in_shape[i].dim[0] != n || n < 1)
+        if (in_shape[i].rank == 0 || in_shape[i].dim[0] != w.n || w.n < 1)
             rc = err_set(reterr, RC_INVAL, "inputs with other numbers of rows");
     rows_free(s);
-    while (rc == RC_OK && from < n) {
-        int64_t k = MIN(n - from, (int64_t)session_rows_max(s));
-
-        for (uint32_t i = 0; i < s->m->input_n; i++) {
-            size_t all = shape_bytes(&in_shape[i], s->m->value[s->m->input[i]].dtype);
-
-            shape[i] = in_shape[i];
-            shape[i].dim[0] = k;
-            at[i] = (const uint8_t *)in[i] + all / (size_t)n * (size_t)from;
-        }
-        rc = session_run(s, shape, at, out, reterr);
-        if (rc == RC_NOMEM && k > 1) {
-            s->rows_max = (uint32_t)(k / 2);
-            rc = RC_OK;
-            continue;
-        }
-        if (rc == RC_OK) rc = rows_take(s, out, from, k, n, reterr);
-        from += k;
-    }
+    if (rc == RC_OK) rc = pieces_run(&w, reterr);
     if (rc == RC_OK) memcpy(ret_out, s->rows, s->m->output_n * sizeof(*ret_out));
-    free(out);
-    free(shape);
-    free(at);
+    if (rc != RC_OK && w.run_n > 0) (void)!s->e->ops->sync(s->e->dev, &ignored);
+    free(w.shape);
+    free(w.at);
     return rc;
 }

@@ -54,7 +54,8 @@ MUST_CHECK enum rc session_run(struct session *s, const struct model_shape *in_s
 
 /* Rows that have nothing to do with each other (images of a batch): in_shape[i].dim[0] is their
  * number in every input, and so it must be in every output. As many at a time as the memory allows:
- * on RC_NOMEM half as many are tried, and remembered. Results as session_run's. */
+ * on RC_NOMEM half as many are tried, and remembered. A device whose transfers overlap with runs
+ * takes a batch at a time: the next is on its way while one runs. Results as session_run's. */
 MUST_CHECK enum rc session_run_rows(struct session *s, const struct model_shape *in_shape,
                                     const void *const *in, struct session_out *ret_out,
                                     struct err *reterr);

@@ -577,7 +577,36 @@ static bool same(const struct be_tensor *t, const void *got, const void *want, d
     return false;
 }
 
-/* Constants are taken away again before the run: a plan must have copied them. */
+struct device {
+    const struct be_ops *be;
+    struct be_dev *d;
+    struct be_plan *p;
+    struct be_buf *in[8], *out[2];
+    uint32_t input_n;
+};
+
+/* Its inputs filled with the scene's bytes, or with zeros, and run. */
+static void fill_and_run(const struct device *x, const struct scene *s, bool zeros,
+                         struct be_buf *out)
+{
+    struct err e;
+
+    for (uint32_t i = 0; i < x->input_n; i++) {
+        const struct be_tensor *t = &s->t[s->input[i]];
+        size_t k = (size_t)be_tensor_count(t) * be_dtype_bytes(t->dtype);
+        void *none = zeros ? calloc(1, MAX(k, 1)) : NULL;
+
+        CHECK(!zeros || none != NULL);
+        CHECK(x->be->upload(x->d, x->in[i], 0, zeros ? none : s->bytes[s->input[i]], k, &e) ==
+              RC_OK);
+        free(none);
+    }
+    CHECK(x->be->run(x->p, x->in, &out, &e) == RC_OK);
+}
+
+/* Constants are taken away again before the run: a plan must have copied them. Each run is followed
+ * by one of other inputs in the same buffers before its result is looked at, three times over (the
+ * second meets what the first left behind; a device may replay later ones). */
 static bool run_case(const struct be_ops *be, struct be_dev *d, enum be_op op, size_t precision,
                      uint64_t seed)
 {
@@ -585,13 +614,12 @@ static bool run_case(const struct be_ops *be, struct be_dev *d, enum be_op op, s
     struct scene s = {.lo = -1, .hi = 1};
     struct be_plan_conf conf = {
         .precision = PRECISIONS[precision].p, .bytes_max = (size_t)1 << 30, .threads = 1};
-    struct be_buf *in[8] = {0}, *out = NULL;
-    struct be_plan *p = NULL;
+    struct device x = {.be = be, .d = d};
     void *want, *got;
-    uint32_t weights = BE_NONE, input_n = 0;
+    uint32_t weights = BE_NONE;
     struct err e;
     size_t n;
-    bool ok;
+    bool ok = true;
 
     s.n = (struct be_node){.op = op, .name = OPS[op].name, .in = s.in, .residual = BE_NONE};
     OPS[op].make(&r, &s);
@@ -602,7 +630,7 @@ static bool run_case(const struct be_ops *be, struct be_dev *d, enum be_op op, s
         if (i == weights)
             s.t[i].konst = s.bytes[i];
         else if (i != s.n.out && s.t[i].konst == NULL)
-            s.input[input_n++] = i;
+            s.input[x.input_n++] = i;
     }
     s.output[0] = s.n.out;
     s.g = (struct be_graph){.tensor = s.t,
@@ -611,7 +639,7 @@ static bool run_case(const struct be_ops *be, struct be_dev *d, enum be_op op, s
                             .output = s.output,
                             .tensor_n = s.t_n,
                             .node_n = 1,
-                            .input_n = input_n,
+                            .input_n = x.input_n,
                             .output_n = 1};
     n = (size_t)be_tensor_count(&s.t[s.n.out]) * be_dtype_bytes(s.t[s.n.out].dtype);
     CHECK(ref_check(&s.g, &s.n, &e) == RC_OK);
@@ -619,28 +647,32 @@ static bool run_case(const struct be_ops *be, struct be_dev *d, enum be_op op, s
     want = s.bytes[s.n.out];
     got = calloc(1, MAX(n, 1));
     CHECK(got != NULL);
-    if (be->plan(d, &s.g, &conf, &p, &e) != RC_OK) {
+    if (be->plan(d, &s.g, &conf, &x.p, &e) != RC_OK) {
         (void)printf("FAILED %s seed %llu: %s\n", OPS[op].name, (unsigned long long)seed, e.msg);
         return false;
     }
-    for (uint32_t i = 0; i < input_n; i++) {
-        size_t k =
-            (size_t)be_tensor_count(&s.t[s.input[i]]) * be_dtype_bytes(s.t[s.input[i]].dtype);
+    for (uint32_t i = 0; i < x.input_n; i++) {
+        const struct be_tensor *t = &s.t[s.input[i]];
 
-        CHECK(be->buf_alloc(d, k, &in[i], &e) == RC_OK);
-        CHECK(be->upload(d, in[i], 0, s.bytes[s.input[i]], k, &e) == RC_OK);
+        CHECK(be->buf_alloc(d, (size_t)be_tensor_count(t) * be_dtype_bytes(t->dtype), &x.in[i],
+                            &e) == RC_OK);
     }
     if (weights != BE_NONE)
         memset(s.bytes[weights], 0x55, (size_t)be_tensor_count(&s.t[weights]) * 4);
-    CHECK(be->buf_alloc(d, n, &out, &e) == RC_OK);
-    for (int k = 0; k < 2; k++) /* the second run meets what the first left behind */
-        CHECK(be->run(p, in, &out, &e) == RC_OK && be->sync(d, &e) == RC_OK);
-    CHECK(be->download(d, out, 0, got, n, &e) == RC_OK);
-    ok = same(&s.t[s.n.out], got, want, PRECISIONS[precision].nmse_max, seed, OPS[op].name);
-    be->buf_free(d, out);
-    for (uint32_t i = 0; i < input_n; i++)
-        be->buf_free(d, in[i]);
-    be->plan_free(p);
+    for (int k = 0; k < 2; k++)
+        CHECK(be->buf_alloc(d, n, &x.out[k], &e) == RC_OK);
+    for (int k = 0; ok && k < 3; k++) {
+        fill_and_run(&x, &s, /* zeros= */ false, x.out[0]);
+        fill_and_run(&x, &s, /* zeros= */ true, x.out[1]);
+        CHECK(be->download(d, x.out[0], 0, got, n, &e) == RC_OK);
+        ok = same(&s.t[s.n.out], got, want, PRECISIONS[precision].nmse_max, seed, OPS[op].name);
+    }
+    CHECK(be->sync(d, &e) == RC_OK);
+    for (int k = 0; k < 2; k++)
+        be->buf_free(d, x.out[k]);
+    for (uint32_t i = 0; i < x.input_n; i++)
+        be->buf_free(d, x.in[i]);
+    be->plan_free(x.p);
     free(got);
     for (uint32_t i = 0; i < s.t_n; i++)
         free(s.bytes[i]);

@@ -1,6 +1,4 @@
-/* computed/backend/cuda/dev_cuda.c - a GPU. One stream for everything, so what is enqueued happens
- * in order; transfers go through a ring of pinned slots, so that the copy into the next slot
- * overlaps with the transfer of the last.
+/* computed/backend/cuda/dev_cuda.c - a GPU: its streams, events and memory, its libraries' calls.
  *
  * Device BE_PLAN_ONLY is an H100 in words: plans are made for it, by cuDNN's own heuristics, and
  * nothing runs; for tests on machines without a GPU. cuBLASLt wants a device even to choose: its
@@ -13,21 +11,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define SLOTS      4u
-#define SLOT_BYTES ((size_t)4 << 20)
-
-struct slot {
-    void *p;
-    cudaEvent_t free; /* recorded after its transfer */
+struct cu_event {
+    cudaEvent_t e;
 };
 struct cu_dev {
     bool plan_only;
     int idx, major;
-    cudaStream_t stream;
+    cudaStream_t stream[CU_STREAM_N];
     cublasLtHandle_t lt;
     struct cudnn_ctx dnn;
-    struct slot slot[SLOTS];
-    uint32_t next;
     char text[128];
 };
 struct cu_exec { /* one of them */
@@ -73,14 +65,10 @@ static void close_dev(struct cu_dev *d)
 {
     if (d == NULL) return;
     cudnn_undescribe(&d->dnn);
-    for (uint32_t i = 0; i < SLOTS; i++) {
-        if (d->slot[i].p != NULL) memset(d->slot[i].p, 0, SLOT_BYTES); /* image bytes */
-        if (d->slot[i].p != NULL) (void)cudaFreeHost(d->slot[i].p);
-        if (d->slot[i].free != NULL) (void)cudaEventDestroy(d->slot[i].free);
-    }
     if (d->dnn.handle != NULL) (void)cudnnDestroy(d->dnn.handle);
     if (d->lt != NULL) (void)cublasLtDestroy(d->lt);
-    if (d->stream != NULL) (void)cudaStreamDestroy(d->stream);
+    for (int i = 0; i < CU_STREAM_N; i++)
+        if (d->stream[i] != NULL) (void)cudaStreamDestroy(d->stream[i]);
     free(d);
 }
 
@@ -117,19 +105,14 @@ static enum rc open_gpu(struct cu_dev *d, uint32_t idx, struct err *reterr)
     d->major = prop.major;
     parts_load();
     rc = rc_from_cuda(cudaSetDevice(d->idx), "set device", reterr);
-    if (rc == RC_OK)
-        rc = rc_from_cuda(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "stream",
+    for (int i = 0; rc == RC_OK && i < CU_STREAM_N; i++)
+        rc = rc_from_cuda(cudaStreamCreateWithFlags(&d->stream[i], cudaStreamNonBlocking), "stream",
                           reterr);
-    for (uint32_t i = 0; rc == RC_OK && i < SLOTS; i++) {
-        rc = rc_from_cuda(cudaMallocHost(&d->slot[i].p, SLOT_BYTES), "pinned memory", reterr);
-        if (rc == RC_OK)
-            rc = rc_from_cuda(cudaEventCreateWithFlags(&d->slot[i].free, cudaEventDisableTiming),
-                              "event", reterr);
-    }
     if (rc == RC_OK && cudnnGetVersion() < 91000)
         rc = err_set(reterr, RC_UNAVAIL, "cuDNN %zu: 9.10 is needed", cudnnGetVersion());
     if (rc == RC_OK) rc = rc_from_cudnn(cudnnCreate(&d->dnn.handle), "handle", reterr);
-    if (rc == RC_OK) rc = rc_from_cudnn(cudnnSetStream(d->dnn.handle, d->stream), "stream", reterr);
+    if (rc == RC_OK)
+        rc = rc_from_cudnn(cudnnSetStream(d->dnn.handle, d->stream[CU_RUN]), "stream", reterr);
     if (rc == RC_OK && cublasLtCreate(&d->lt) != CUBLAS_STATUS_SUCCESS)
         rc = err_set(reterr, RC_IO, "cuBLASLt: no handle");
     if (rc != RC_OK) return rc;
@@ -174,91 +157,118 @@ static enum rc precision(const struct cu_dev *d, enum be_precision p, struct err
     return d->major >= 8 ? RC_OK : err_set(reterr, RC_UNIMPL, "needs compute capability 8.0");
 }
 
+static enum rc sync_dev(struct cu_dev *d, struct err *reterr)
+{
+    enum rc rc = RC_OK;
+
+    for (int i = 0; rc == RC_OK && i < CU_STREAM_N && !d->plan_only; i++)
+        rc = rc_from_cuda(cudaStreamSynchronize(d->stream[i]), "run", reterr);
+    return rc;
+}
+
 /* ---- memory ---- */
+/* A device in words gives a token: nothing is ever there. */
+static enum rc token(size_t bytes, void **ret, struct err *reterr)
+{
+    *ret = malloc(bytes);
+    return *ret != NULL ? RC_OK : err_set(reterr, RC_NOMEM, "plan");
+}
+
 static enum rc alloc(struct cu_dev *d, size_t bytes, void **ret, struct err *reterr)
 {
     char what[48];
 
-    if (d->plan_only) {
-        *ret = malloc(1); /* a token: nothing is ever there */
-        return *ret != NULL ? RC_OK : err_set(reterr, RC_NOMEM, "plan");
-    }
+    if (d->plan_only) return token(1, ret, reterr);
     (void)snprintf(what, sizeof(what), "%zu bytes", bytes);
     return rc_from_cuda(cudaMalloc(ret, bytes), what, reterr);
 }
 
 static void free_dev(struct cu_dev *d, void *p, size_t bytes)
 {
+    struct err ignored;
+
     if (p == NULL) return;
     if (d->plan_only) {
         free(p);
         return;
     }
-    /* image memory is zeroed before it goes; where that fails the device is lost, and its memory */
-    if (bytes > 0) (void)cudaMemsetAsync(p, 0, bytes, d->stream);
-    (void)cudaStreamSynchronize(d->stream);
+    /* image memory is zeroed before it goes, when nothing reads it any more; where that fails the
+     * device is lost, and its memory */
+    (void)!sync_dev(d, &ignored);
+    if (bytes > 0) (void)cudaMemsetAsync(p, 0, bytes, d->stream[CU_RUN]);
+    (void)cudaStreamSynchronize(d->stream[CU_RUN]);
     (void)cudaFree(p);
 }
 
-static enum rc upload(struct cu_dev *d, void *to, const void *from, size_t n, struct err *reterr)
+static enum rc pinned_alloc(struct cu_dev *d, size_t bytes, void **ret, struct err *reterr)
 {
-    const uint8_t *src = from;
-    uint8_t *dst = to;
+    if (d->plan_only) return token(bytes, ret, reterr);
+    return rc_from_cuda(cudaMallocHost(ret, bytes), "pinned memory", reterr);
+}
 
-    if (d->plan_only) return RC_OK;
-    while (n > 0) {
-        struct slot *s = &d->slot[d->next++ % SLOTS];
-        size_t k = MIN(n, SLOT_BYTES);
-        cudaError_t e = cudaEventSynchronize(s->free);
-
-        if (e != cudaSuccess) return rc_from_cuda(e, "upload", reterr);
-        memcpy(s->p, src, k);
-        e = cudaMemcpyAsync(dst, s->p, k, cudaMemcpyHostToDevice, d->stream);
-        if (e == cudaSuccess) e = cudaEventRecord(s->free, d->stream);
-        if (e != cudaSuccess) return rc_from_cuda(e, "upload", reterr);
-        src += k;
-        dst += k;
-        n -= k;
+static void pinned_free(struct cu_dev *d, void *p, size_t bytes)
+{
+    if (p == NULL) return;
+    if (d->plan_only) {
+        free(p);
+        return;
     }
+    memset(p, 0, bytes); /* image bytes */
+    (void)cudaFreeHost(p);
+}
+
+static enum rc copy(struct cu_dev *d, enum cu_stream at, void *to, const void *from, size_t n,
+                    struct err *reterr)
+{
+    if (d->plan_only)
+        return at == CU_UP ? RC_OK : err_set(reterr, RC_UNAVAIL, "this device only plans");
+    return rc_from_cuda(
+        cudaMemcpyAsync(to, from, n, at == CU_UP ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost,
+                        d->stream[at]),
+        "transfer", reterr);
+}
+
+/* ---- events ---- */
+static enum rc event_new(struct cu_dev *d, struct cu_event **ret, struct err *reterr)
+{
+    struct cu_event *e = calloc(1, sizeof(*e));
+    enum rc rc = e == NULL ? err_set(reterr, RC_NOMEM, "event") : RC_OK;
+
+    if (rc == RC_OK && !d->plan_only)
+        rc = rc_from_cuda(cudaEventCreateWithFlags(&e->e, cudaEventDisableTiming), "event", reterr);
+    if (rc != RC_OK) {
+        free(e);
+        return rc;
+    }
+    *ret = e;
     return RC_OK;
 }
 
-/* Up to SLOTS pieces are on their way while one is copied out. */
-static enum rc download(struct cu_dev *d, void *to, const void *from, size_t n, struct err *reterr)
+static void event_free(struct cu_dev *d, struct cu_event *e)
 {
-    size_t asked = 0, got = 0;
-    uint8_t *dst = to;
-    uint32_t first = d->next, k = 0;
-    cudaError_t e = cudaSuccess;
-
-    if (d->plan_only) return err_set(reterr, RC_UNAVAIL, "this device only plans");
-    while (got < n && e == cudaSuccess) {
-        while (asked < n && k < SLOTS && e == cudaSuccess) {
-            struct slot *s = &d->slot[(first + (uint32_t)(asked / SLOT_BYTES)) % SLOTS];
-            size_t piece = MIN(n - asked, SLOT_BYTES);
-
-            e = cudaMemcpyAsync(s->p, (const uint8_t *)from + asked, piece, cudaMemcpyDeviceToHost,
-                                d->stream);
-            if (e == cudaSuccess) e = cudaEventRecord(s->free, d->stream);
-            asked += piece;
-            k++;
-        }
-        if (e == cudaSuccess) {
-            struct slot *s = &d->slot[(first + (uint32_t)(got / SLOT_BYTES)) % SLOTS];
-            size_t piece = MIN(n - got, SLOT_BYTES);
-
-            e = cudaEventSynchronize(s->free);
-            if (e == cudaSuccess) memcpy(dst + got, s->p, piece);
-            got += piece;
-            k--;
-        }
-    }
-    return rc_from_cuda(e, "download", reterr);
+    (void)d;
+    if (e != NULL && e->e != NULL) (void)cudaEventDestroy(e->e);
+    free(e);
 }
 
-static enum rc sync_dev(struct cu_dev *d, struct err *reterr)
+static enum rc event_record(struct cu_dev *d, struct cu_event *e, enum cu_stream at,
+                            struct err *reterr)
 {
-    return d->plan_only ? RC_OK : rc_from_cuda(cudaStreamSynchronize(d->stream), "run", reterr);
+    return d->plan_only ? RC_OK
+                        : rc_from_cuda(cudaEventRecord(e->e, d->stream[at]), "event", reterr);
+}
+
+static enum rc event_wait(struct cu_dev *d, struct cu_event *e, enum cu_stream at,
+                          struct err *reterr)
+{
+    return d->plan_only
+               ? RC_OK
+               : rc_from_cuda(cudaStreamWaitEvent(d->stream[at], e->e, 0), "event", reterr);
+}
+
+static enum rc event_sync(struct cu_dev *d, struct cu_event *e, struct err *reterr)
+{
+    return d->plan_only ? RC_OK : rc_from_cuda(cudaEventSynchronize(e->e), "transfer", reterr);
 }
 
 /* ---- libraries and kernels ---- */
@@ -316,7 +326,7 @@ static enum rc exec_run(struct cu_dev *d, struct cu_exec *e, void *const p[K_PTR
 {
     if (d->plan_only) return err_set(reterr, RC_UNAVAIL, "this device only plans");
     return e->conv != NULL ? cudnn_conv_run(&d->dnn, e->conv, p, workspace, reterr)
-                           : lt_mm_run(d->lt, e->mm, p, workspace, d->stream, reterr);
+                           : lt_mm_run(d->lt, e->mm, p, workspace, d->stream[CU_RUN], reterr);
 }
 
 static const char *exec_text(const struct cu_exec *e)
@@ -329,13 +339,13 @@ static const char *exec_text(const struct cu_exec *e)
 static enum rc kern_run(struct cu_dev *d, enum k_id id, const union k_any *k, struct err *reterr)
 {
     if (d->plan_only) return err_set(reterr, RC_UNAVAIL, "this device only plans");
-    return rc_from_cuda(kern_launch(id, k, d->stream), "kernel", reterr);
+    return rc_from_cuda(kern_launch(id, k, d->stream[CU_RUN]), "kernel", reterr);
 }
 
 /* ---- recorded runs ---- */
 static enum rc graph_begin(struct cu_dev *d, struct err *reterr)
 {
-    return rc_from_cuda(cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal),
+    return rc_from_cuda(cudaStreamBeginCapture(d->stream[CU_RUN], cudaStreamCaptureModeThreadLocal),
                         "recording", reterr);
 }
 
@@ -343,7 +353,7 @@ static enum rc graph_end(struct cu_dev *d, void **ret, struct err *reterr)
 {
     cudaGraph_t g = NULL;
     cudaGraphExec_t e = NULL;
-    enum rc rc = rc_from_cuda(cudaStreamEndCapture(d->stream, &g), "recording", reterr);
+    enum rc rc = rc_from_cuda(cudaStreamEndCapture(d->stream[CU_RUN], &g), "recording", reterr);
 
     if (rc == RC_OK) rc = rc_from_cuda(cudaGraphInstantiate(&e, g, 0), "recorded run", reterr);
     if (g != NULL) (void)cudaGraphDestroy(g);
@@ -353,7 +363,7 @@ static enum rc graph_end(struct cu_dev *d, void **ret, struct err *reterr)
 
 static enum rc graph_run(struct cu_dev *d, void *graph, struct err *reterr)
 {
-    return rc_from_cuda(cudaGraphLaunch(graph, d->stream), "recorded run", reterr);
+    return rc_from_cuda(cudaGraphLaunch(graph, d->stream[CU_RUN]), "recorded run", reterr);
 }
 
 static void graph_free(void *graph)
@@ -371,8 +381,15 @@ const struct cu_dev_ops *cu_dev(void)
                                           .precision = precision,
                                           .alloc = alloc,
                                           .free = free_dev,
-                                          .upload = upload,
-                                          .download = download,
+                                          .slot_bytes = (size_t)4 << 20,
+                                          .pinned_alloc = pinned_alloc,
+                                          .pinned_free = pinned_free,
+                                          .copy = copy,
+                                          .event_new = event_new,
+                                          .event_free = event_free,
+                                          .event_record = event_record,
+                                          .event_wait = event_wait,
+                                          .event_sync = event_sync,
                                           .sync = sync_dev,
                                           .conv_new = conv_new,
                                           .mm_new = mm_new,

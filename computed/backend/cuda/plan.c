@@ -359,7 +359,7 @@ out:
     return rc;
 }
 
-static enum rc memory(struct be_plan *p)
+static enum rc memory(struct be_plan *p, struct cu_ring *up)
 {
     enum rc rc = place(p);
     void *m = NULL;
@@ -379,15 +379,16 @@ static enum rc memory(struct be_plan *p)
         struct cu_buf *b = &p->buf[i];
 
         if (b->place != CU_CONST) continue;
-        rc = p->ops->upload(p->dev, p->consts + b->off, b->host, b->bytes, p->reterr);
+        rc = cu_ring_up(up, p->consts + b->off, b->host, b->bytes, p->reterr);
         free(b->host);
         b->host = NULL;
     }
     return rc == RC_OK ? p->ops->sync(p->dev, p->reterr) : rc;
 }
 
-enum rc cu_plan_new(const struct cu_dev_ops *ops, struct cu_dev *dev, const struct be_graph *g,
-                    const struct be_plan_conf *conf, struct be_plan **ret, struct err *reterr)
+enum rc cu_plan_new(const struct cu_dev_ops *ops, struct cu_dev *dev, struct cu_ring *up,
+                    const struct be_graph *g, const struct be_plan_conf *conf, struct be_plan **ret,
+                    struct err *reterr)
 {
     static const int types[] = {
         [BE_FP32] = K_F32, [BE_TF32] = K_F32, [BE_PREC_F16] = K_F16, [BE_PREC_BF16] = K_BF16};
@@ -405,8 +406,11 @@ enum rc cu_plan_new(const struct cu_dev_ops *ops, struct cu_dev *dev, const stru
     p->in_n = g->input_n;
     p->out_n = g->output_n;
     p->first = malloc(MAX(g->tensor_n, 1) * sizeof(*p->first));
-    p->graph_io = calloc(MAX(g->input_n + g->output_n, 1), sizeof(void *));
-    rc = p->first == NULL || p->graph_io == NULL ? cu_nomem(p) : sizes_check(g, reterr);
+    rc = p->first == NULL ? cu_nomem(p) : sizes_check(g, reterr);
+    for (uint32_t i = 0; rc == RC_OK && i < CU_RECORDS; i++) {
+        p->record[i].io = calloc(MAX(g->input_n + g->output_n, 1), sizeof(void *));
+        if (p->record[i].io == NULL) rc = cu_nomem(p);
+    }
     for (uint32_t i = 0; rc == RC_OK && i < g->tensor_n; i++)
         p->first[i] = BE_NONE;
     if (rc == RC_OK) rc = inputs_make(p);
@@ -414,7 +418,7 @@ enum rc cu_plan_new(const struct cu_dev_ops *ops, struct cu_dev *dev, const stru
         rc = cu_node(p, &g->node[i]);
     for (uint32_t i = 0; rc == RC_OK && i < g->output_n; i++)
         rc = output_make(p, i);
-    if (rc == RC_OK) rc = memory(p);
+    if (rc == RC_OK) rc = memory(p, up);
     if (rc != RC_OK) {
         cu_plan_free(p);
         return rc;
@@ -431,8 +435,14 @@ enum rc cu_plan_new(const struct cu_dev_ops *ops, struct cu_dev *dev, const stru
 
 void cu_plan_free(struct be_plan *p)
 {
+    struct err ignored;
+
     if (p == NULL) return;
-    if (p->graph != NULL) p->ops->graph_free(p->graph);
+    (void)!p->ops->sync(p->dev, &ignored); /* lost: nothing runs any more */
+    for (uint32_t i = 0; i < CU_RECORDS; i++) {
+        p->ops->graph_free(p->record[i].graph);
+        free(p->record[i].io);
+    }
     for (uint32_t i = 0; i < p->step_n; i++)
         if (p->step[i].exec != NULL) p->ops->exec_free(p->step[i].exec);
     for (uint32_t i = 0; i < p->buf_n; i++)
@@ -444,7 +454,6 @@ void cu_plan_free(struct be_plan *p)
     free(p->form);
     free(p->buf);
     free(p->step);
-    free(p->graph_io);
     free(p);
 }
 
@@ -488,26 +497,47 @@ static enum rc enqueue(struct be_plan *p, void *const *io, struct err *reterr)
     return rc;
 }
 
-/* The first run is plain (libraries load what they need), the second is recorded, later ones with
- * the same buffers are one call. */
+/* The first run over a set of buffers is plain (libraries load what they need), the second is
+ * recorded, later ones are one call. */
 enum rc cu_plan_run(struct be_plan *p, void *const *io, struct err *reterr)
 {
     size_t bytes = (p->in_n + p->out_n) * sizeof(*io);
-    bool same = p->runs > 0 && memcmp(p->graph_io, io, bytes) == 0;
+    struct cu_record *r = &p->record[0];
+    void *graph = NULL;
     enum rc rc, ended;
 
-    if (p->graph != NULL && same) return p->ops->graph_run(p->dev, p->graph, reterr);
-    if (p->ops->graph_begin == NULL || p->graph != NULL || !same) {
-        if (p->graph == NULL) memcpy(p->graph_io, io, bytes);
-        p->runs++;
+    for (uint32_t i = 0; i < CU_RECORDS; i++) {
+        struct cu_record *k = &p->record[i];
+
+        if (k->used_at > 0 && memcmp(k->io, io, bytes) == 0) {
+            r = k;
+            break;
+        }
+        if (k->used_at < r->used_at) r = k; /* the one that was used longest ago */
+    }
+    if (r->used_at == 0 || memcmp(r->io, io, bytes) != 0) {
+        rc = r->graph != NULL ? p->ops->sync(p->dev, reterr) : RC_OK; /* it may run still */
+        if (rc != RC_OK) return rc;
+        p->ops->graph_free(r->graph);
+        r->graph = NULL;
+        memcpy(r->io, io, bytes);
+        r->used_at = ++p->runs;
         return enqueue(p, io, reterr);
     }
-    rc = p->ops->graph_begin(p->dev, reterr);
-    if (rc != RC_OK) return rc;
-    rc = enqueue(p, io, reterr);
-    ended = p->ops->graph_end(p->dev, &p->graph, reterr);
-    if (rc == RC_OK) rc = ended;
-    return rc == RC_OK ? p->ops->graph_run(p->dev, p->graph, reterr) : rc;
+    r->used_at = ++p->runs;
+    if (r->graph == NULL) {
+        rc = p->ops->graph_begin(p->dev, reterr);
+        if (rc != RC_OK) return rc;
+        rc = enqueue(p, io, reterr);
+        ended = p->ops->graph_end(p->dev, &graph, reterr);
+        if (rc == RC_OK) rc = ended;
+        if (rc != RC_OK) {
+            p->ops->graph_free(graph); /* of a part */
+            return rc;
+        }
+        r->graph = graph;
+    }
+    return p->ops->graph_run(p->dev, r->graph, reterr);
 }
 
 /* ---- words ---- */

@@ -9,7 +9,7 @@
  * Buffers lie in one block of constants and one arena, whose places are shared by what never lives
  * at the same time; or they are the caller's inputs and outputs. */
 #pragma once
-#include "computed/backend/cuda/dev.h"
+#include "computed/backend/cuda/ring.h"
 
 enum cu_place { CU_ARENA, CU_CONST, CU_IN, CU_OUT };
 struct cu_buf {
@@ -34,6 +34,15 @@ struct cu_step {
     const char *why;      /* static text; NULL: the node itself */
 };
 
+/* A run over these buffers, recorded: two, since the engine fills one set of them while it runs
+ * over the other. */
+#define CU_RECORDS 2
+struct cu_record {
+    void **io;        /* inputs then outputs */
+    void *graph;      /* NULL: not yet */
+    uint64_t used_at; /* 0: never */
+};
+
 struct be_plan {
     const struct cu_dev_ops *ops;
     struct cu_dev *dev;
@@ -47,13 +56,13 @@ struct be_plan {
     struct cu_step *step;
     uint32_t form_n, form_cap, buf_n, buf_cap, step_n, step_cap, in_n, out_n;
     uint8_t *consts, *arena, *workspace; /* device */
-    void *graph;                         /* recorded for these: */
-    void **graph_io;
-    uint32_t runs;
+    struct cu_record record[CU_RECORDS];
+    uint64_t runs;
     struct err *reterr; /* while planning */
 };
 
-MUST_CHECK enum rc cu_plan_new(const struct cu_dev_ops *ops, struct cu_dev *dev,
+/* up: for the constants; borrowed until return. */
+MUST_CHECK enum rc cu_plan_new(const struct cu_dev_ops *ops, struct cu_dev *dev, struct cu_ring *up,
                                const struct be_graph *g, const struct be_plan_conf *conf,
                                struct be_plan **ret, struct err *reterr);
 void cu_plan_free(struct be_plan *p); /* NULL: nothing */

@@ -1,6 +1,7 @@
 /* tests/unit/computed/onnx/test_engine.c - several models in too little memory, and batches that do
  * not fit: the least recently used plan goes, rows run in smaller batches, results stay the same.
- */
+ * The same over the CUDA backend's plans on the host, whose streams go on in an order by lot: there
+ * a batch is on its way up while another runs (computed/backend/cuda/dev_host.c). */
 #include "computed/onnx/engine.h"
 #include "tests/unit/common/model/build.h"
 #include <setjmp.h>
@@ -38,14 +39,20 @@ static struct model *network(float scale)
     return m;
 }
 
-static struct engine *engine(size_t bytes_max, size_t held_max)
+static struct engine *engine_of(const char *backend, size_t bytes_max, size_t held_max)
 {
-    struct engine_conf conf = {.backend = "ref", .bytes_max = bytes_max, .held_max = held_max};
+    struct engine_conf conf = {
+        .backend = backend, .plugin_dir = BACKENDS, .bytes_max = bytes_max, .held_max = held_max};
     struct engine *e;
     struct err err;
 
-    assert_int_equal(engine_open(&conf, &e, &err), RC_OK);
+    if (engine_open(&conf, &e, &err) != RC_OK) fail_msg("%s", err.msg);
     return e;
+}
+
+static struct engine *engine(size_t bytes_max, size_t held_max)
+{
+    return engine_of("ref", bytes_max, held_max);
 }
 
 static void check(const struct session_out *out, const float *x, int64_t n, float scale)
@@ -152,9 +159,82 @@ static void test_rows(void **state)
     free(x);
 }
 
+/* Rows of three models in turn, more than two batches each time and a rest, from one place that is
+ * written anew for each call; recorded runs, both sets of buffers, rings that go round. */
+static void test_streams(void **state)
+{
+    enum { N = 53, MODELS = 3 };
+    float *x = calloc(N * SIDE * SIDE, sizeof(*x));
+    struct model_shape shape = {.rank = 4, .dim = {N, 1, SIDE, SIDE}};
+    struct engine *e = engine_of("cudahost", 0, 0);
+    struct session *s[MODELS];
+    struct model *m[MODELS];
+    struct session_out out[2];
+    const void *in = x;
+    struct err err;
+
+    (void)state;
+    assert_true(N > 3 * engine_batch(e) / 2); /* else nothing would overlap */
+    for (int i = 0; i < MODELS; i++) {
+        m[i] = network((float)i + 1);
+        assert_int_equal(session_open(e, m[i], &s[i], &err), RC_OK);
+    }
+    for (int round = 0; round < 40; round++) {
+        int i = round % MODELS;
+
+        shape.dim[0] = round % 7 == 6 ? 5 : N;
+        for (int k = 0; k < N * SIDE * SIDE; k++)
+            x[k] = (float)((k + 17 * round) % 31) - 13;
+        assert_int_equal(session_run_rows(s[i], &shape, &in, out, &err), RC_OK);
+        check(out, x, shape.dim[0], (float)i + 1);
+        if (round % 5 != 4) continue; /* a plain run beside it, of one row */
+        shape.dim[0] = 1;
+        assert_int_equal(session_run(s[i], &shape, &in, out, &err), RC_OK);
+        check(out, x, 1, (float)i + 1);
+        assert_int_equal(session_repeat(s[i], 3, &err), RC_OK);
+    }
+    for (int i = 0; i < MODELS; i++) {
+        session_close(s[i]);
+        model_free(m[i]);
+    }
+    engine_close(e);
+    free(x);
+}
+
+/* A device that has room for one set of buffers, or for small batches only. */
+static void test_streams_full(void **state)
+{
+    enum { N = 40 };
+    float *x = calloc(N * SIDE * SIDE, sizeof(*x));
+    struct model_shape shape = {.rank = 4, .dim = {N, 1, SIDE, SIDE}};
+    struct model *m = network(2);
+    struct session_out out[2];
+    struct session *s;
+    struct engine *e = engine_of("cudahost", /* bytes_max= */ 3000, 0);
+    const void *in = x;
+    struct err err;
+
+    (void)state;
+    for (int i = 0; i < N * SIDE * SIDE; i++)
+        x[i] = (float)(i % 29) - 13;
+    assert_int_equal(session_open(e, m, &s, &err), RC_OK);
+    assert_int_equal(session_run(s, &shape, &in, out, &err), RC_NOMEM);
+    for (int k = 0; k < 3; k++) {
+        assert_int_equal(session_run_rows(s, &shape, &in, out, &err), RC_OK);
+        check(out, x, N, 2);
+        assert_in_range(session_rows_max(s), 1, engine_batch(e) / 2 - 1);
+    }
+    session_close(s);
+    engine_close(e);
+    model_free(m);
+    free(x);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_several), cmocka_unit_test(test_rows)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_several), cmocka_unit_test(test_rows),
+                                       cmocka_unit_test(test_streams),
+                                       cmocka_unit_test(test_streams_full)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
