@@ -227,14 +227,32 @@ enum rc cu_first(struct be_plan *p, uint32_t t, struct cu_form *ret)
     return RC_OK;
 }
 
+/* A step that lays a float value out in buf, as `last` and `type` say. */
+static enum rc lay(struct be_plan *p, const struct be_tensor *x, const struct cu_form *from,
+                   bool last, int type, uint32_t buf, const char *why)
+{
+    struct cu_step *st = cu_step_new(p, K_MAP, NULL);
+    int32_t s[3][K_RANK];
+    uint8_t order[K_RANK];
+
+    if (st == NULL) return RC_NOMEM;
+    st->why = why;
+    st->buf[0] = buf;
+    st->buf[1] = from->buf;
+    st->k.map.operands = 1;
+    st->k.map.type[0] = type;
+    st->k.map.type[1] = from->type;
+    cu_strides(x, from->last, s[0]);
+    cu_order(x->rank, last, order);
+    st->k.h.n = cu_loop(x, order, UINT32_MAX, s, 1, &st->k.map.at);
+    return RC_OK;
+}
+
 enum rc cu_want(struct be_plan *p, uint32_t t, bool last, int type, uint32_t *ret_buf)
 {
     const struct be_tensor *x = cu_tensor(p, t);
     bool either = cu_same_memory(x);
     struct cu_form from;
-    int32_t s[3][K_RANK];
-    uint8_t order[K_RANK];
-    struct cu_step *st;
     enum rc rc;
 
     for (uint32_t i = p->first[t]; i != BE_NONE; i = p->form[i].next) {
@@ -248,19 +266,8 @@ enum rc cu_want(struct be_plan *p, uint32_t t, bool last, int type, uint32_t *re
     CHECK(cu_is_float(x)); /* others have one form */
     rc = cu_buf_new(p, (size_t)be_tensor_count(x) * cu_type_bytes(type), ret_buf);
     if (rc == RC_OK) rc = cu_alias(p, t, last, type, *ret_buf);
-    if (rc != RC_OK) return rc;
-    st = cu_step_new(p, K_MAP, NULL);
-    if (st == NULL) return RC_NOMEM;
-    st->why = "another form";
-    st->buf[0] = *ret_buf;
-    st->buf[1] = from.buf;
-    st->k.map.operands = 1;
-    st->k.map.type[0] = type;
-    st->k.map.type[1] = from.type;
-    cu_strides(x, from.last, s[0]);
-    cu_order(x->rank, last, order);
-    st->k.h.n = cu_loop(x, order, UINT32_MAX, s, 1, &st->k.map.at);
-    return RC_OK;
+    if (rc == RC_OK) rc = lay(p, x, &from, last, type, *ret_buf, "another form");
+    return rc;
 }
 
 /* ---- making ---- */
@@ -282,29 +289,19 @@ static enum rc output_make(struct be_plan *p, uint32_t i)
     uint32_t t = p->g->output[i], b;
     const struct be_tensor *y = cu_tensor(p, t);
     struct cu_form f;
-    int32_t s[3][K_RANK];
-    uint8_t order[K_RANK];
     struct cu_step *st;
     enum rc rc = buf_add(p, &(struct cu_buf){.place = CU_OUT, .io = i}, &b);
 
     if (rc == RC_OK) rc = cu_first(p, t, &f);
     if (rc != RC_OK) return rc;
-    st = cu_step_new(p, cu_is_float(y) ? K_MAP : K_CAST, NULL);
+    if (cu_is_float(y)) return lay(p, y, &f, /* last= */ false, K_F32, b, "output");
+    st = cu_step_new(p, K_CAST, NULL);
     if (st == NULL) return RC_NOMEM;
     st->why = "output";
     st->buf[0] = b;
     st->buf[1] = f.buf;
-    if (!cu_is_float(y)) {
-        st->k.cast.from = st->k.cast.to = f.type;
-        st->k.h.n = (uint32_t)be_tensor_count(y);
-        return RC_OK;
-    }
-    st->k.map.operands = 1;
-    st->k.map.type[0] = K_F32;
-    st->k.map.type[1] = f.type;
-    cu_strides(y, f.last, s[0]);
-    cu_order(y->rank, false, order);
-    st->k.h.n = cu_loop(y, order, UINT32_MAX, s, 1, &st->k.map.at);
+    st->k.cast.from = st->k.cast.to = f.type;
+    st->k.h.n = (uint32_t)be_tensor_count(y);
     return RC_OK;
 }
 
