@@ -405,21 +405,58 @@ static bool parsed(const char *type)
     return strncmp(type, "image/", 6) == 0 || strcmp(type, "application/dicom") == 0;
 }
 
+static struct content content_of(struct gw *gw, const struct gw_case *cs, const struct gw_object *o,
+                                 const struct slice *plain, uint64_t left_ms)
+{
+    return (struct content){.gw = gw,
+                            .cs = cs,
+                            .o = o,
+                            .plain = plain,
+                            .size = plain != NULL ? plain->n : o->manifest.size_bytes,
+                            .left_ms = left_ms};
+}
+
+/* One question about one object: its facts, or (profile not NULL) the gate's verdict. */
+struct question {
+    struct content *k;
+    struct arena *a;
+    struct gw_facts *facts;
+    const char *profile;
+    struct gw_verdict *verdict;
+};
+
+/* Asks a child, and another one when that died. What a dead one told is forgotten. */
+static enum rc child_ask(struct gw_inspector *in, const struct question *q, struct err *reterr)
+{
+    struct child *c = child_take(in);
+    enum rc rc = RC_OK;
+
+    for (int tries = 0; tries < 2; tries++) { /* one that died while idle costs nothing */
+        if (q->profile != NULL) q->verdict->n_reasons = 0;
+        if (c->pid == 0) rc = child_start(in, c, reterr);
+        if (rc == RC_OK)
+            rc = q->profile == NULL ? job(c, q->k, q->facts, q->a, reterr)
+                                    : deid_job(c, q->k, q->profile, q->verdict, q->a, reterr);
+        if (rc == RC_OK) break;
+        child_kill(c); /* it may be in any state */
+        if (q->profile == NULL) q->facts->n_attributes = 0;
+        if (rc != RC_IO || tries == 1) break;
+        rc = RC_OK;
+    }
+    c->busy = false;
+    fiber_cond_broadcast(&in->free);
+    return rc;
+}
+
 enum rc gw_inspect(struct gw *gw, const struct gw_case *cs, const struct gw_object *o,
                    const struct slice *plain, struct slice head, struct arena *a, uint64_t left_ms,
                    struct gw_facts *ret, struct err *reterr)
 {
-    struct content k = {.gw = gw,
-                        .cs = cs,
-                        .o = o,
-                        .plain = plain,
-                        .size = plain != NULL ? plain->n : o->manifest.size_bytes,
-                        .left_ms = left_ms};
+    struct content k = content_of(gw, cs, o, plain, left_ms);
     uint32_t head_n = (uint32_t)MIN(k.size, (uint64_t)IMAGE_SNIFF_BYTES);
-    struct gw_inspector *in = gw->inspector;
-    struct child *c;
+    struct question q = {.k = &k, .a = a, .facts = ret};
     struct err err = {0};
-    enum rc rc = RC_OK;
+    enum rc rc;
 
     if (head.n < head_n) {
         uint8_t *p = arena_alloc(a, IMAGE_SNIFF_BYTES);
@@ -430,25 +467,14 @@ enum rc gw_inspect(struct gw *gw, const struct gw_case *cs, const struct gw_obje
         head = (struct slice){p, head_n};
     }
     (void)snprintf(ret->media_type, sizeof ret->media_type, "%s", image_sniff(head.p, head_n));
-    if (in == NULL || !parsed(ret->media_type)) return RC_OK;
-    c = child_take(in);
-    for (int tries = 0; tries < 2; tries++) { /* one that died while idle costs nothing */
-        if (c->pid == 0) rc = child_start(in, c, &err);
-        if (rc == RC_OK) rc = job(c, &k, ret, a, &err);
-        if (rc == RC_OK) break;
-        child_kill(c); /* it may be in any state */
-        ret->n_attributes = 0;
-        if (rc != RC_IO || tries == 1) break;
-        rc = RC_OK;
-    }
+    if (gw->inspector == NULL || !parsed(ret->media_type)) return RC_OK;
+    rc = child_ask(gw->inspector, &q, &err);
     if (rc != RC_OK) {
         if (rc == RC_NOMEM) *reterr = err;
         log_warn("inspect_failed",
                  "an object of %llu bytes (%s) has no attributes: mikura-inspect: %s",
                  (unsigned long long)k.size, ret->media_type, err.msg);
     }
-    c->busy = false;
-    fiber_cond_broadcast(&in->free);
     return rc == RC_NOMEM ? RC_NOMEM : RC_OK;
 }
 
@@ -457,16 +483,11 @@ enum rc gw_deid(struct gw *gw, const struct gw_case *cs, const struct gw_object 
                 struct gw_verdict *ret, struct err *reterr)
 {
     static const struct deid_finding broken = {.rule = DEID_MALFORMED};
-    struct content k = {.gw = gw,
-                        .cs = cs,
-                        .o = o,
-                        .plain = plain,
-                        .size = plain != NULL ? plain->n : o->manifest.size_bytes,
-                        .left_ms = left_ms};
+    struct content k = content_of(gw, cs, o, plain, left_ms);
     struct deid_profile *p = arena_alloc(a, sizeof *p);
     const char *text = deid_profile_shipped(profile);
     struct gw_verdict name = {.a = a};
-    struct child *c;
+    struct question q = {.k = &k, .a = a, .profile = text, .verdict = ret};
     struct err err = {0};
     char *path;
     enum rc rc = RC_OK;
@@ -484,18 +505,7 @@ enum rc gw_deid(struct gw *gw, const struct gw_case *cs, const struct gw_object 
         k.window = arena_alloc(a, WINDOW_BYTES);
         if (k.window == NULL) return err_set(reterr, RC_NOMEM, "an inspection");
     }
-    c = child_take(gw->inspector);
-    for (int tries = 0; tries < 2; tries++) { /* one that died while idle costs nothing */
-        ret->n_reasons = 0;
-        if (c->pid == 0) rc = child_start(gw->inspector, c, &err);
-        if (rc == RC_OK) rc = deid_job(c, &k, text, ret, a, &err);
-        if (rc == RC_OK) break;
-        child_kill(c);
-        if (rc != RC_IO || tries == 1) break;
-        rc = RC_OK;
-    }
-    c->busy = false;
-    fiber_cond_broadcast(&gw->inspector->free);
+    rc = child_ask(gw->inspector, &q, &err);
     if (rc == RC_NOMEM) return err_set(reterr, rc, "%s", err.msg);
     if (rc != RC_OK) {
         log_warn("gate_failed", "an object of %llu bytes goes to quarantine: mikura-inspect: %s",
