@@ -14,6 +14,7 @@ jobs for a GPU go to it alone, those for a CPU never, those for any to both; wit
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -245,7 +246,7 @@ def main():
             with torch.no_grad():
                 y = net(torch.from_numpy(prepare(next(iter(data[collection].values())), channels, size, None)))
                 net.last.bias -= y.mean([0] + list(range(2, y.dim())))
-        model = name.lower().replace("/", "-").replace(" ", "-")
+        model = re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
         with open(f"{work}/{model}.onnx", "wb") as f:
             f.write(networks.export(net, at, axes, opset))
         run("operator/admin", "model", "add", f"{work}/{model}.onnx", "--name", model)
