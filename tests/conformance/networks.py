@@ -1,13 +1,14 @@
 #!/usr/bin/python3
 """Whole networks, exported by PyTorch with random weights, against PyTorch's own outputs.
 
-networks.py BUILD BACKEND [--full] [--seed N] [--precision fp32|tf32|fp16|bf16] [--only NAME,...] [--save DIR]
+networks.py BUILD BACKEND [--full] [--seed N] [--precision fp32,tf32,fp16,bf16] [--only NAME,...] [--save DIR]
 
 Small variants by default (seconds); --full: the published sizes. Batch and, where the network allows it, height and width
 are dynamic; the run uses others than the export did. Prints the largest difference relative to the largest expected
 value, which must be at most 1e-4 in fp32 and 3e-2 in bf16 (eight bits of mantissa through fifty layers).
 """
 import argparse
+import inspect
 import io
 import sys
 import time
@@ -128,13 +129,27 @@ def export(net, shape, axes, opset):
     names = [f"y{i}" for i in range(len(outs) if isinstance(outs, tuple) else 1)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # traced shapes: dynamic ones are checked by running at another size
+        older = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}  # as in 1.13
         torch.onnx.export(net, torch.zeros(shape), f, opset_version=opset, input_names=["x"], output_names=names,
-                          dynamic_axes={"x": axes} | {n: {0: "n"} for n in names})
+                          dynamic_axes={"x": axes} | {n: {0: "n"} for n in names}, **older)
     return f.getvalue()
 
 
 def wanted(name, only):
     return name.startswith(tuple(only.split(",")))  # "": all
+
+
+def right(r, what, data, x, want, limit):
+    started = time.monotonic()
+    try:
+        r.load(data)
+        got = r.run([x])
+    except Refused as e:
+        print(f"{what}: refused: {e}")
+        return False
+    err = max(error(g, w) for g, w in zip(got, want)) if len(got) == len(want) else float("inf")
+    print(f"{what} on {r.text}: error {err:.1e}{'' if err <= limit else '  WRONG'} ({time.monotonic() - started:.2f} s)", flush=True)
+    return err <= limit
 
 
 def main():
@@ -143,14 +158,14 @@ def main():
     a.add_argument("backend")
     a.add_argument("--full", action="store_true")
     a.add_argument("--seed", type=int, default=1)
-    a.add_argument("--precision", default="fp32")
+    a.add_argument("--precision", default="fp32", help="with commas: several")
     a.add_argument("--only", default="", help="names' beginnings, with commas")
     a.add_argument("--save", default="", help="keep the exported models in this folder")
     a = a.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(a.seed)
-    r = Runner(a.build, a.backend, a.precision)
-    limit, bad = (1e-4 if a.precision == "fp32" else 3e-2), 0
+    runners = {p: Runner(a.build, a.backend, p) for p in a.precision.split(",")}
+    bad = 0
     for name, net, at, shape, axes, opset in full() if a.full else small():
         if not wanted(name, a.only):
             continue
@@ -163,20 +178,10 @@ def main():
         with torch.no_grad():
             want = net(x)
         want = [w.numpy() for w in (want if isinstance(want, tuple) else (want,))]
-        started = time.monotonic()
-        try:
-            r.load(data)
-            got = r.run([x.numpy()])
-        except Refused as e:
-            print(f"{name}, opset {opset}: refused: {e}")
-            bad += 1
-            continue
-        err = max(error(g, w) for g, w in zip(got, want)) if len(got) == len(want) else float("inf")
-        ok = err <= limit
-        bad += not ok
-        print(f"{name}, opset {opset}, {'x'.join(map(str, shape))}, {a.precision} on {r.text}: error {err:.1e}"
-              f"{'' if ok else '  WRONG'} ({time.monotonic() - started:.2f} s)", flush=True)
-    bad += r.close() != 0
+        for precision, r in runners.items():
+            bad += not right(r, f"{name}, opset {opset}, {'x'.join(map(str, shape))}, {precision}", data, x.numpy(), want,
+                             1e-4 if precision == "fp32" else 3e-2)
+    bad += sum(r.close() != 0 for r in runners.values())
     sys.exit(1 if bad else 0)
 
 
