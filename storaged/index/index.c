@@ -70,7 +70,14 @@ enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct 
     /* kPointInTimeRecovery; to look: kTolerateCorruptedTailRecords */
     rocksdb_options_set_wal_recovery_mode(ix->opts, conf->read_only && !conf->torn_wal ? 0 : 2);
     rocksdb_options_set_db_write_buffer_size(ix->opts, cache / 2);
+    rocksdb_options_set_write_buffer_size(ix->opts, cache / 2);
+    /* Its default, 1 MiB, counts as used with the first row of each column family: seven of them
+     * are half of a budget of 16 MiB, and once slow flushes held the other half, every write
+     * flushed a table of a few rows, without end (test_index: memtables). */
+    rocksdb_options_set_arena_block_size(ix->opts, ARENA_BYTES(cache));
+    rocksdb_options_set_allow_concurrent_memtable_write(ix->opts, 0); /* one thread writes */
     rocksdb_options_set_max_total_wal_size(ix->opts, cache);
+    rocksdb_options_set_manual_wal_flush(ix->opts, 1); /* wal_step */
     rocksdb_options_set_max_open_files(ix->opts, 256);
     rocksdb_options_set_keep_log_file_num(ix->opts, 4);
     /* HEADER_LEVEL: its own log is written at the open only. A line of it that met a full file
@@ -95,8 +102,12 @@ enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct 
         }
         mark_remove(conf->dir);
     }
+    /* rows that are looked for before they are written, mostly in vain */
+    ix->opts_sought = rocksdb_options_create_copy(ix->opts);
+    rocksdb_options_set_memtable_prefix_bloom_size_ratio(ix->opts_sought, 1.0 / 64);
+    rocksdb_options_set_memtable_whole_key_filtering(ix->opts_sought, 1);
     for (int i = 0; i < CF_N; i++)
-        opts[i] = ix->opts;
+        opts[i] = i == CF_STATE || i == CF_LOC ? ix->opts_sought : ix->opts;
     if (conf->read_only) {
         rocksdb_options_set_create_if_missing(ix->opts, 0);
         ix->db = rocksdb_open_for_read_only_column_families(
@@ -142,6 +153,7 @@ void index_close(struct index *ix)
     if (ix->cached != NULL) rocksdb_readoptions_destroy(ix->cached->ro);
     free(ix->cached);
     rocksdb_options_destroy(ix->opts);
+    if (ix->opts_sought != NULL) rocksdb_options_destroy(ix->opts_sought);
     rocksdb_readoptions_destroy(ix->ro);
     rocksdb_readoptions_destroy(ix->ro_scan);
     rocksdb_writeoptions_destroy(ix->wo);
@@ -384,10 +396,20 @@ enum rc index_batch_clear(struct index_batch *b, struct err *reterr)
     return rc;
 }
 
+enum rc wal_step(struct index *ix, struct err *reterr)
+{
+    char *e = NULL;
+
+    if (++ix->wal_n % WAL_BATCHES != 0) return RC_OK;
+    rocksdb_flush_wal(ix->db, /* sync= */ 0, &e);
+    return e == NULL ? RC_OK : rc_from_rocksdb(e, "WAL", reterr);
+}
+
 enum rc index_batch_commit(struct index_batch *b, struct index_applied applied, struct err *reterr)
 {
     uint8_t k[GROUP_BYTES + 1], v[17];
     char *e = NULL;
+    enum rc rc;
 
     batch_unborrow(b);
     memcpy(k, b->prefix, GROUP_BYTES);
@@ -406,6 +428,8 @@ enum rc index_batch_commit(struct index_batch *b, struct index_applied applied, 
     rocksdb_write_writebatch_wi(b->ix->db, b->ix->wo, b->wb, &e);
     space_end(&b->space, /* written= */ e == NULL);
     if (e != NULL) return rc_from_rocksdb(e, "apply", reterr);
+    rc = wal_step(b->ix, reterr);
+    if (rc != RC_OK) return rc;
     rocksdb_writebatch_wi_clear(b->wb);
     return RC_OK;
 }

@@ -3,9 +3,10 @@
  *
  * Every function may block, but reads through index_cached(): worker threads (or start-up) only.
  * Thread-safe: any thread; a group's batches must come one after the other (its order is its
- * log's). The WAL is on and not synced: a power cut keeps a prefix of all batches (point-in-time
- * recovery), so that state, applied position and replay position always fit together; what is
- * missing is replayed from the segment log. index_sync makes all before it durable.
+ * log's). The WAL is on and not synced: a power cut or a kill keeps a prefix of all batches
+ * (point-in-time recovery), so that state, applied position and replay position always fit
+ * together; what is missing is replayed from the segment log. index_sync makes all before it
+ * durable.
  *
  * Column families, keys and values: README.md. After RC_IO or RC_CORRUPT of a write the index takes
  * no more writes (RocksDB's background error); the disk is out. */

@@ -9,19 +9,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FORMAT       1u
-#define INDEX_FORMAT 2u /* 2: families space and bad */
-#define GROUP_BYTES  13u
-#define LOC_BYTES    32u
-#define CHUNK_KEY    36u
-#define CHUNK_BYTES  (1u + LOC_BYTES + 4u + 8u + 8u + 16u + 32u)
-#define LOG_KEY      (GROUP_BYTES + 8u)
-#define LOG_BYTES    (1u + 8u + LOC_BYTES)
-#define SPACE_KEY    8u
-#define SPACE_BYTES  (1u + 4u * 8u)
-#define BAD_BYTES    (CHUNK_BYTES + 1u + 8u)
-#define BLOB_MAX     4096u
-#define STATE_KEY    (GROUP_BYTES + APPLY_MAPKEY_BYTES_MAX)
+#define FORMAT             1u
+#define INDEX_FORMAT       2u /* 2: families space and bad */
+#define GROUP_BYTES        13u
+#define LOC_BYTES          32u
+#define CHUNK_KEY          36u
+#define CHUNK_BYTES        (1u + LOC_BYTES + 4u + 8u + 8u + 16u + 32u)
+#define LOG_KEY            (GROUP_BYTES + 8u)
+#define LOG_BYTES          (1u + 8u + LOC_BYTES)
+#define SPACE_KEY          8u
+#define SPACE_BYTES        (1u + 4u * 8u)
+#define BAD_BYTES          (CHUNK_BYTES + 1u + 8u)
+#define BLOB_MAX           4096u
+#define ARENA_BYTES(cache) MAX((size_t)4096, (cache) / 512) /* 64 KiB of the default 32 MiB */
+#define STATE_KEY          (GROUP_BYTES + APPLY_MAPKEY_BYTES_MAX)
 
 enum { CF_DEFAULT, CF_LOC, CF_LOG, CF_STATE, CF_META, CF_SPACE, CF_BAD, CF_N };
 
@@ -94,10 +95,17 @@ void mark_close(struct index *ix);
 /* All before is durable, and marked so. RC_IO, RC_FULL. */
 MUST_CHECK enum rc mark_sync(struct index *ix, struct err *reterr);
 
+/* The WAL's bytes go to the kernel with each so many batches, not with each: a write call a batch
+ * is what it would cost, and a kill keeps a prefix of all batches, as a power cut does. */
+#define WAL_BATCHES 32u
+/* After a batch. RC_IO, RC_FULL: as if the batch had failed. */
+MUST_CHECK enum rc wal_step(struct index *ix, struct err *reterr);
+
 struct index {
     rocksdb_t *db;
+    uint32_t wal_n; /* batches, of the one thread that writes */
     char *dir;
-    rocksdb_options_t *opts;
+    rocksdb_options_t *opts, *opts_sought;
     rocksdb_readoptions_t *ro, *ro_scan; /* ro_scan: leaves the cache alone */
     rocksdb_writeoptions_t *wo;
     rocksdb_column_family_handle_t *cf[CF_N];

@@ -118,7 +118,7 @@ enum rc index_rows_commit(struct index_rows *r, struct seg_position upto, struct
     rocksdb_write_writebatch_wi(ix->db, ix->wo, r->wb, &e);
     space_end(&r->space, /* written= */ e == NULL);
     index_rows_free(r);
-    return e == NULL ? RC_OK : rc_from_rocksdb(e, "rows", reterr);
+    return e == NULL ? wal_step(ix, reterr) : rc_from_rocksdb(e, "rows", reterr);
 }
 
 enum rc index_replay_from(struct index *ix, struct seg_position *ret, struct err *reterr)

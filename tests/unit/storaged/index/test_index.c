@@ -2,12 +2,15 @@
  * protocol state; neighbours of a group are never touched. */
 #include "common/base/buf.h"
 #include "storaged/index/index.h"
+#include <dirent.h>
 #include <fcntl.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -613,6 +616,66 @@ static void test_first_cached(void **state)
     print_message("%u of %u known without the disk after opening\n", told, KEYS);
 }
 
+/* Small batches over all kinds of rows fit into the memtables' budget for long: RocksDB numbers
+ * each file that it makes, so the highest number tells how often it flushed. */
+static void test_memtables(void **state)
+{
+    struct index_chunk c;
+    unsigned long highest = 0;
+    struct dirent *e;
+    DIR *d;
+
+    (void)state;
+    for (uint64_t i = 1; i <= 400; i++) {
+        struct index_rows *r;
+
+        c = chunk_of((uint8_t)i, (uint32_t)i, 9);
+        assert_int_equal(index_rows_new(ix, &r), RC_OK);
+        assert_int_equal(index_rows_chunk(r, &c, NULL, &err), RC_OK);
+        commit(r, 1, 4096 * i);
+        assert_int_equal(index_bad_add(ix, &c.id, &c.loc, 1, 7, &err), RC_OK);
+        add_log(&G, 1, i, i + 1);
+        apply_nothing(&G, 1, i);
+    }
+    d = opendir(dir);
+    assert_non_null(d);
+    while ((e = readdir(d)) != NULL)
+        highest = MAX(highest, strtoul(e->d_name, NULL, 10));
+    (void)closedir(d);
+    assert_in_range(highest, 1, 40); /* 7 column families, a few at the open */
+}
+
+/* A kill keeps a prefix of the batches, and at most so many are missing. */
+static void test_kill(void **state)
+{
+    struct index_applied ap;
+    uint64_t first, last;
+    int status;
+    pid_t pid;
+
+    (void)state;
+    index_close(ix);
+    ix = NULL;
+    pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        open_index();
+        for (uint64_t i = 1; i <= 1000; i++) {
+            add_log(&G, 1, i, i + 1);
+            apply_nothing(&G, 1, i);
+        }
+        (void)kill(getpid(), SIGKILL);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    open_index();
+    assert_int_equal(index_log_bounds(ix, &G, &first, &last, &err), RC_OK);
+    assert_int_equal(index_applied_get(ix, &G, &ap, &err), RC_OK);
+    assert_true(ap.index == last || ap.index + 1 == last);
+    assert_in_range(last, 984, 1000); /* two batches each of at most 32 */
+    assert_false(index_lost(ix));
+}
+
 static void test_open(void **state)
 {
     struct index_conf c = {.dir = dir};
@@ -650,6 +713,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_batch_model, setup, teardown),
         cmocka_unit_test_setup_teardown(test_scan, setup, teardown),
         cmocka_unit_test_setup_teardown(test_first_cached, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_memtables, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_kill, setup, teardown),
         cmocka_unit_test_setup_teardown(test_open, setup, teardown)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
