@@ -212,8 +212,8 @@ static void on_poll(uv_poll_t *h, int status, int events)
 {
     struct bulk_conn *c = h->data;
 
-    (void)status; /* the calls below find the reason */
-    (void)events;
+    /* a kick reads no socket that was empty: when there is more, this is called */
+    if (status != 0 || (events & UV_READABLE) != 0) c->rx_dry = false;
     if (c->state == BULK_ST_DEAD) {
         (void)uv_poll_stop(h); /* the kick ends it */
         return;

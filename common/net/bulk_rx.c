@@ -306,7 +306,6 @@ void bulk_rx_run(struct bulk_conn *c)
     size_t round = 0;
     bool go_on = true;
 
-    c->rx_dry = false;
     while (go_on && (c->state == BULK_ST_HELLO || c->state == BULK_ST_UP)) {
         switch (c->rx_mode) {
         case RX_FRAME:
