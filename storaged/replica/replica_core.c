@@ -350,6 +350,8 @@ static void follow_entries(struct replica_core *c, struct replica_actions *out,
 static void on_prepare(struct replica_core *c, struct replica_actions *out,
                        const struct replica_msg *m)
 {
+    uint64_t verified = c->verified;
+
     if (id128_is_zero(&c->leader)) {
         c->leader = m->from_disk;
         c->leader_boot = m->from_boot;
@@ -364,6 +366,9 @@ static void on_prepare(struct replica_core *c, struct replica_actions *out,
         if (m->n > 0) follow_entries(c, out, m);
         follow_advance(c, out);
     }
+    /* The last of what the leader has is answered when it is durable (at the latest to the next
+     * beacon): another answer before would say nothing that it waits for. */
+    if (c->verified > verified && m->n < REPLICA_BATCH && replica_held(c) < c->verified) return;
     answer(c, out);
 }
 

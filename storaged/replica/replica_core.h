@@ -30,7 +30,8 @@
  *     anything starts.
  *  8. Quiet groups: beacons are PREPAREs without entries; all that leave in one loop turn for one
  *     peer may travel in one frame (bulk_message), answers likewise. Lease traffic goes on the
- *     BULK_CONTROL connection.
+ *     BULK_CONTROL connection. Entries that are the last of the primary's are answered once, when
+ *     they are durable; beacons, and a full batch, at once.
  *
  * Time: lease_ms is counted by the primary from the *sending* of the beacon that was answered,
  * grace_ms by backups from the receipt; lease_ms * (1 + drift) < grace_ms * (1 - drift).

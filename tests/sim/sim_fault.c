@@ -13,6 +13,7 @@ enum strike {
     CUT_BACK,
     ISOLATE,
     SPLIT,
+    HALF,
     ETCD_CUT,
     ETCD_DOWN,
     ETCD_PAST,
@@ -108,6 +109,9 @@ static void strike(enum strike kind, uint32_t a, uint32_t b, uint64_t us)
             }
         }
         break;
+    case HALF: /* b will take a's place; the others still hear a, which hears neither b nor etcd */
+        w.cut[a][b] = w.cut[b][a] = w.cut_etcd[a] = MAX(until, w.now + 2500 * MS);
+        break;
     case ETCD_CUT:
         w.cut_etcd[a] = until;
         break;
@@ -146,10 +150,10 @@ static uint64_t duration(void)
 static void by_the_clock(void)
 {
     static const uint8_t weights[STRIKES] = {
-        [CRASH] = 20, [CRASH_ALL] = 2, [WIPE] = 3,      [DAMAGE] = 4,
-        [PAUSE] = 9,  [CUT] = 9,       [CUT_BACK] = 3,  [ISOLATE] = 6,
-        [SPLIT] = 5,  [ETCD_CUT] = 6,  [ETCD_DOWN] = 2, [ETCD_PAST] = 4,
-        [NET] = 8,    [DISK_SLOW] = 4, [CLOCK] = 3,     [HEAL] = 16};
+        [CRASH] = 20,   [CRASH_ALL] = 2, [WIPE] = 3,      [DAMAGE] = 4, [PAUSE] = 9,
+        [CUT] = 9,      [CUT_BACK] = 3,  [ISOLATE] = 6,   [SPLIT] = 5,  [HALF] = 5,
+        [ETCD_CUT] = 6, [ETCD_DOWN] = 2, [ETCD_PAST] = 4, [NET] = 8,    [DISK_SLOW] = 4,
+        [CLOCK] = 3,    [HEAL] = 16};
     uint32_t a = (uint32_t)rnd(w.n), b = (uint32_t)rnd(w.n), at, sum = 0, kind = 0;
 
     if (w.faults_left == 0) return;

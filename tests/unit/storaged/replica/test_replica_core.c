@@ -463,13 +463,15 @@ static void follows(void **state)
     prepare(A, 2, 2, 1, 3, txn(), 2, 1);
     assert_int_equal(only(REPLICA_APPEND)->first, 1);
     assert_int_equal(only(REPLICA_APPEND)->n, 3);
+    assert_int_equal(count(REPLICA_APPLY), 0);
+    assert_null(sent(REPLICA_ANSWER, A)); /* when they are on the disk: nobody waits for less */
+    prepare(A, 2, 2, 0, 0, txn(), 2, 1);  /* a beacon is answered at once */
     m = sent(REPLICA_ANSWER, A);
     assert_non_null(m);
     assert_int_equal(m->durable, 0); /* not on the disk yet */
     assert_int_equal(m->want, 4);
     assert_int_equal(m->stamp_ms, 500); /* echoed */
     assert_int_equal(m->seq, 5);
-    assert_int_equal(count(REPLICA_APPLY), 0);
     durable(1, 3); /* what became durable under another epoch is nothing here */
     assert_int_equal(acts.n, 0);
     durable(2, 2);
@@ -483,6 +485,8 @@ static void follows(void **state)
     assert_int_equal(replica_may_read(&core, now), RC_STALE);
     assert_int_equal(replica_may_read_chunk(&core), RC_OK);
     assert_int_equal(replica_log_needed(&core), 4);
+    prepare(A, 2, 2, 4, REPLICA_BATCH, txn(), 99, 1); /* as many as fit: there may be more */
+    assert_int_equal(sent(REPLICA_ANSWER, A)->want, 4 + REPLICA_BATCH);
 }
 
 static void refuses(void **state)
