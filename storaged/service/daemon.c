@@ -276,6 +276,7 @@ static void slow_tick(struct sd *sd)
             log_info("disk_healed", "dir=%s", d->dir);
         }
     }
+    compare_look(sd);
 }
 
 static void on_timer(uv_timer_t *h)
