@@ -1,11 +1,12 @@
 /* gateway/inspect/main.c - mikura-inspect: reads an object's attributes for queries, checks and
  * cleans it by a de-identification profile, locked in.
  *
- * Started with a socketpair as descriptor 3, an empty environment and nothing else open. It holds
+ * Started with a socketpair as descriptor 3 and nothing else open. It holds
  * no key; bytes of the one object under inspection come over the socketpair when asked for. */
 #include "common/base/le.h"
 #include "common/base/log.h"
 #include "common/image/deid/deid.h"
+#include "common/image/deid/text_reader.h"
 #include "common/sandbox/sandbox.h"
 #include "gateway/inspect/wire.h"
 #include <errno.h>
@@ -141,8 +142,18 @@ static enum rc out_pseudonym(void *ctx, enum deid_pseudonym kind, const void *p,
     return RC_OK;
 }
 
-static enum rc deid(uint8_t kind, const struct image_source *src, struct err *reterr)
+static enum rc line_read(void *ctx, const uint8_t *grey, uint32_t width, uint32_t height,
+                         bool *ret_text, struct err *reterr)
 {
+    return text_reader_read(ctx, grey, width, height, ret_text, reterr);
+}
+
+/* reader NULL: none, and no text is cleared. What was cleaned is checked again by a job of its own.
+ */
+static enum rc deid(uint8_t kind, const struct image_source *src, struct text_reader *reader,
+                    struct err *reterr)
+{
+    const struct deid_reader lines = {reader, line_read};
     static const struct deid_out out = {NULL, out_copy, out_data, out_pseudonym};
     static char text[DEID_PROFILE_BYTES_MAX];
     static struct deid_profile profile;
@@ -155,6 +166,9 @@ static enum rc deid(uint8_t kind, const struct image_source *src, struct err *re
     full_read(text, le_get16(len));
     rc = deid_profile_parse(text, le_get16(len), &profile, reterr);
     if (rc == RC_OK && kind == 'D') rc = deid_check(src, &profile, finding, NULL, &outcome, reterr);
+    if (rc == RC_OK && kind == 'D')
+        rc = deid_text(src, &profile, reader == NULL ? NULL : &lines, finding, NULL, &outcome,
+                       reterr);
     if (rc == RC_OK && kind == 'C')
         rc = deid_clean(src, &profile, &out, finding, NULL, &outcome, reterr);
     if (rc != RC_OK) return rc;
@@ -176,11 +190,14 @@ int main(void)
     const struct sandbox_conf conf = {.address_bytes_max = INSPECT_MEMORY_MAX,
                                       .keep_fd_max = INSPECT_FD,
                                       .cpu_s_max = INSPECT_CPU_S_MAX};
+    struct text_reader *reader = NULL;
     struct err err = {0};
 
     log_setup("mikura-inspect", LOG_WARN);
     (void)prctl(PR_SET_PDEATHSIG, SIGKILL); /* it ends with its parent; the socket tells too */
     image_init();                           /* opens the DICOM dictionary: not possible later */
+    if (text_reader_open(NULL, &reader, &err) != RC_OK) /* reads its files: likewise */
+        log_warn("inspect_no_reader", "pictures with lines in them go to quarantine: %s", err.msg);
     if (sandbox_enter(&conf, &err) != RC_OK) {
         log_error("inspect_sandbox", "%s", err.msg);
         return 1;
@@ -194,7 +211,8 @@ int main(void)
         full_read(job, sizeof job);
         src.size = le_get64(job + 1);
         err.msg[0] = 0;
-        rc = job[0] == 'A' ? image_attributes(&src, fact, NULL, &err) : deid(job[0], &src, &err);
+        rc = job[0] == 'A' ? image_attributes(&src, fact, NULL, &err)
+                           : deid(job[0], &src, reader, &err);
         if (rc != RC_OK) n = (uint16_t)MIN(strlen(err.msg), (size_t)INSPECT_REASON_MAX);
         le_put16(end + 1, n);
         full_write(end, sizeof end);

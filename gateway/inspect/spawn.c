@@ -1,5 +1,5 @@
-/* gateway/inspect/spawn.c - the child gets one end of a socketpair, /dev/null and no environment.
- */
+/* gateway/inspect/spawn.c - the child gets one end of a socketpair, /dev/null and no environment
+ * but what keeps tesseract from starting threads, which it may not. */
 #include "gateway/inspect/spawn.h"
 #include "gateway/inspect/wire.h"
 #include <errno.h>
@@ -28,7 +28,8 @@ void inspect_program(const char *given, char path[512])
 enum rc inspect_spawn(const char *program, pid_t *ret_pid, int *ret_fd, struct err *reterr)
 {
     char path[512];
-    char *const argv[] = {path, NULL}, *const envp[] = {NULL};
+    char threads[] = "OMP_THREAD_LIMIT=1";
+    char *const argv[] = {path, NULL}, *const envp[] = {threads, NULL};
     posix_spawn_file_actions_t fa;
     int sv[2], status;
 

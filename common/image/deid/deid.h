@@ -7,8 +7,8 @@
  * for).
  *
  * Default deny: a text, private or unknown attribute, a metadata segment, a TIFF tag or a format
- * that no rule knows as harmless is a violation. Pixels are never looked at: a class of images that
- * usually carries text goes to quarantine until a person has looked.
+ * that no rule knows as harmless is a violation. A class of images that usually carries text in its
+ * pixels goes to quarantine until a person has looked; in others text is searched (deid_text).
  *
  * A finding is numbers only (rule, place, tags): no value of a file can travel in it, whatever the
  * file holds. deid_finding_text makes it readable outside. */
@@ -61,7 +61,8 @@ const char *deid_outcome_name(enum deid_outcome o); /* "accepted", ... */
     X(DEID_TRAILER, "trailing-data", "bytes after the end of the image", R)                        \
     X(DEID_VIDEO, "video", "videos are not allowed", R)                                            \
     X(DEID_NAME, "file-name", "the name or a folder's can identify a person or a day", R)          \
-    X(DEID_PIXELS, "pixels-unverified", "its class usually shows text: a person must look", Q)     \
+    X(DEID_PIXELS, "pixels-unverified", "its class usually shows text, or text was found: look",   \
+      Q)                                                                                           \
     X(DEID_BURNED_IN, "burned-in", "it says that text is burned in: a person must look", Q)
 #define DEID_RULE_ENUM(id, name, text, level) id,
 enum deid_rule { DEID_RULES(DEID_RULE_ENUM) DEID_RULE_N };
@@ -78,7 +79,16 @@ enum deid_place {
     DEID_AT_SLIDE, /* directory, index of a known key, see deid_slide_keys */
     DEID_AT_OME,   /* directory, index of a known name */
     DEID_AT_VOL,   /* index of a field */
+    DEID_AT_FRAME, /* frame, enum deid_seen */
     DEID_PLACE_N
+};
+enum deid_seen { /* in the pixels of a frame */
+                 DEID_SEEN_TEXT,
+                 DEID_SEEN_NOT_DECODED,
+                 DEID_SEEN_TOO_LARGE,
+                 DEID_SEEN_TOO_SLOW, /* the frame where the time was over */
+                 DEID_SEEN_NO_READER,
+                 DEID_SEEN_N
 };
 enum deid_change {
     DEID_KEPT, /* a check; or cleaning cannot mend it */
@@ -111,6 +121,7 @@ enum deid_keep { DEID_DO_REMOVE, DEID_DO_KEEP };
 enum deid_dates { DEID_DATES_REMOVE, DEID_DATES_SHIFT, DEID_DATES_KEEP };
 enum deid_pixels { DEID_PIXELS_ACCEPT, DEID_PIXELS_QUARANTINE };
 enum { DEID_LIST_MAX = 16, DEID_PROFILE_BYTES_MAX = 8192 };
+enum deid_look { DEID_LOOK_ALL, DEID_LOOK_DOUBTFUL, DEID_LOOK_NEVER }; /* for text in pixels */
 struct deid_private {
     uint16_t group;
     uint8_t elem;
@@ -127,7 +138,8 @@ struct deid_profile {
     bool names_any;           /* file names are not looked at */
     enum deid_pixels plain;   /* JPEG, PNG, TIFF that are no slide */
     enum deid_pixels missing; /* BurnedInAnnotation missing, original CT, MR and PET */
-    uint32_t pattern_n;       /* pseudonyms of the society's own form: 9 digit, A letter, X hex */
+    enum deid_look text;
+    uint32_t pattern_n; /* pseudonyms of the society's own form: 9 digit, A letter, X hex */
     char pattern[DEID_LIST_MAX][32];
     uint32_t opaque_n; /* media types that pass unread */
     char opaque[DEID_LIST_MAX][48];
@@ -164,6 +176,23 @@ struct deid_out {
 MUST_CHECK enum rc deid_clean(const struct image_source *src, const struct deid_profile *p,
                               const struct deid_out *out, deid_finding_cb cb, void *data,
                               enum deid_outcome *ret, struct err *reterr);
+
+/* Reads one line: grey pixels, letters dark on white. common/image/deid/text_reader.h */
+struct deid_reader {
+    void *ctx;
+    enum rc (*read)(void *ctx, const uint8_t *grey, uint32_t width, uint32_t height, bool *ret_text,
+                    struct err *reterr);
+};
+/* Text in the pixels of a file that a check accepted: then io_outcome becomes DEID_QUARANTINED. So
+ * it does when they cannot be looked at: not decoded, too large, over DEID_TEXT_CPU_MS of this
+ * process, no reader (NULL). DEID_LOOK_DOUBTFUL passes original slices of CT, MR and PET and tiles
+ * of slides; what is computed from images or no image passes always. Of many frames
+ * DEID_TEXT_FRAMES are looked at, evenly. Decodes: 300 MiB. RC_NOMEM, or any code of source and
+ * reader. */
+enum { DEID_TEXT_FRAMES = 5, DEID_TEXT_CPU_MS = 4000 };
+MUST_CHECK enum rc deid_text(const struct image_source *src, const struct deid_profile *p,
+                             const struct deid_reader *reader, deid_finding_cb cb, void *data,
+                             enum deid_outcome *io_outcome, struct err *reterr);
 
 /* A relative path as it would be stored: dates, letters outside of ASCII (a Japanese name, in UTF-8
  * or Shift_JIS), a person's title. At most one finding. */

@@ -63,6 +63,10 @@ struct verdict dicom_judge(struct dicom_run *c, const struct dcm_elem *e, uint32
 struct verdict dicom_judge_seq(struct dicom_run *c, const struct dcm_elem *e);
 /* The rules for the object as a whole: its class and its pixels. */
 void dicom_judge_object(struct dicom_run *c);
+/* Computed from other images: no camera, no screen. */
+bool dicom_is_computed(const char *sop_class);
+/* A scanner's own slice or a slide's tile: nothing was written into it. */
+bool dicom_is_original(const char *sop_class, const char *image_type);
 
 /* ---- writing (dicom_write.c); all do nothing in a check ---- */
 MUST_CHECK enum rc dicom_write_meta(struct dicom_run *c, struct err *reterr);

@@ -345,6 +345,20 @@ static const char *const COMPUTED[] = {"66", "481", "30", "11", "88", "91", "9"}
 static const char *const SCANNERS[] = {"2", "4", "128", "130"};
 static const char *const DOCUMENTS[] = {"104"};
 
+bool dicom_is_computed(const char *sop_class)
+{
+    return in_classes(sop_class, COMPUTED, ARRAY_N(COMPUTED));
+}
+
+bool dicom_is_original(const char *sop_class, const char *image_type)
+{
+    static const char *const TILES[] = {"77.1.6"};
+
+    if (in_classes(sop_class, TILES, ARRAY_N(TILES))) return true;
+    return in_classes(sop_class, SCANNERS, ARRAY_N(SCANNERS)) &&
+           strncmp(image_type, "ORIGINAL\\PRIMARY", 16) == 0;
+}
+
 static void tell(struct dicom_run *c, enum deid_rule rule, uint32_t tag)
 {
     run_find(c->r, rule, DEID_KEPT, DEID_AT_DICOM, &tag, 1);
@@ -377,7 +391,7 @@ static void judge_pixels(struct dicom_run *c)
     const uint32_t burned = DCM_TAG(0x0028, 0x0301);
 
     if (strcmp(f->burned_in, "YES") == 0) tell(c, DEID_BURNED_IN, burned);
-    if (in_classes(f->sop_class, COMPUTED, ARRAY_N(COMPUTED))) return;
+    if (dicom_is_computed(f->sop_class)) return;
     if (in_classes(f->sop_class, SHOWS_TEXT, ARRAY_N(SHOWS_TEXT))) {
         tell(c, DEID_PIXELS, DCM_TAG(0x0008, 0x0016));
     } else if (f->conversion[0] != '\0') {

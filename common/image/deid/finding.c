@@ -36,6 +36,11 @@ const char *deid_change_name(unsigned change)
     return change < ARRAY_N(NAMES) ? NAMES[change] : "?";
 }
 
+/* enum deid_seen */
+static const char *const SEEN[DEID_SEEN_N] = {"text in the pixels", "cannot be decoded",
+                                              "too large to be searched",
+                                              "the search took too long", "no reader of text"};
+
 bool deid_finding_valid(const struct deid_finding *f)
 {
     return f->rule < DEID_RULE_N && f->place < DEID_PLACE_N && f->change < DEID_CHANGE_N &&
@@ -110,6 +115,9 @@ void deid_finding_field(const struct deid_finding *f, char text[DEID_FIELD_BYTES
     case DEID_AT_VOL:
         if (deid_vol_at(a) != NULL)
             (void)snprintf(text, DEID_FIELD_BYTES, "VOL %s", deid_vol_at(a)->name);
+        break;
+    case DEID_AT_FRAME:
+        (void)snprintf(text, DEID_FIELD_BYTES, "frame %u: %s", a, b < DEID_SEEN_N ? SEEN[b] : "?");
         break;
     case DEID_AT_FILE:
     case DEID_PLACE_N:

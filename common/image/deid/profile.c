@@ -72,6 +72,18 @@ static bool set_pixels(enum deid_pixels *to, const char *v)
     return w >= 0;
 }
 
+static bool set_look(struct deid_profile *p, const char *v)
+{
+    static const char *const WORDS[] = {"all", "doubtful", "never"}; /* enum deid_look */
+
+    for (size_t i = 0; i < ARRAY_N(WORDS); i++) {
+        if (strcmp(WORDS[i], v) != 0) continue;
+        p->text = (enum deid_look)i;
+        return true;
+    }
+    return false;
+}
+
 static bool set_dates(struct deid_profile *p, const char *v)
 {
     if (strcmp(v, "keep") == 0) {
@@ -152,6 +164,7 @@ static bool set_key(struct deid_profile *p, const char *key, char *v)
     if (strcmp(key, "dates") == 0) return set_dates(p, v);
     if (strcmp(key, "pixels.plain-image") == 0) return set_pixels(&p->plain, v);
     if (strcmp(key, "pixels.no-statement") == 0) return set_pixels(&p->missing, v);
+    if (strcmp(key, "pixels.text") == 0) return set_look(p, v);
     if (strcmp(key, "pseudonym") == 0)
         return add_text(p->pattern[0], &p->pattern_n, sizeof(p->pattern[0]), v);
     if (strcmp(key, "opaque") == 0)

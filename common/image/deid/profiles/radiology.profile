@@ -2,13 +2,14 @@
 # everything else does. Dates are shifted by days that differ from patient to patient. Private values
 # that quantities depend on stay (PS3.15 Table E.3.10-1).
 name = radiology
-version = 1
+version = 2
 formats = dicom
 dates = shift
 patient = keep
 structured-content = clean
 pixels.plain-image = quarantine
 pixels.no-statement = accept
+pixels.text = doubtful
 private = 0019,xx0C SIEMENS MR HEADER
 private = 0019,xx0E SIEMENS MR HEADER
 private = 0043,xx39 GEMS_PARM_01
