@@ -2,6 +2,8 @@
  * every engine; after a power cut at any request of a reclaim, in all five modes of the memory
  * disk. */
 #include "disk_model.h"
+#include "common/base/le.h"
+#include "storaged/index/index_priv.h"
 #include "storaged/repair/reclaim.h"
 #include <dirent.h>
 #include <fcntl.h>
@@ -244,15 +246,21 @@ struct kept {
     struct disk_mem *mem;
     char dir[96]; /* holds index/ and disk.id */
     uint64_t wal_floor;
-    struct model m; /* as acknowledged then */
-    bool maybe[MODEL_CHUNKS];
+    struct model m;           /* as acknowledged then */
+    bool maybe[MODEL_CHUNKS]; /* dropped and not synced: there or not */
 };
 static struct kept kept[KEPT_MAX];
 static uint32_t kept_n, boundary, stride = 7, modes = 5;
 static struct model crash_model;
-static bool maybe[MODEL_CHUNKS]; /* dropped and not synced: there or not */
+static uint64_t drop_seq[MODEL_CHUNKS]; /* RocksDB's number of the last drop; 0: none in this run */
 static uint64_t wal_floor;
 static uint8_t mark_seen[2 * 4096];
+
+/* What is in the database up to this number is durable (index_mark.c). */
+static uint64_t marked_seq(const uint8_t *mark)
+{
+    return MAX(le_get64(mark + 24), le_get64(mark + 4096 + 24));
+}
 
 static void copy_file(const char *from, const char *to)
 {
@@ -324,14 +332,14 @@ static void on_boundary(void *ctx)
     if (memcmp(mark, mark_seen, sizeof(mark)) != 0) {
         memcpy(mark_seen, mark, sizeof(mark));
         wal_floor = wal_bytes(from);
-        memset(maybe, 0, sizeof(maybe));
     }
     if (boundary++ % stride != 0 || kept_n == KEPT_MAX) return;
     k->mem = disk_mem_clone(crash_model.mem, boundary);
     assert_non_null(k->mem);
     k->wal_floor = wal_floor;
     k->m = crash_model;
-    memcpy(k->maybe, maybe, sizeof(maybe));
+    for (uint32_t i = 0; i < MODEL_CHUNKS; i++)
+        k->maybe[i] = drop_seq[i] > marked_seq(mark);
     (void)snprintf(k->dir, sizeof(k->dir), "%s/at-%u", crash_model.base, boundary);
     assert_int_equal(mkdir(k->dir, 0700), 0);
     (void)snprintf(to, sizeof(to), "%s/index", k->dir);
@@ -413,7 +421,7 @@ static void test_crash(void **state)
     model_trim(&crash_model, 8);
     assert_int_equal(index_sync(store_index(crash_model.store), &err), RC_OK);
     kept_n = boundary = 0;
-    memset(maybe, 0, sizeof(maybe));
+    memset(drop_seq, 0, sizeof(drop_seq));
     memset(mark_seen, 0, sizeof(mark_seen));
     o.r = new_reclaim(&crash_model, 20);
     disk_mem_watch(mem, on_boundary, NULL);
@@ -424,7 +432,8 @@ static void test_crash(void **state)
         if (turn % 40 == 0 && drop < 60) { /* one that reclaim may be copying */
             if (crash_model.chunk[drop]) {
                 model_drop(&crash_model, drop);
-                maybe[drop] = true;
+                drop_seq[drop] =
+                    rocksdb_get_latest_sequence_number(store_index(crash_model.store)->db);
             }
             drop++;
         }
