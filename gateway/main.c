@@ -38,7 +38,7 @@ struct settings {
     enum placement_level level; /* failure_domain */
     bool master_key_create;
     uint64_t prefix_bits, copies, min_in_sync, disk_patience, keepalive, task_lease, upload_bytes;
-    uint64_t upload_ttl, collect_grace, collect_period;
+    uint64_t upload_ttl, collect_grace, collect_period, quarantine_ttl;
 };
 #define AT(field) offsetof(struct settings, field)
 static const struct conf_opt OPTS[] = {
@@ -72,6 +72,8 @@ static const struct conf_opt OPTS[] = {
      "what a put left behind is dropped after so long; no put may last longer"},
     {"collect_period", CONF_MS, AT(collect_period), "10m", "TIME",
      "between two looks for what uploads left behind"},
+    {"quarantine_ttl", CONF_MS, AT(quarantine_ttl), "60d", "TIME",
+     "what a profile holds back is deleted after so long; 0: never. The same at every gateway"},
     {"disk_patience", CONF_MS, AT(disk_patience), "10m", "TIME",
      "a disk away for longer is given up and copied elsewhere"},
     {"keepalive", CONF_MS, AT(keepalive), "30s", "TIME",
@@ -693,6 +695,7 @@ int main(int argc, char **argv)
     d->gw.upload_ttl = (uint32_t)d->set.upload_ttl;
     d->gw.collect_grace = (uint32_t)d->set.collect_grace;
     d->gw.collect_ms = d->set.collect_period;
+    d->gw.quarantine_ms = d->set.quarantine_ttl;
     list_init(&d->gw.cached);
     if (fibers_open(&d->loop, &d->fs) != RC_OK) return 1;
     d->gw.fs = d->fs;

@@ -125,6 +125,11 @@ void mikura_client_close(struct mikura_client *c)
     free(c);
 }
 
+void mikura_client_cancel(struct mikura_client *c)
+{
+    c->canceled = true;
+}
+
 /* ---- retries ---- */
 void attempt_init(struct attempt *a, struct mikura_client *c)
 {
@@ -163,6 +168,7 @@ enum rc attempt_pick(struct attempt *a, struct gateway **ret_gw, struct err *ret
             uint32_t idx = (c->cur + i) % c->gw_n;
             struct gateway *g = &c->gw[idx];
 
+            if (c->canceled) return err_set(reterr, RC_CANCELED, "stopped");
             rc = rpc_channel_connected(g->ch) ? RC_OK
                                               : probe(g, MIN(PROBE_MS, attempt_left_ms(a)), reterr);
             if (rc == RC_OK || rpc_channel_connected(g->ch)) {
@@ -192,7 +198,7 @@ bool attempt_again(struct attempt *a, enum rc rc)
     /* RESOURCE_EXHAUSTED may be a queue that is full now, or a quota: a few tries tell */
     if (rc_grpc(rc) == 8 && a->tries >= BUSY_TRIES) return false;
     if (rc != RC_UNAVAIL && rc != RC_DEADLINE && rc != RC_IO && rc_grpc(rc) != 8) return false;
-    if (clock_boot_ms() >= a->until_ms) return false;
+    if (c->canceled || clock_boot_ms() >= a->until_ms) return false;
     if (c->cur == a->gw_idx) c->cur = (c->cur + 1) % c->gw_n;
     wait_ms = MIN((uint64_t)BACKOFF_MS << MIN(a->tries, 5u), BACKOFF_MAX);
     a->tries++;

@@ -38,6 +38,9 @@ struct mikura_client;
 MUST_CHECK enum rc mikura_client_open(struct fibers *fs, const struct mikura_profile *profile,
                                       uint32_t patience_ms, struct mikura_client **ret_client,
                                       struct err *reterr);
+/* No new try is made any more: calls end with RC_CANCELED, those that wait for a gateway within its
+ * probe (3 s), those that one works on when it answers or they fail. */
+void mikura_client_cancel(struct mikura_client *c);
 /* Waits until the connections are gone. No call may run. NULL is fine. */
 void mikura_client_close(struct mikura_client *c);
 /* Asks every gateway whether it serves; each(data, address, rc, reason). */

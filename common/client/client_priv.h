@@ -17,7 +17,7 @@ struct mikura_client {
     struct gateway gw[MIKURA_GATEWAYS_MAX];
     uint32_t gw_n, cur; /* cur: where the next call goes */
     uint32_t patience_ms;
-    bool ever_connected;
+    bool ever_connected, canceled;
     uint32_t closing_n;
     struct fiber_event closed;
 };

@@ -196,6 +196,7 @@ void agent_close(struct agent *a)
 void agent_stop(struct agent *a)
 {
     a->stop = true;
+    mikura_client_cancel(a->client); /* all that was done is in the journal */
     fiber_cond_broadcast(&a->changed);
     fiber_cond_broadcast(&a->send_free);
     fiber_event_set(&a->wake);

@@ -1,5 +1,5 @@
-/* gateway/api/collect.c - gives back what uploads left behind: sessions that expired, and chunks of
- * a put whose gateway died.
+/* gateway/api/collect.c - gives back what uploads left behind: sessions that expired, chunks of a
+ * put whose gateway died, and what was in quarantine for too long (quarantine.c).
  *
  * Everything goes through the groups' logs. A session is aborted by the entry that the tick of its
  * own group allows; its TOMB row has the sweep drop its chunks. A chunk without a session is looked
@@ -17,7 +17,8 @@
 #include "gateway/api/upload.h"
 #include "gateway/manager/manager.h"
 
-#define PAGE_ROWS 256u
+#define PAGE_ROWS           256u
+#define EXPIRE_PAUSE_MAX_MS (24u * 3600u * 1000u)
 
 /* ---- sessions ---- */
 struct open_session {
@@ -384,9 +385,20 @@ static enum rc chunks_pass(struct gw *gw, uint32_t *ret_dropped, struct err *ret
     return rc;
 }
 
+/* A look at every case of the collections with a profile: not often. */
+static enum rc expire_pass(struct gw *gw, uint64_t *io_next_ms, struct err *reterr)
+{
+    uint64_t pause_ms = MAX(gw->collect_ms, MIN(gw->quarantine_ms / 8, EXPIRE_PAUSE_MAX_MS));
+
+    if (gw->quarantine_ms == 0 || clock_boot_ms() < *io_next_ms) return RC_OK;
+    *io_next_ms = clock_boot_ms() + pause_ms;
+    return objects_expire_quarantine(gw, reterr);
+}
+
 void gw_collect_run(void *arg)
 {
     struct gw *gw = arg;
+    uint64_t expire_ms = 0;
 
     while (!gw->closing) {
         uint32_t aborted = 0, dropped = 0;
@@ -398,6 +410,7 @@ void gw_collect_run(void *arg)
         rc = sessions_pass(gw, &aborted, &err);
         if (aborted > 0) gw_sweep_wake(gw);
         if (rc == RC_OK) rc = chunks_pass(gw, &dropped, &err);
+        if (rc == RC_OK) rc = expire_pass(gw, &expire_ms, &err);
         if (rc != RC_OK)
             log_warn("collect_failed", "rc=%s why=%s: goes on in %llu s", rc_name(rc), err.msg,
                      (unsigned long long)gw->collect_ms / 1000);

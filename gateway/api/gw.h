@@ -52,6 +52,7 @@ struct gw {
     uint32_t upload_ttl;    /* ticks that an upload lives without a touch */
     uint32_t collect_grace; /* ticks before a chunk without a session is looked at */
     uint64_t collect_ms;    /* between two looks */
+    uint64_t quarantine_ms; /* what is held for longer is deleted; 0: never */
     bool closing;
     struct fiber_sem upload_bytes; /* memory of chunks under way */
 };

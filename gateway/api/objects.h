@@ -38,6 +38,11 @@ MUST_CHECK enum rc objects_body_tomb(struct fcall *c, const struct gw_case *cs,
                                      const struct id128 *body, uint32_t pool, uint32_t chunks,
                                      struct err *reterr);
 enum rc objects_delete(struct fcall *c, struct err *reterr);
+/* A version in quarantine, as objects_delete does it. RC_NOTFOUND: released or removed meanwhile.
+ */
+MUST_CHECK enum rc objects_delete_held(struct gw *gw, const struct gw_collection *col,
+                                       const char *case_id, const char *path, uint64_t version,
+                                       struct arena *a, struct err *reterr);
 enum rc objects_drop_staged(struct fcall *c, struct err *reterr);
 /* objects_pack.c */
 enum rc objects_put_pack(struct fcall *c, struct err *reterr);
@@ -46,3 +51,6 @@ enum rc objects_check_case(struct fcall *c, struct err *reterr);
 /* quarantine.c */
 enum rc objects_list_quarantine(struct fcall *c, struct err *reterr);
 enum rc objects_release_quarantine(struct fcall *c, struct err *reterr);
+/* Deletes what is held for longer than gw->quarantine_ms, in all collections with a profile: reads
+ * the INDEX rows of each of their cases. */
+MUST_CHECK enum rc objects_expire_quarantine(struct gw *gw, struct err *reterr);

@@ -20,7 +20,7 @@
 #define SWEEP_MS     600000u
 
 struct version {
-    uint64_t version;
+    uint64_t version, row_version;
     struct slice key, value;
 };
 struct versions {
@@ -39,6 +39,7 @@ static enum rc keep_version(void *arg, const Mikura__Internal__V1__Item *item)
 
     if (rc != RC_OK) return rc;
     if (vs->only != 0 && v->version != vs->only) return RC_OK;
+    v->row_version = item->version;
     v->key = (struct slice){arena_copy(vs->a, item->key.data, item->key.len), item->key.len};
     v->value =
         (struct slice){arena_copy(vs->a, item->value.data, item->value.len), item->value.len};
@@ -46,13 +47,19 @@ static enum rc keep_version(void *arg, const Mikura__Internal__V1__Item *item)
     return ++vs->n == VERSIONS_MAX ? RC_RANGE : RC_OK;
 }
 
+/* What a deletion works with: a call's, or the gateway's own. */
+struct doing {
+    struct gw *gw;
+    struct arena *a;
+    uint64_t left_ms;
+};
 struct leaving { /* a PACK row that changes */
     struct id128 body;
     struct slice key;
     struct record_pack rec;
 };
 struct deleting {
-    struct gw_compare compares[1 + PACKS_MAX]; /* the head first */
+    struct gw_compare compares[2 + PACKS_MAX]; /* the head first */
     struct gw_put puts[1 + 2 * VERSIONS_MAX + PACKS_MAX];
     struct slice deletes[2 * VERSIONS_MAX + PACKS_MAX];
     struct leaving *packs[PACKS_MAX];
@@ -79,11 +86,10 @@ static enum rc tomb_puts(struct arena *a, const struct gw_case *cs, const struct
 }
 
 /* The body's PACK row, read once an entry; *ret NULL: nobody shares it. */
-static enum rc pack_of(struct fcall *c, const struct gw_case *cs, const struct id128 *body,
+static enum rc pack_of(const struct doing *w, const struct gw_case *cs, const struct id128 *body,
                        struct deleting *d, struct leaving **ret, struct err *reterr)
 {
-    struct gw *gw = c->service;
-    struct arena *a = &c->arena;
+    struct arena *a = w->a;
     uint8_t *key = arena_raw(a, RECORD_KEY_BYTES_MAX);
     struct leaving *l = arena_alloc(a, sizeof *l);
     Mikura__Internal__V1__GetResponse *got;
@@ -96,7 +102,7 @@ static enum rc pack_of(struct fcall *c, const struct gw_case *cs, const struct i
     if (*ret != NULL) return RC_OK;
     if (key == NULL || l == NULL) return err_set(reterr, RC_NOMEM, "a deletion");
     l->key = (struct slice){key, record_key_id(&cs->anchor, RECORD_PACK, body, key)};
-    rc = route_get(gw->route, cs->at, &l->key, 1, gw_left_ms(c), a, &got, reterr);
+    rc = route_get(w->gw->route, cs->at, &l->key, 1, w->left_ms, a, &got, reterr);
     if (rc != RC_OK || got->items[0]->version == 0) return rc;
     rc = record_pack_decode(gw_bytes(got->items[0]->value), &l->rec, reterr);
     if (rc != RC_OK) return rc;
@@ -140,11 +146,10 @@ static enum rc packs_put(struct arena *a, struct deleting *d, struct err *reterr
 }
 
 /* TOMB row and list row of the body of one manifest, if it has one that nobody shares any more. */
-static enum rc add_tombs(struct fcall *c, const struct gw_case *cs, struct slice path,
+static enum rc add_tombs(const struct doing *w, const struct gw_case *cs, struct slice path,
                          uint64_t version, struct deleting *d, struct err *reterr)
 {
-    struct gw *gw = c->service;
-    struct arena *a = &c->arena;
+    struct arena *a = w->a;
     uint8_t *key = arena_raw(a, RECORD_KEY_BYTES_MAX);
     struct record_manifest *m = arena_alloc(a, sizeof *m);
     Mikura__Internal__V1__GetResponse *got;
@@ -153,7 +158,7 @@ static enum rc add_tombs(struct fcall *c, const struct gw_case *cs, struct slice
 
     if (key == NULL || m == NULL) return err_set(reterr, RC_NOMEM, "a deletion");
     k = (struct slice){key, record_key_object(&cs->anchor, RECORD_MANIFEST, path, version, key)};
-    rc = route_get(gw->route, cs->at, &k, 1, gw_left_ms(c), a, &got, reterr);
+    rc = route_get(w->gw->route, cs->at, &k, 1, w->left_ms, a, &got, reterr);
     if (rc != RC_OK || got->items[0]->version == 0) return rc;
     rc = record_manifest_decode(gw_bytes(got->items[0]->value), m, reterr);
     if (rc != RC_OK) return rc;
@@ -162,7 +167,7 @@ static enum rc add_tombs(struct fcall *c, const struct gw_case *cs, struct slice
         struct record_tomb t = {.pool = m->bodies[i].pool};
         struct leaving *pack;
 
-        rc = pack_of(c, cs, &m->bodies[i].id, d, &pack, reterr);
+        rc = pack_of(w, cs, &m->bodies[i].id, d, &pack, reterr);
         if (rc != RC_OK) return rc;
         if (pack != NULL) pack_leave(&pack->rec, path, version);
         if (pack != NULL && pack->rec.objects_n > 0) continue;
@@ -201,13 +206,19 @@ static void head_condition(const struct gw_case *cs, uint8_t *key, struct deleti
     d->puts_n = d->compares_n = 1;
 }
 
+struct deletion {
+    const char *path;
+    uint64_t version;                      /* 0: all */
+    bool held_only;                        /* one version, and only while it is in quarantine */
+    uint64_t versions_deleted, generation; /* out */
+};
+
 /* One try; *ret_done false: the case changed meanwhile. */
-static enum rc delete_once(struct fcall *c, const struct gw_case *cs,
-                           const Mikura__V1__ObjectRef *ref, Mikura__V1__DeleteResponse *ret,
+static enum rc delete_once(const struct doing *w, const struct gw_case *cs, struct deletion *del,
                            bool *ret_done, struct err *reterr)
 {
-    struct gw *gw = c->service;
-    struct arena *a = &c->arena;
+    struct gw *gw = w->gw;
+    struct arena *a = w->a;
     uint8_t *from = arena_raw(a, RECORD_KEY_BYTES_MAX), *until = arena_raw(a, RECORD_KEY_BYTES_MAX),
             *head_key = arena_raw(a, RECORD_KEY_BYTES_MAX);
     struct versions *vs = arena_alloc(a, sizeof *vs);
@@ -224,12 +235,12 @@ static enum rc delete_once(struct fcall *c, const struct gw_case *cs,
         return err_set(reterr, RC_NOMEM, "a deletion");
     }
     vs->a = a;
-    vs->only = ref->version;
-    n = record_key_object(&cs->anchor, RECORD_INDEX, gw_text(ref->path), 0, from);
+    vs->only = del->version;
+    n = record_key_object(&cs->anchor, RECORD_INDEX, gw_text(del->path), 0, from);
     memcpy(until, from, n);
     rc = route_scan(gw->route, cs->at, (struct slice){from, n},
-                    (struct slice){until, record_key_after(until, n)}, 0, gw_left_ms(c),
-                    keep_version, vs, reterr);
+                    (struct slice){until, record_key_after(until, n)}, 0, w->left_ms, keep_version,
+                    vs, reterr);
     if (rc != RC_OK) return rc;
     head_condition(cs, head_key, d);
     for (uint32_t i = 0; i < vs->n; i++) {
@@ -237,6 +248,11 @@ static enum rc delete_once(struct fcall *c, const struct gw_case *cs,
         if (rc != RC_OK) return rc;
         held = idx->stage == RECORD_STAGE_QUARANTINE; /* never visible, and removed all the same */
         if (idx->stage > head.visible && !held) continue; /* staged: its commit decides */
+        if (del->held_only && !held) continue;            /* released meanwhile */
+        if (del->held_only)                               /* nor released before the entry */
+            d->compares[d->compares_n++] =
+                (struct gw_compare){MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_VERSION,
+                                    vs->v[i].key, vs->v[i].row_version};
         if (idx->hold || idx->retain_until_unix_ms > (int64_t)clock_wall_ms()) {
             return err_set(reterr, RC_PRECOND,
                            "version %llu is held or retained and can't be deleted",
@@ -249,20 +265,49 @@ static enum rc delete_once(struct fcall *c, const struct gw_case *cs,
         }
         newest_seen = newest_seen || !held;
         d->deletes[d->deletes_n++] = vs->v[i].key;
-        rc = add_tombs(c, cs, gw_text(ref->path), vs->v[i].version, d, reterr);
+        rc = add_tombs(w, cs, gw_text(del->path), vs->v[i].version, d, reterr);
         if (rc != RC_OK) return rc;
     }
     if (visible_n == 0)
         return err_set(reterr, RC_NOTFOUND,
                        "no such visible object or version; nothing was deleted");
-    head.generation++;
+    if (!del->held_only) head.generation++; /* what nobody could see changes nothing to see */
     rc = GW_ENCODE(a, head, &head, &d->puts[0].value, reterr);
     if (rc == RC_OK) rc = packs_put(a, d, reterr);
     if (rc != RC_OK) return rc;
-    ret->versions_deleted = visible_n;
-    ret->case_generation = head.generation;
+    del->versions_deleted = visible_n;
+    del->generation = head.generation;
     return gw_txn(gw, cs->at, d->compares, d->compares_n, d->puts, d->puts_n, d->deletes,
-                  d->deletes_n, a, gw_left_ms(c), ret_done, NULL, NULL, reterr);
+                  d->deletes_n, a, w->left_ms, ret_done, NULL, NULL, reterr);
+}
+
+/* Until the case stands still; the rights were looked at before. */
+static enum rc delete_versions(const struct doing *w, const struct gw_collection *col,
+                               const char *case_id, struct deletion *del, struct err *reterr)
+{
+    struct gw_case *cs = arena_alloc(w->a, sizeof *cs);
+    bool done = false;
+    enum rc rc = RC_OK;
+
+    if (cs == NULL) return err_set(reterr, RC_NOMEM, "a deletion");
+    for (int tries = 0; tries < 16 && rc == RC_OK && !done; tries++) {
+        rc = gw_case(w->gw, col, case_id, false, w->a, w->left_ms, cs, reterr);
+        if (rc != RC_OK) break;
+        rc = delete_once(w, cs, del, &done, reterr);
+        gw_case_wipe(cs);
+    }
+    if (rc == RC_OK && !done) rc = err_set(reterr, RC_ABORTED, "the case keeps changing; retry");
+    if (rc == RC_OK) gw_sweep_wake(w->gw);
+    return rc;
+}
+
+enum rc objects_delete_held(struct gw *gw, const struct gw_collection *col, const char *case_id,
+                            const char *path, uint64_t version, struct arena *a, struct err *reterr)
+{
+    const struct doing w = {gw, a, GW_CALL_MS};
+    struct deletion del = {.path = path, .version = version, .held_only = true};
+
+    return delete_versions(&w, col, case_id, &del, reterr);
 }
 
 enum rc objects_delete(struct fcall *c, struct err *reterr)
@@ -271,31 +316,29 @@ enum rc objects_delete(struct fcall *c, struct err *reterr)
     Mikura__V1__DeleteRequest *req;
     Mikura__V1__DeleteResponse answer = MIKURA__V1__DELETE_RESPONSE__INIT;
     struct gw_collection *col = arena_alloc(&c->arena, sizeof *col);
-    struct gw_case *cs = arena_alloc(&c->arena, sizeof *cs);
-    bool done = false;
+    struct doing w = {gw, &c->arena, 0};
+    struct deletion del = {0};
     enum rc rc = fcall_request(c, &mikura__v1__delete_request__descriptor, &req, reterr);
 
     if (rc != RC_OK) return rc;
     if (req->object == NULL) return err_set(reterr, RC_INVAL, "no object named");
-    if (col == NULL || cs == NULL) return err_set(reterr, RC_NOMEM, "a deletion");
+    if (col == NULL) return err_set(reterr, RC_NOMEM, "a deletion");
     rc = name_check_path(gw_text(req->object->path), reterr);
     if (rc == RC_OK)
         rc = gw_collection(gw, req->object->collection, &c->arena, gw_left_ms(c), col, reterr);
     if (rc != RC_OK) return rc;
     rc = gw_allowed(c, col, GW_ADMIN, reterr);
-    for (int tries = 0; tries < 16 && rc == RC_OK && !done; tries++) {
-        rc = gw_case(gw, col, req->object->case_id, false, &c->arena, gw_left_ms(c), cs, reterr);
-        if (rc != RC_OK) break;
-        rc = delete_once(c, cs, req->object, &answer, &done, reterr);
-        gw_case_wipe(cs);
-    }
+    del.path = req->object->path;
+    del.version = req->object->version;
+    w.left_ms = gw_left_ms(c);
+    if (rc == RC_OK) rc = delete_versions(&w, col, req->object->case_id, &del, reterr);
     gw_collection_wipe(col);
-    if (rc == RC_OK && !done) rc = err_set(reterr, RC_ABORTED, "the case keeps changing; retry");
     if (rc != RC_OK) return rc;
+    answer.versions_deleted = del.versions_deleted;
+    answer.case_generation = del.generation;
     log_info("object_deleted", "rid=%s collection=%s versions=%llu by=%s", fcall_rid(c),
              req->object->collection, (unsigned long long)answer.versions_deleted,
              fcall_peer(c)->uri);
-    gw_sweep_wake(gw);
     return fcall_send(c, &answer.base);
 }
 
@@ -335,6 +378,7 @@ static enum rc drop_once(struct fcall *c, const struct gw_case *cs, const char *
 {
     struct gw *gw = c->service;
     struct arena *a = &c->arena;
+    const struct doing w = {gw, a, gw_left_ms(c)};
     uint8_t *from = arena_raw(a, RECORD_KEY_BYTES_MAX), *until = arena_raw(a, RECORD_KEY_BYTES_MAX),
             *head_key = arena_raw(a, RECORD_KEY_BYTES_MAX);
     struct staged *s = arena_alloc(a, sizeof *s);
@@ -352,8 +396,8 @@ static enum rc drop_once(struct fcall *c, const struct gw_case *cs, const char *
                      : record_key_path_prefix(&cs->anchor, RECORD_INDEX, gw_text(""), from);
     memcpy(until, from, n);
     rc = route_scan(gw->route, cs->at, (struct slice){from, n},
-                    (struct slice){until, record_key_after(until, n)}, 0, gw_left_ms(c),
-                    keep_staged, s, reterr);
+                    (struct slice){until, record_key_after(until, n)}, 0, w.left_ms, keep_staged, s,
+                    reterr);
     if (rc != RC_OK) return rc;
     *ret_n = s->n;
     *ret_done = true;
@@ -365,12 +409,12 @@ static enum rc drop_once(struct fcall *c, const struct gw_case *cs, const char *
     rc = GW_ENCODE(a, head, &head, &d->puts[0].value, reterr);
     for (uint32_t i = 0; rc == RC_OK && i < s->n; i++) {
         d->deletes[d->deletes_n++] = s->o[i].key;
-        rc = add_tombs(c, cs, s->o[i].path, s->o[i].version, d, reterr);
+        rc = add_tombs(&w, cs, s->o[i].path, s->o[i].version, d, reterr);
     }
     if (rc == RC_OK) rc = packs_put(a, d, reterr);
     if (rc != RC_OK) return rc;
     return gw_txn(gw, cs->at, d->compares, d->compares_n, d->puts, d->puts_n, d->deletes,
-                  d->deletes_n, a, gw_left_ms(c), ret_done, NULL, NULL, reterr);
+                  d->deletes_n, a, w.left_ms, ret_done, NULL, NULL, reterr);
 }
 
 enum rc objects_drop_staged(struct fcall *c, struct err *reterr)

@@ -1,14 +1,16 @@
 /* gateway/api/quarantine.c - what the de-identification gate holds back: listed to the society with
- * its reasons, released by it after a person looked.
+ * its reasons, released by it after a person looked, deleted when nobody did for too long.
  *
  * Such an object's INDEX row lies in RECORD_STAGE_QUARANTINE, so no read, list, query, job or
  * commit sees it. A release moves the row into the case's present stage; the next CommitCase counts
  * it. */
+#include "common/base/clock.h"
 #include "common/base/log.h"
 #include "gateway/api/inspect.h"
 #include "gateway/api/listing.h"
 #include "gateway/api/objects.h"
 #include "gateway/ingest/name.h"
+#include <stdlib.h>
 
 #define BATCH 64u
 
@@ -18,15 +20,17 @@ struct held {
     char *path;
     uint64_t version;
 };
-struct held_case {
+struct held_case { /* or a collection */
     struct list link;
     char *case_id;
 };
 struct quarantine {
-    struct fcall *c;
+    struct gw *gw;
+    struct fcall *c;        /* of a listing */
+    int64_t before_unix_ms; /* held since; of an expiry */
     const struct gw_collection *col;
     const char *collection;
-    struct arena a; /* of one case */
+    struct arena a, *names; /* of one case; of the cases' names */
     struct list rows, cases;
     Mikura__V1__QuarantinedObject *batch[BATCH];
     uint32_t batch_n;
@@ -46,6 +50,7 @@ static enum rc keep_held(void *arg, const Mikura__Internal__V1__Item *item)
     if (idx == NULL) return RC_NOMEM;
     rc = record_index_decode(gw_bytes(item->value), idx, q->err);
     if (rc != RC_OK || idx->stage != RECORD_STAGE_QUARANTINE) return rc;
+    if (idx->stored_unix_ms > q->before_unix_ms) return RC_OK;
     h = arena_alloc(&q->a, sizeof *h);
     if (h == NULL) return RC_NOMEM;
     h->path = gw_dup(&q->a, path);
@@ -123,29 +128,41 @@ static enum rc tell_held(struct quarantine *q, const struct gw_case *cs, const c
     m->object = ref;
     m->size_bytes = o->index.size_bytes;
     m->stored_unix_ms = o->index.stored_unix_ms;
+    if (gw->quarantine_ms > 0) m->expires_unix_ms = m->stored_unix_ms + (int64_t)gw->quarantine_ms;
     q->batch[q->batch_n++] = m;
     return q->batch_n == BATCH ? flush(q) : RC_OK;
 }
 
-static enum rc list_case(struct quarantine *q, const char *case_id, struct err *reterr)
+/* The case, and what of it is held into q->rows; all in q->a. */
+static enum rc rows_of(struct quarantine *q, const char *case_id, uint64_t left_ms,
+                       struct gw_case *ret_cs, struct err *reterr)
 {
-    struct gw *gw = q->c->service;
-    struct gw_case *cs;
     uint8_t from[RECORD_KEY_BYTES_MAX], until[RECORD_KEY_BYTES_MAX];
     size_t n;
     enum rc rc;
 
-    arena_init(&q->a);
     list_init(&q->rows);
+    rc = gw_case(q->gw, q->col, case_id, false, &q->a, left_ms, ret_cs, reterr);
+    if (rc != RC_OK) return rc;
+    n = record_key_path_prefix(&ret_cs->anchor, RECORD_INDEX, (struct slice){NULL, 0}, from);
+    memcpy(until, from, n);
+    rc = route_scan(q->gw->route, ret_cs->at, (struct slice){from, n},
+                    (struct slice){until, record_key_after(until, n)}, 0, left_ms, keep_held, q,
+                    reterr);
+    if (rc != RC_OK) gw_case_wipe(ret_cs);
+    return rc;
+}
+
+static enum rc list_case(struct quarantine *q, const char *case_id, struct err *reterr)
+{
+    struct gw_case *cs;
+    enum rc rc;
+
+    arena_init(&q->a);
     cs = arena_alloc(&q->a, sizeof *cs);
-    if (cs == NULL) return err_set(reterr, RC_NOMEM, "a case");
-    rc = gw_case(gw, q->col, case_id, false, &q->a, gw_left_ms(q->c), cs, reterr);
+    rc = cs == NULL ? err_set(reterr, RC_NOMEM, "a case")
+                    : rows_of(q, case_id, gw_left_ms(q->c), cs, reterr);
     if (rc == RC_OK) {
-        n = record_key_path_prefix(&cs->anchor, RECORD_INDEX, (struct slice){NULL, 0}, from);
-        memcpy(until, from, n);
-        rc = route_scan(gw->route, cs->at, (struct slice){from, n},
-                        (struct slice){until, record_key_after(until, n)}, 0, gw_left_ms(q->c),
-                        keep_held, q, reterr);
         LIST_FOREACH(it, &q->rows)
         {
             if (rc == RC_OK)
@@ -162,10 +179,10 @@ static enum rc list_case(struct quarantine *q, const char *case_id, struct err *
 static enum rc keep_case(void *arg, const struct gw_case_line *line)
 {
     struct quarantine *q = arg;
-    struct held_case *k = arena_alloc(&q->c->arena, sizeof *k);
+    struct held_case *k = arena_alloc(q->names, sizeof *k);
 
     if (k == NULL) return RC_NOMEM;
-    k->case_id = gw_dup(&q->c->arena, line->case_id);
+    k->case_id = gw_dup(q->names, line->case_id);
     list_push_back(&q->cases, &k->link);
     return k->case_id == NULL ? RC_NOMEM : RC_OK;
 }
@@ -183,7 +200,10 @@ enum rc objects_list_quarantine(struct fcall *c, struct err *reterr)
     rc = gw_collection(gw, req->collection, &c->arena, gw_left_ms(c), col, reterr);
     if (rc != RC_OK) return rc;
     rc = gw_allowed(c, col, fcall_peer(c)->role == TLS_OPERATOR ? GW_ADMIN : GW_WRITE, reterr);
+    q->gw = gw;
     q->c = c;
+    q->names = &c->arena;
+    q->before_unix_ms = INT64_MAX;
     q->col = col;
     q->collection = req->collection;
     q->err = reterr;
@@ -280,4 +300,125 @@ enum rc objects_release_quarantine(struct fcall *c, struct err *reterr)
                             o->index.stage, &o->index, &o->digests);
     return answer == NULL ? err_set(reterr, RC_NOMEM, "a staged object")
                           : fcall_send(c, &answer->base);
+}
+
+/* ---- expiry ---- */
+
+#define PAGE_CASES 256u
+
+static enum rc expire_case(struct quarantine *q, const char *case_id, uint32_t *io_n,
+                           struct err *reterr)
+{
+    struct gw_case *cs;
+    enum rc rc;
+
+    arena_init(&q->a);
+    cs = arena_alloc(&q->a, sizeof *cs);
+    rc = cs == NULL ? err_set(reterr, RC_NOMEM, "a case")
+                    : rows_of(q, case_id, GW_CALL_MS, cs, reterr);
+    if (rc == RC_OK) {
+        gw_case_wipe(cs);
+        LIST_FOREACH(it, &q->rows)
+        {
+            const struct held *h = CONTAINER_OF(it, struct held, link);
+
+            rc = objects_delete_held(q->gw, q->col, case_id, h->path, h->version, &q->a, reterr);
+            *io_n += rc == RC_OK;
+            if (rc != RC_OK && rc != RC_NOTFOUND) break;
+            rc = RC_OK;
+        }
+    }
+    arena_deinit(&q->a);
+    return rc == RC_NOTFOUND || rc == RC_PRECOND ? RC_OK : rc; /* withdrawn meanwhile */
+}
+
+/* A page of cases after *io_last; *ret_more false: it was the last. */
+static enum rc expire_page(struct quarantine *q, char **io_last, bool *ret_more, uint32_t *io_n,
+                           struct err *reterr)
+{
+    struct arena names;
+    uint32_t n = 0;
+    char *last = NULL;
+    enum rc rc;
+
+    arena_init(&names);
+    q->names = &names;
+    list_init(&q->cases);
+    rc = gw_list_cases(q->gw, q->col, "", *io_last == NULL ? "" : *io_last, PAGE_CASES, &names,
+                       GW_CALL_MS, keep_case, q, &n, reterr);
+    LIST_FOREACH(it, &q->cases)
+    {
+        const char *case_id = CONTAINER_OF(it, struct held_case, link)->case_id;
+
+        if (rc != RC_OK || q->gw->closing) break;
+        rc = expire_case(q, case_id, io_n, reterr);
+        free(last);
+        last = strdup(case_id);
+        if (last == NULL) rc = err_set(reterr, RC_NOMEM, "a case's name");
+    }
+    *ret_more = rc == RC_OK && n == PAGE_CASES && last != NULL && !q->gw->closing;
+    free(*io_last);
+    *io_last = last;
+    arena_deinit(&names);
+    return rc;
+}
+
+static enum rc expire_collection(struct gw *gw, const char *name, struct err *reterr)
+{
+    struct quarantine q = {.gw = gw, .collection = name, .err = reterr};
+    struct gw_collection col;
+    uint32_t n = 0;
+    char *last = NULL;
+    bool more = true;
+    struct arena a;
+    enum rc rc;
+
+    q.before_unix_ms = (int64_t)(clock_wall_ms() - gw->quarantine_ms);
+    arena_init(&a);
+    rc = gw_collection(gw, name, &a, GW_CALL_MS, &col, reterr);
+    if (rc == RC_OK) {
+        q.col = &col;
+        if (col.rec.deid_profile.n == 0) more = false; /* nothing is ever held */
+        while (rc == RC_OK && more)
+            rc = expire_page(&q, &last, &more, &n, reterr);
+        gw_collection_wipe(&col);
+    }
+    free(last);
+    if (n > 0) log_info("quarantine_expired", "collection=%s versions=%u", name, n);
+    arena_deinit(&a);
+    return rc == RC_NOTFOUND ? RC_OK : rc; /* a collection that went */
+}
+
+struct collections {
+    struct arena a;
+    struct list names; /* struct held_case */
+};
+static enum rc keep_collection(void *arg, struct slice name, const struct record_list *row)
+{
+    struct collections *all = arg;
+    struct held_case *k = arena_alloc(&all->a, sizeof *k);
+
+    (void)row;
+    if (k == NULL) return RC_NOMEM;
+    k->case_id = gw_dup(&all->a, name);
+    list_push_back(&all->names, &k->link);
+    return k->case_id == NULL ? RC_NOMEM : RC_OK;
+}
+
+enum rc objects_expire_quarantine(struct gw *gw, struct err *reterr)
+{
+    struct collections all;
+    enum rc rc;
+
+    arena_init(&all.a);
+    list_init(&all.names);
+    rc = gw_list_names(gw, gw->meta_pool, &record_scope_collections, "", "", &all.a, GW_CALL_MS,
+                       keep_collection, &all, reterr);
+    LIST_FOREACH(it, &all.names)
+    {
+        if (rc != RC_OK || gw->closing) break;
+        rc = expire_collection(gw, CONTAINER_OF(it, struct held_case, link)->case_id, reterr);
+    }
+    arena_deinit(&all.a);
+    return rc;
 }

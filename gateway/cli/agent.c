@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define ARGV_MAX 48
+#define STOP_MS  4000u /* from a signal to the end, whatever gateways do; a probe takes 3 s */
 
 /* Options of `agent run` that are settings of the agent: as its configuration file names them. */
 static const struct {
@@ -44,6 +45,7 @@ struct running {
     struct agent *agent;
     struct progress progress;
     uv_signal_t on_int, on_term, on_hup;
+    uv_timer_t late;
     bool ended;
     struct fiber_group drawing;
 };
@@ -144,6 +146,17 @@ static void draw_fiber(void *arg)
 }
 
 /* ---- signals ---- */
+/* A call that a silent gateway has would hold us until its deadline. Each step is in the journal
+ * before it is made, so this is no worse than a kill. */
+static void on_late(uv_timer_t *h)
+{
+    (void)h;
+    (void)fprintf(stderr,
+                  "mikura: a gateway does not answer; ended without it, the next run goes on\n");
+    (void)fflush(NULL); /* we end either way */
+    _exit(EXIT_OK);
+}
+
 static void on_signal(uv_signal_t *h, int signum)
 {
     struct running *r = h->data;
@@ -152,6 +165,7 @@ static void on_signal(uv_signal_t *h, int signum)
         agent_reload(r->agent);
     } else {
         agent_stop(r->agent);
+        (void)uv_timer_start(&r->late, on_late, STOP_MS, 0); /* fails for closed handles only */
     }
 }
 
@@ -167,6 +181,7 @@ static void signals_close(struct running *r)
     uv_close((uv_handle_t *)&r->on_int, NULL);
     uv_close((uv_handle_t *)&r->on_term, NULL);
     uv_close((uv_handle_t *)&r->on_hup, NULL);
+    uv_close((uv_handle_t *)&r->late, NULL);
 }
 
 /* The configuration file is looked at every second: a change counts as a SIGHUP. */
@@ -229,6 +244,7 @@ int cmd_agent_run(struct cli *c)
         free(r);
         return cli_fail(c, rc);
     }
+    (void)uv_timer_init(fibers_loop(c->fs), &r->late); /* never fails */
     signal_start(r, &r->on_int, SIGINT);
     signal_start(r, &r->on_term, SIGTERM);
     signal_start(r, &r->on_hup, SIGHUP);

@@ -26,16 +26,17 @@ static enum rc print_held(void *data, const ProtobufCMessage *m, struct err *ret
     (void)reterr; /* cmd says what an output's code means */
     for (size_t i = 0; i < r->n_objects && rc == RC_OK; i++) {
         const Mikura__V1__QuarantinedObject *o = r->objects[i];
-        char at[32];
+        char at[32], until[32] = "never";
 
         if (c->json) {
             rc = out_json_message(&o->base);
             continue;
         }
-        (void)printf("%s/%s/%s version %" PRIu64 ", %s%s\n", o->object->collection,
+        if (o->expires_unix_ms != 0) (void)out_time(o->expires_unix_ms, until);
+        (void)printf("%s/%s/%s version %" PRIu64 ", %s%s, deleted: %s\n", o->object->collection,
                      o->object->case_id, o->object->path, o->object->version,
                      out_time(o->stored_unix_ms, at),
-                     o->releasable ? ", to be looked at" : ", to be cleaned at the site");
+                     o->releasable ? ", to be looked at" : ", to be cleaned at the site", until);
         for (size_t k = 0; k < o->n_reasons; k++)
             (void)printf("    %s\n", o->reasons[k]);
     }

@@ -188,6 +188,27 @@ expect 0 '1 cases are stored' agent verify --state "$work/st-gone" --collection 
 rin get plain/g -o "$work/back-g" --quiet >/dev/null
 [ "$(find "$work/back-g" -type f | wc -l)" = 3 ] || fail "$(find "$work/back-g")"
 
+# ---- SIGTERM while no gateway is there, and while they are silent: the end comes at once, the next run goes on ----
+for how in stop silent; do
+    mkdir -p "$work/term-$how/t-$how"
+    head -c 3000000 /dev/urandom >"$work/term-$how/t-$how/1"
+    daemon "$work/term-$how" --collection plain --state "$work/st-$how" --profile none --quiet-for 1s --rescan 1s --patience 20m --bandwidth 100KiB/s
+    waits_for 20 "an upload" grep -q '"try"' "$work/daemon"
+    for g in gateway-1 gateway-2; do
+        if [ $how = stop ]; then cluster kill $g; else kill -STOP "$(cut -d" " -f1 "$work/c/run/$g.pid")"; fi
+    done
+    sleep 1 # the agent is in the middle of it
+    kill -TERM $daemon
+    waits_for 100 "the agent's end ($how)" sh -c "! kill -0 $daemon 2>/dev/null"
+    wait $daemon || fail "SIGTERM ($how): exit $?"
+    for g in gateway-1 gateway-2; do
+        if [ $how = stop ]; then cluster start $g; else kill -CONT "$(cut -d" " -f1 "$work/c/run/$g.pid")"; fi
+    done
+    expect 0 '"event":"stopped"' once plain "st-$how" "$work/term-$how" --profile none
+    expect 0 '1 cases are stored' agent verify --state "$work/st-$how" --collection plain
+    [ "$(rin stat "plain/t-$how" --json | jq .generation)" = 1 ] || fail "not exactly once ($how)"
+done
+
 # ---- the journal's disk is full ----
 if unshare -m true 2>/dev/null; then
     mkdir -p "$work/small" "$work/full/f1"

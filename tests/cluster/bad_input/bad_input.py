@@ -124,6 +124,46 @@ def names(agent, op):
     rpc('no header', agent, put, iter([v1('PutObjectRequest', data=b'abcd')]), 'INVALID_ARGUMENT', 'header')
 
 
+def packs(agent):
+    put = 'Objects.PutPack'
+
+    def pack(objects, data=b'', rid=None, case='c', collection='bad', header=True, more=()):
+        """objects: (path, bytes)..."""
+        head = v1('PutPackHeader', collection=collection, case_id=case, objects=[v1('PackEntry', path=p, size_bytes=n) for p, n in objects])
+        if rid is not False:
+            head.request_id.CopyFrom(rid or request_id())
+        if header:
+            yield v1('PutPackRequest', header=head)
+        for i in range(0, len(data), MIB):
+            yield v1('PutPackRequest', data=data[i:i + MIB])
+        yield from more
+
+    rpc('no header, pack', agent, put, pack([], b'abcd', header=False), 'INVALID_ARGUMENT', 'header')
+    rpc('no request id, pack', agent, put, pack([('a', 1)], b'a', rid=False), 'INVALID_ARGUMENT', 'request_id')
+    rpc('an empty pack', agent, put, pack([]), 'INVALID_ARGUMENT', '1 to 64')
+    rpc('65 objects', agent, put, pack([('p%d' % i, 1) for i in range(65)], blob('65', 65)), 'INVALID_ARGUMENT', '1 to 64')
+    rpc('one path twice', agent, put, pack([('a', 1), ('b', 1), ('a', 1)], b'abc'), 'INVALID_ARGUMENT', "'a'", 'twice')
+    for path, word in (('', 'empty'), ('/a', 'empty segment'), ('a/../b', "'..'"), ('a\nb', 'control character'), ('cafe\u0301', 'NFC'), ('x' * 1025, '1024')):
+        rpc('a pack with %r' % path[:20], agent, put, pack([('good', 1), (path, 1)], b'ab'), 'INVALID_ARGUMENT', word)
+    rpc('a case of a pack', agent, put, pack([('a', 1)], b'a', case='a/b'), 'INVALID_ARGUMENT', 'case id')
+    rpc('a collection of a pack', agent, put, pack([('a', 1)], b'a', collection='nope'), 'NOT_FOUND', 'nope')
+    rpc('a pack beyond its limit', agent, put, pack([('a', 9 * MIB), ('b', 9 * MIB)]), 'OUT_OF_RANGE', 'upload', 'alone')
+    rpc('sizes that wrap around', agent, put, pack([('a', (1 << 64) - 1), ('b', 2)], b'a'), 'OUT_OF_RANGE', 'alone')
+    for have in (0, 1, 9, 11, MIB):
+        rpc('%d bytes in a pack of 10' % have, agent, put, pack([('a', 3), ('none', 0), ('b', 7)], blob('pack', have)),
+            'INVALID_ARGUMENT' if have < 10 else 'OUT_OF_RANGE', '10')
+    rpc('bytes for empty objects', agent, put, pack([('a', 0), ('b', 0)], b'x'), 'OUT_OF_RANGE', 'declared 0')
+    rpc('two headers', agent, put, pack([('a', 2)], b'a', more=pack([('a', 2)])), 'INVALID_ARGUMENT', 'later message')
+    rpc('bytes that are no message', agent, put, iter([b'\xff' * 40]), ('INVALID_ARGUMENT', 'INTERNAL'))
+    rid = request_id()
+    agent.call(put, pack([('a', 3), ('b', 3)], b'abcdef', rid=rid, case='pack'))
+    rpc('a request id for another pack', agent, put, pack([('a', 3), ('c', 3)], b'abcdef', rid=rid, case='pack'), 'ALREADY_EXISTS', 'request id')
+    again = agent.call(put, pack([('a', 3), ('b', 3)], b'abcdef', rid=rid, case='pack'))
+    failed.check(again.was_there and len(again.objects) == 2, 'the same pack again: %s' % again)
+    dropped = agent.call('Objects.DropStaged', v1('DropStagedRequest', collection='bad', case_id='pack')).versions_dropped
+    failed.check(dropped == 2, 'a refused pack staged something: %d' % dropped)
+
+
 def unknown(agent, op, reader):
     gone = v1('ObjectRef', collection='nope', case_id='c', path='p')
     rpc('unknown collection, put', agent, 'Objects.PutObject', putting(collection='nope'), 'NOT_FOUND', 'nope')
@@ -425,7 +465,7 @@ def main():
     state = State(op, reader)
     before = state.take()
     rows = [
-        ('names', lambda: names(agent, op)), ('unknown', lambda: unknown(agent, op, reader)), ('tokens', lambda: tokens(op, reader)),
+        ('names', lambda: names(agent, op)), ('packs', lambda: packs(agent)), ('unknown', lambda: unknown(agent, op, reader)), ('tokens', lambda: tokens(op, reader)),
         ('sizes', lambda: sizes(agent, reader)),
         ('oversize', lambda: oversize(agent, reader)), ('people', people), ('files', files), ('truncated', lambda: truncated(op, agent, reader)),
         ('daemons', daemons), ('etcd_away', lambda: etcd_away(agent, reader, state)), ('full_disk', lambda: full_disk(state, agent, reader)),
@@ -438,7 +478,7 @@ def main():
         begin = time.monotonic()
         try:
             row()
-            if name not in ('files', 'etcd_away', 'full_disk'):  # those write and delete
+            if name not in ('packs', 'files', 'etcd_away', 'full_disk'):  # those write and delete
                 state.same(name, before)
             else:
                 until('%s: empty queues' % name, 60, lambda: not any(cluster.queues().values()))

@@ -67,4 +67,31 @@ echo "report of a patient" >"$work/report.txt"
 expect 9 '2 quarantined' agent put "$work/20260102.dcm" "$work/report.txt" --collection radiology --case names
 [[ $(held 20260102.dcm) == file-name ]] || fail "reasons: $(held 20260102.dcm)"
 [[ $(held report.txt) == format ]] || fail "reasons: $(held report.txt)"
+
+# what nobody looked at is deleted when its time is over; what was released or published is not
+agent quarantine ls radiology >"$work/list"
+[ "$(grep -c 'deleted: 20' "$work/list")" = "$(agent quarantine ls radiology --json | grep -c '"version"')" ] || fail "no expiry: $(cat "$work/list")"
+head -c 300000 /dev/urandom | base64 >"$work/large.txt" # has chunks
+expect 9 '2 quarantined' agent put "$work/raw/shot.dcm" "$work/large.txt" --collection radiology --case c1
+before=$(rin ls -r radiology --json | sort)
+printf 'quarantine_ttl = 1s\ncollect_period = 300ms\n' >"$work/c/gateway.extra"
+for g in gateway-1 gateway-2; do
+    cluster stop $g 2>/dev/null || continue
+    cluster start $g
+done
+for ((i = 0; i < 300; i++)); do
+    [ -n "$(agent quarantine ls radiology --json)" ] || break
+    sleep 0.1
+done
+[ -z "$(agent quarantine ls radiology --json)" ] || fail "it does not expire: $(agent quarantine ls radiology)"
+[ "$(rin ls -r radiology --json | sort)" = "$before" ] || fail "expiry took what is published: $(rin ls -r radiology)"
+rin get radiology/c1/shot.dcm -o - | cmp - "$work/clean/shot.dcm" || fail "the released one is not as it was"
+grep -h quarantine_expired "$work"/c/logs/* | grep -q 'collection=radiology versions=' || fail "no word of it in the log"
+expect 3 '' agent quarantine release radiology/names/report.txt --object-version 1
+# its bytes go too, as after any deletion
+for ((i = 0; i < 100; i++)); do
+    ! grep -q ' swept bodies=' "$work"/c/logs/gateway* || break
+    sleep 0.1
+done
+grep -hq ' swept bodies=' "$work"/c/logs/gateway* || fail "nothing was swept"
 echo "deid_gate: all as it should be"
