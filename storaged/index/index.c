@@ -58,6 +58,7 @@ enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct 
         return err_set(reterr, RC_NOMEM, "index");
     }
     ix->opts = rocksdb_options_create();
+    room_init(ix);
     CHECK(pthread_mutex_init(&ix->mark.lock, NULL) == 0);
     ix->mark.fd = -1;
     ix->ro = rocksdb_readoptions_create();
@@ -146,6 +147,7 @@ void index_close(struct index *ix)
     rocksdb_readoptions_destroy(ix->ro_scan);
     rocksdb_writeoptions_destroy(ix->wo);
     mark_close(ix);
+    room_deinit(ix);
     (void)pthread_mutex_destroy(&ix->mark.lock);
     (void)pthread_mutex_destroy(&ix->space.lock);
     free(ix->space.segs);
@@ -172,8 +174,11 @@ enum rc index_persist(struct index *ix, const struct index_group *g, struct slic
 {
     uint8_t k[GROUP_BYTES + 1], v[5 + BLOB_MAX];
     char *e = NULL;
+    enum rc rc;
 
     if (blob.n == 0 || blob.n > BLOB_MAX) return err_set(reterr, RC_INVAL, "protocol state");
+    rc = room_check(ix, reterr);
+    if (rc != RC_OK) return rc;
     group_put(g, k);
     k[GROUP_BYTES] = 'p';
     v[0] = FORMAT;
@@ -181,7 +186,8 @@ enum rc index_persist(struct index *ix, const struct index_group *g, struct slic
     memcpy(v + 5, blob.p, blob.n);
     rocksdb_put_cf(ix->db, ix->wo, ix->cf[CF_META], (char *)k, sizeof(k), (char *)v, 5 + blob.n,
                    &e);
-    return e == NULL ? mark_sync(ix, reterr) : rc_from_rocksdb(e, "persist", reterr);
+    rc = write_rc(ix, e, "persist", reterr);
+    return rc == RC_OK ? mark_sync(ix, reterr) : rc;
 }
 
 enum rc index_persisted(struct index *ix, const struct index_group *g, uint8_t *p, size_t cap,
@@ -235,10 +241,13 @@ enum rc index_groups(struct index *ix, enum rc (*fn)(void *ctx, const struct ind
 
 enum rc index_group_forget(struct index *ix, const struct index_group *g, struct err *reterr)
 {
-    rocksdb_writebatch_t *wb = rocksdb_writebatch_create();
+    enum rc rc = room_check(ix, reterr);
+    rocksdb_writebatch_t *wb;
     uint8_t k[GROUP_BYTES + 1];
     char *e = NULL;
 
+    if (rc != RC_OK) return rc;
+    wb = rocksdb_writebatch_create();
     group_put(g, k);
     k[GROUP_BYTES] = 'p';
     rocksdb_writebatch_delete_cf(wb, ix->cf[CF_META], (char *)k, sizeof(k));
@@ -246,7 +255,8 @@ enum rc index_group_forget(struct index *ix, const struct index_group *g, struct
     rocksdb_writebatch_delete_cf(wb, ix->cf[CF_META], (char *)k, sizeof(k));
     rocksdb_write(ix->db, ix->wo, wb, &e);
     rocksdb_writebatch_destroy(wb);
-    return e == NULL ? mark_sync(ix, reterr) : rc_from_rocksdb(e, "forget", reterr);
+    rc = write_rc(ix, e, "forget", reterr);
+    return rc == RC_OK ? mark_sync(ix, reterr) : rc;
 }
 
 /* ---- state ---- */
@@ -388,8 +398,10 @@ enum rc index_batch_commit(struct index_batch *b, struct index_applied applied, 
 {
     uint8_t k[GROUP_BYTES + 1], v[17];
     char *e = NULL;
+    enum rc rc = room_check(b->ix, reterr);
 
     batch_unborrow(b);
+    if (rc != RC_OK) return rc;
     memcpy(k, b->prefix, GROUP_BYTES);
     k[GROUP_BYTES] = 'a';
     v[0] = FORMAT;
@@ -404,10 +416,10 @@ enum rc index_batch_commit(struct index_batch *b, struct index_applied applied, 
             return err_set(reterr, RC_NOMEM, "live bytes");
     }
     rocksdb_write_writebatch_wi(b->ix->db, b->ix->wo, b->wb, &e);
-    space_end(&b->space, /* written= */ e == NULL);
-    if (e != NULL) return rc_from_rocksdb(e, "apply", reterr);
-    rocksdb_writebatch_wi_clear(b->wb);
-    return RC_OK;
+    rc = write_rc(b->ix, e, "apply", reterr);
+    space_end(&b->space, /* written= */ rc == RC_OK);
+    if (rc == RC_OK) rocksdb_writebatch_wi_clear(b->wb);
+    return rc;
 }
 
 static enum rc applied_decode(const uint8_t *v, size_t n, struct index_applied *ret,

@@ -8,7 +8,8 @@
  * missing is replayed from the segment log. index_sync makes all before it durable.
  *
  * Column families, keys and values: README.md. After RC_IO or RC_CORRUPT of a write the index takes
- * no more writes (RocksDB's background error); the disk is out. */
+ * no more writes (RocksDB's background error); the disk is out. Any write may also be RC_FULL: the
+ * file system is full, nothing was written, and the same call works again when there is room. */
 #pragma once
 #include "storaged/replica/apply_core.h"
 #include "storaged/segment/seglog.h"
@@ -64,6 +65,9 @@ struct index *index_cached(struct index *ix);
 /* What was durable is not there any more (a WAL that rots; index_mark.c): promises may be missing.
  * Told until the next index_sync. */
 bool index_lost(struct index *ix);
+/* From now on no write begins while the file system has less room than that (0: none is refused):
+ * it is RC_FULL. */
+void index_room_keep(struct index *ix, uint64_t bytes);
 /* All batches before are durable. RC_IO. */
 MUST_CHECK enum rc index_sync(struct index *ix, struct err *reterr);
 
@@ -232,7 +236,8 @@ MUST_CHECK enum rc index_batch_clear(struct index_batch *b, struct err *reterr);
 MUST_CHECK enum rc index_batch_chunk_drop(struct index_batch *b, const struct id128 *body,
                                           uint32_t index, const struct id128 *keep_seal,
                                           struct err *reterr);
-/* State and position in one write; the batch is empty again and can be used on. RC_IO. */
+/* State and position in one write; the batch is empty again and can be used on. RC_IO; RC_FULL: as
+ * it was, but for one that dropped chunks: free it. */
 MUST_CHECK enum rc index_batch_commit(struct index_batch *b, struct index_applied applied,
                                       struct err *reterr);
 /* RC_OK with zeros: nothing applied yet. */

@@ -96,7 +96,7 @@ enum rc mark_sync(struct index *ix, struct err *reterr)
     enum rc rc = RC_OK;
 
     rocksdb_flush_wal(ix->db, /* sync= */ 1, &e);
-    if (e != NULL) return rc_from_rocksdb(e, "sync", reterr);
+    if (e != NULL) return write_rc(ix, e, "sync", reterr);
     CHECK(pthread_mutex_lock(&m->lock) == 0);
     if (m->lost || seq > m->seq) {
         memcpy(p, MAGIC, 8);

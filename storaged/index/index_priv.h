@@ -94,6 +94,26 @@ void mark_close(struct index *ix);
 /* All before is durable, and marked so. RC_IO, RC_FULL. */
 MUST_CHECK enum rc mark_sync(struct index *ix, struct err *reterr);
 
+/* ---- index_room.c: a file system that somebody else fills ---- */
+struct room {
+    pthread_mutex_t lock; /* who resumes */
+    uint64_t least_bytes; /* atomic: below that no write begins; 0: never looked at */
+    uint64_t full_at_us;  /* atomic: when RocksDB met ENOSPC; 0: it did not, or was resumed */
+    bool of_wal;          /* atomic: its WAL did */
+    uint64_t bad_wal;     /* that one's number, until there is another */
+    bool broken;          /* it can't be resumed */
+    uint64_t resumes_n;   /* atomic */
+};
+void room_init(struct index *ix); /* opts are there, the database is not open yet */
+void room_deinit(struct index *ix);
+/* Before each write. RC_FULL: nothing may be written now. RC_IO: nor ever. */
+MUST_CHECK enum rc room_check(struct index *ix, struct err *reterr);
+void room_met_full(struct index *ix); /* a write did */
+/* resume.cc, which says what they do. */
+void resume_listen(rocksdb_options_t *opts, void (*full)(void *ctx, int of_wal), void *ctx);
+int resume_now(rocksdb_t *db, char *msg, size_t msg_n);
+unsigned long long resume_wal(rocksdb_t *db);
+
 struct index {
     rocksdb_t *db;
     char *dir;
@@ -103,6 +123,7 @@ struct index {
     rocksdb_column_family_handle_t *cf[CF_N];
     struct space space;
     struct mark mark;
+    struct room room;
     uint64_t syncs_n; /* atomic */
     /* This with a read tier, for reads of rows only: it has no part in `space`. NULL in that one.
      */
@@ -127,12 +148,22 @@ struct index_batch {
 static inline enum rc rc_from_rocksdb(char *e, const char *what, struct err *reterr)
 {
     /* "Result incomplete": index_cached() would have had to read the disk */
-    enum rc rc = strncmp(e, "Corruption", 10) == 0          ? RC_CORRUPT
-                 : strncmp(e, "Result incomplete", 17) == 0 ? RC_BUSY
-                                                            : RC_IO;
+    enum rc rc = strncmp(e, "Corruption", 10) == 0              ? RC_CORRUPT
+                 : strncmp(e, "Result incomplete", 17) == 0     ? RC_BUSY
+                 : strstr(e, "No space left on device") != NULL ? RC_FULL
+                                                                : RC_IO;
 
     (void)err_set(reterr, rc, "index: %s: %s", what, e);
     rocksdb_free(e);
+    return rc;
+}
+
+/* Of a write: e is what it said. */
+static inline enum rc write_rc(struct index *ix, char *e, const char *what, struct err *reterr)
+{
+    enum rc rc = e == NULL ? RC_OK : rc_from_rocksdb(e, what, reterr);
+
+    if (rc == RC_FULL) room_met_full(ix);
     return rc;
 }
 

@@ -105,10 +105,13 @@ enum rc index_rows_commit(struct index_rows *r, struct seg_position upto, struct
     struct space_wi wi = {ix, r->wb};
     uint8_t v[17];
     char *e = NULL;
+    enum rc rc = room_check(ix, reterr);
 
-    if (space_rows(&r->space, space_put_wi, &wi) != RC_OK) {
+    if (rc == RC_OK && space_rows(&r->space, space_put_wi, &wi) != RC_OK)
+        rc = err_set(reterr, RC_NOMEM, "live bytes");
+    if (rc != RC_OK) {
         index_rows_free(r);
-        return err_set(reterr, RC_NOMEM, "live bytes");
+        return rc;
     }
     v[0] = FORMAT;
     le_put64(v + 1, upto.segment_id);
@@ -116,9 +119,10 @@ enum rc index_rows_commit(struct index_rows *r, struct seg_position upto, struct
     rocksdb_writebatch_wi_put_cf(r->wb, ix->cf[CF_DEFAULT], REPLAY_KEY, sizeof(REPLAY_KEY),
                                  (char *)v, sizeof(v));
     rocksdb_write_writebatch_wi(ix->db, ix->wo, r->wb, &e);
-    space_end(&r->space, /* written= */ e == NULL);
+    rc = write_rc(ix, e, "rows", reterr);
+    space_end(&r->space, /* written= */ rc == RC_OK);
     index_rows_free(r);
-    return e == NULL ? RC_OK : rc_from_rocksdb(e, "rows", reterr);
+    return rc;
 }
 
 enum rc index_replay_from(struct index *ix, struct seg_position *ret, struct err *reterr)
@@ -283,10 +287,11 @@ enum rc plain_end(struct plain *p, enum rc rc, const char *what, struct err *ret
 {
     char *e = NULL;
 
+    if (rc == RC_OK) rc = room_check(p->ix, reterr);
     if (rc == RC_OK && space_rows(&p->space, plain_put, p) != RC_OK)
         rc = err_set(reterr, RC_NOMEM, "live bytes");
     if (rc == RC_OK) rocksdb_write(p->ix->db, p->ix->wo, p->wb, &e);
-    if (e != NULL) rc = rc_from_rocksdb(e, what, reterr);
+    if (e != NULL) rc = write_rc(p->ix, e, what, reterr);
     space_end(&p->space, /* written= */ rc == RC_OK);
     rocksdb_writebatch_destroy(p->wb);
     return rc;

@@ -620,10 +620,12 @@ static size_t note_key(const char *name, char k[64])
 enum rc index_note_put(struct index *ix, const char *name, struct slice value, struct err *reterr)
 {
     char k[64], *e = NULL;
+    enum rc rc = room_check(ix, reterr);
 
+    if (rc != RC_OK) return rc;
     rocksdb_put_cf(ix->db, ix->wo, ix->cf[CF_DEFAULT], k, note_key(name, k), (const char *)value.p,
                    value.n, &e);
-    return e == NULL ? RC_OK : rc_from_rocksdb(e, "note", reterr);
+    return write_rc(ix, e, "note", reterr);
 }
 
 enum rc index_note_get(struct index *ix, const char *name, uint8_t *p, size_t cap, size_t *ret_n,

@@ -450,6 +450,8 @@ static void stop_run(void *arg)
 
     rpc_server_close(sd->server, GRACE_MS, set_event, &ev);
     LIST_FOREACH(it, &sd->groups) group_leave(CONTAINER_OF(it, struct sd_group, link));
+    for (uint32_t d = 0; d < sd->disks_n; d++)
+        store_closing(sd->disks[d].store);
     fiber_event_wait(&ev);
     peers_close(sd);
     snap_givers_expire(sd);

@@ -136,7 +136,7 @@ void group_leave(struct sd_group *g)
 void group_fail(struct sd_group *g, enum rc rc, const struct err *e)
 {
     if (g->dead) return;
-    if (rc == RC_IO || rc == RC_FULL) { /* the index can't write: nothing here can go on */
+    if (rc == RC_IO) { /* the index can't write: nothing here can go on */
         disk_out(g->disk, rc, e);
         return;
     }

@@ -117,7 +117,7 @@ static void apply_run(void *arg)
         if (g->applied >= g->apply_to || g->dead) break;
         if (b == NULL) b = calloc(1, sizeof *b);
         if (b != NULL) rc = one_batch(g, b);
-        if (rc == RC_NOMEM || rc == RC_BUSY) { /* nothing was changed: again */
+        if (rc == RC_NOMEM || rc == RC_BUSY || rc == RC_FULL) { /* nothing was changed: again */
             fiber_sleep_ms(pause_ms);
             pause_ms = MIN(pause_ms * 2, 1000);
         } else if (rc != RC_OK) {

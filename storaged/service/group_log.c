@@ -519,7 +519,7 @@ static void trim_run(void *arg)
     if (rc == RC_OK) {
         log_info("log_trimmed", "group=%s first=%llu", g->name, (unsigned long long)t.first);
         group_event(g, &ev);
-    } else if (rc != RC_NOMEM) {
+    } else if (rc != RC_NOMEM && rc != RC_FULL) { /* those: the next one takes it along */
         group_fail(g, rc, &t.err);
     }
 }
@@ -563,20 +563,21 @@ static void rewrite_run(void *arg)
     enum rc rc;
 
     w->a.data = w;
-    do {
+    for (;;) {
         rc = g->dead
                  ? RC_CANCELED
                  : store_log_append(g->disk->store, &w->a, &g->ix, g->core.config, w->e->epoch,
                                     w->e->index, (struct slice){w->e->p, w->e->n}, on_rewritten);
-        if (rc == RC_BUSY || rc == RC_NOMEM) fiber_sleep_ms(10);
-    } while (rc == RC_BUSY || rc == RC_NOMEM);
-    if (rc == RC_OK) {
-        fiber_event_wait(&w->done);
-        rc = w->rc;
+        if (rc == RC_OK) {
+            fiber_event_wait(&w->done);
+            rc = w->rc;
+        }
+        if (rc != RC_BUSY && rc != RC_NOMEM && rc != RC_FULL) break;
+        fiber_sleep_ms(rc == RC_FULL ? SD_ROOM_PAUSE_MS : 10);
     }
     log_info("log_entry_rewritten", "group=%s index=%llu rc=%s", g->name,
              (unsigned long long)w->e->index, rc_name(rc));
-    if (rc == RC_IO || rc == RC_FULL) disk_out(g->disk, rc, &w->a.err);
+    if (rc == RC_IO) disk_out(g->disk, rc, &w->a.err);
     entry_unpin(w->e);
     free(w);
 }

@@ -102,9 +102,9 @@ static void persist_run(void *arg)
         j.record_n = config > g->record_kept ? group_config_encode(&g->core.cfg, j.record) : 0;
         rc = fiber_work(persist_work, &j);
         if (rc == RC_OK) rc = j.rc;
-        if (rc == RC_NOMEM) { /* nothing was written: again */
+        if (rc == RC_NOMEM || rc == RC_FULL) { /* nothing was promised: again */
             g->persist_news = true;
-            fiber_sleep_ms(10);
+            fiber_sleep_ms(rc == RC_FULL ? SD_ROOM_PAUSE_MS : 10);
         } else if (rc != RC_OK) {
             group_fail(g, rc == RC_CORRUPT ? RC_IO : rc, &j.err);
         } else {
@@ -374,7 +374,8 @@ static void birth_run(void *arg)
     g->opening = false;
     if (rc == RC_OK) rc = b.rc;
     pool = cluster_pool(g->sd->cluster, g->id.pool);
-    if (g->dead || pool == NULL || rc == RC_NOMEM) return; /* again with the next look */
+    if (g->dead || pool == NULL || rc == RC_NOMEM || rc == RC_FULL)
+        return; /* again with the next look */
     if (rc != RC_OK) {
         group_fail(g, rc, &b.err);
         return;

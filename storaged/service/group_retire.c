@@ -118,9 +118,15 @@ static void rest_work(void *arg)
 
 static enum rc step(struct erase *e, void (*fn)(void *arg))
 {
-    enum rc rc = fiber_work(fn, e);
+    enum rc rc;
 
-    return rc == RC_OK ? e->rc : err_set(&e->err, rc, "no worker");
+    do {
+        if (e->g->sd->stopping || e->g->disk->out) return RC_CANCELED;
+        rc = fiber_work(fn, e);
+        rc = rc == RC_OK ? e->rc : err_set(&e->err, rc, "no worker");
+        if (rc == RC_FULL) fiber_sleep_ms(SD_ROOM_PAUSE_MS);
+    } while (rc == RC_FULL);
+    return rc;
 }
 
 static void erase_run(void *arg)
@@ -132,9 +138,9 @@ static void erase_run(void *arg)
     group_leave(g);
     while (!quiet(g) && !g->sd->stopping)
         fiber_sleep_ms(20);
-    rc = g->sd->stopping || g->disk->out ? RC_CANCELED : step(e, damage_work);
+    rc = step(e, damage_work);
     do {
-        if (rc == RC_OK) rc = g->sd->stopping || g->disk->out ? RC_CANCELED : step(e, chunks_work);
+        if (rc == RC_OK) rc = step(e, chunks_work);
     } while (rc == RC_OK && e->n > 0);
     if (rc == RC_OK) rc = step(e, rest_work);
     if (rc == RC_OK) {

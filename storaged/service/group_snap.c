@@ -364,6 +364,10 @@ static void snap_run(void *arg)
             fiber_cond_wait(&g->state_cond);
         g->state_busy = true;
         rc = unwanted(s) ? RC_CANCELED : worked(s, end_work);
+        while (rc == RC_FULL && !g->dead) { /* to its end: a part of it may be written */
+            fiber_sleep_ms(SD_ROOM_PAUSE_MS);
+            rc = worked(s, end_work);
+        }
         if (rc == RC_OK) {
             g->applied = s->index;
             g->apply_to = s->index;

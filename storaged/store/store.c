@@ -6,7 +6,9 @@
  * loses rows only, and the next open replays them. Failures pass through the same queue, so that
  * callbacks keep the order of the calls.
  *
- * An index that fails to write takes the disk out: its log goes on being readable. */
+ * An index that finds no room writes the same batch again, until somebody makes room; meanwhile
+ * nothing is appended. One that fails to write takes the disk out: its log goes on being readable.
+ */
 #include "storaged/store/store.h"
 #include "storaged/store/store_priv.h"
 #include "common/base/clock.h"
@@ -21,7 +23,8 @@
 #include <unistd.h>
 #include <uv.h>
 
-#define FACTS_MAX 16u /* segments that one batch finishes; more are found out at the next start */
+#define ROOM_PAUSE_MS 100u
+#define FACTS_MAX     16u /* segments that one batch finishes; more are found out at the next start */
 
 struct store {
     uv_loop_t *loop;
@@ -41,6 +44,7 @@ struct store {
     bool working;
     struct worker *worker;
     struct worker_job batch;
+    uv_timer_t again;    /* active: the batch found no room for its rows */
     uv_work_t work;      /* closing the index */
     struct err work_err; /* the worker's answer; RC_OK = written */
     struct err failed;   /* the index's: nothing is appended any more */
@@ -50,6 +54,7 @@ struct store {
     char *index_dir;
     uint64_t measured_ms;
     bool damaged;
+    bool hasty; /* waits for room no more */
     bool closing, log_closed;
     void (*close_cb)(void *data);
     void *close_data;
@@ -117,13 +122,26 @@ static void batch_work(struct worker_job *job)
 static void batch_next(struct store *s);
 static void close_step(struct store *s);
 
+static void batch_again(uv_timer_t *t)
+{
+    struct store *s = t->data;
+
+    worker_queue(s->worker, &s->batch);
+}
+
 static void batch_after(struct worker_job *job)
 {
     struct store *s = CONTAINER_OF(job, struct store, batch);
     struct list done;
 
+    if (s->work_err.rc == RC_FULL && !s->hasty) { /* nothing was written */
+        CHECK(uv_timer_start(&s->again, batch_again, ROOM_PAUSE_MS, 0) == 0);
+        return;
+    }
     s->working = false;
-    if (s->work_err.rc != RC_OK && s->failed.rc == RC_OK) {
+    if (s->work_err.rc == RC_FULL && s->failed.rc == RC_OK) { /* the next start replays them */
+        (void)err_set(&s->failed, RC_CANCELED, "%s", s->work_err.msg);
+    } else if (s->work_err.rc != RC_OK && s->failed.rc == RC_OK) {
         (void)err_set(&s->failed, RC_IO, "%s", s->work_err.msg);
         disk_fail(s->disk, s->work_err.msg);
     }
@@ -140,7 +158,7 @@ static void batch_after(struct worker_job *job)
         list_remove(it);
         list_push_back(&done, it);
         if (a->priv.rc == RC_OK && s->failed.rc != RC_OK) {
-            a->priv.rc = RC_IO;
+            a->priv.rc = s->failed.rc;
             a->err = s->failed;
         }
     }
@@ -187,7 +205,7 @@ static void batch_next(struct store *s)
         list_remove(it);
         list_push_back(&s->writing, it);
         if (s->failed.rc != RC_OK && a->priv.rc == RC_OK) { /* a row may be missing before it */
-            a->priv.rc = RC_IO;
+            a->priv.rc = s->failed.rc;
             a->err = s->failed;
         }
     }
@@ -221,6 +239,9 @@ static enum rc append_begin(struct store *s, struct store_append *a, store_appen
     if (s->failed.rc != RC_OK) {
         a->err = s->failed;
         return s->failed.rc;
+    }
+    if (uv_is_active((uv_handle_t *)&s->again)) {
+        return err_set(&a->err, RC_FULL, "the file system of the disk is full");
     }
     if (s->appends_n >= STORE_APPENDS_MAX) {
         return err_set(&a->err, RC_BUSY, "%u records wait for the disk", s->appends_n);
@@ -351,12 +372,19 @@ static void index_close_after(uv_work_t *w, int status)
     cb(data);
 }
 
+static void on_again_closed(uv_handle_t *h)
+{
+    struct store *s = h->data;
+
+    s->work.data = s;
+    CHECK(uv_queue_work(s->loop, &s->work, index_close_work, index_close_after) == 0);
+}
+
 static void on_disk_closed(void *data)
 {
     struct store *s = data;
 
-    s->work.data = s;
-    CHECK(uv_queue_work(s->loop, &s->work, index_close_work, index_close_after) == 0);
+    uv_close((uv_handle_t *)&s->again, on_again_closed);
 }
 
 static void close_step(struct store *s)
@@ -375,12 +403,21 @@ static void on_log_closed(void *data)
     close_step(s);
 }
 
+void store_closing(struct store *s)
+{
+    s->hasty = true;
+    if (!uv_is_active((uv_handle_t *)&s->again)) return;
+    CHECK(uv_timer_stop(&s->again) == 0);
+    batch_again(&s->again); /* a last time */
+}
+
 void store_close(struct store *s, void (*cb)(void *data), void *data)
 {
     CHECK(!s->closing);
     s->closing = true;
     s->close_cb = cb;
     s->close_data = data;
+    store_closing(s);
     seglog_close(s->log, on_log_closed, s);
 }
 
@@ -678,6 +715,7 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
                              .reserve_bytes = conf->reserve_bytes,
                              .limit_bytes = conf->limit_bytes};
     struct index_conf ic = {.dir = path, .cache_bytes = conf->cache_bytes};
+    uint64_t room_bytes = 0;
     enum rc rc;
 
     if (s == NULL) return err_set(reterr, RC_NOMEM, "store");
@@ -709,8 +747,10 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
             uint64_t total = 0, left = 0;
             uint64_t cache = conf->cache_bytes != 0 ? conf->cache_bytes : INDEX_CACHE_DEFAULT;
 
-            if (disk_space(s->disk, &total, &left) == RC_OK)
+            if (disk_space(s->disk, &total, &left) == RC_OK) {
                 lc.others_bytes = STORE_OTHERS_BYTES(cache, total);
+                room_bytes = lc.others_bytes / STORE_INDEX_ROOM;
+            }
         }
         lc.known_n = s->known_n;
         rc = seglog_open(&lc, &s->log, reterr);
@@ -731,6 +771,9 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
         open_undo(s);
         return rc;
     }
+    CHECK(uv_timer_init(s->loop, &s->again) == 0); /* never fails */
+    s->again.data = s;
+    index_room_keep(s->index, room_bytes);
     *ret_store = s;
     return RC_OK;
 }
@@ -768,6 +811,7 @@ void store_status(struct store *s, struct store_status *ret)
     ret->rows_n = s->rows_n;
     ret->rows_batch_max = s->batch_rows_max;
     ret->row_batches_us = s->batches_us;
+    ret->rows_full = uv_is_active((uv_handle_t *)&s->again);
     index_stats(s->index, &ret->index);
 }
 

@@ -23,7 +23,10 @@
  * written out are bounded by its cache each, a compaction needs as much again for a while, and rows
  * are about 1 % of small chunks. At most an eighth, so that a small disk is of use. */
 #define STORE_OTHERS_BYTES(cache, total) MIN(3 * (cache) + (total) / 100, (total) / 8)
-#define STORE_APPENDS_MAX                (2 * SEGLOG_APPENDS_MAX) /* accepted and not yet answered */
+/* Below that part of it the index writes nothing, so that RocksDB's own writes do not meet the full
+ * file system. The log refuses all below an eighth (seglog_conf.others_bytes), that is earlier. */
+#define STORE_INDEX_ROOM  12u
+#define STORE_APPENDS_MAX (2 * SEGLOG_APPENDS_MAX) /* accepted and not yet answered */
 
 struct store;
 struct store_conf {
@@ -45,6 +48,8 @@ MUST_CHECK enum rc store_open(const struct store_conf *conf, struct store **ret_
 /* What is pending completes (with its outcome, or RC_CANCELED), then cb. Buffers of
  * store_buf_alloc are gone then. No index call may be running or follow. */
 void store_close(struct store *s, void (*cb)(void *data), void *data);
+/* It will be closed: what waits for room for its row completes RC_CANCELED from now on. */
+void store_closing(struct store *s);
 struct id128 store_disk_id(const struct store *s);
 struct index *store_index(struct store *s);
 /* The thread that writes this disk's index, for what else is to be written to it in order. */
@@ -87,7 +92,9 @@ struct store_chunk {
  * the later record's row counts.
  * Returns RC_OK, RC_BUSY, RC_FULL (near full: log entries still fit), RC_IO, RC_INVAL,
  * RC_CANCELED (closing): cb will not fire.
- * Completes RC_OK, RC_IO (the disk is out), RC_FULL, RC_CANCELED (outcome unknown). */
+ * Completes RC_OK, RC_IO (the disk is out), RC_FULL, RC_CANCELED (outcome unknown). Not before
+ * there is room for its row: when somebody else filled the file system meanwhile, that takes until
+ * there is some again. */
 MUST_CHECK enum rc store_chunk_write(struct store *s, struct store_append *a,
                                      const struct store_chunk *c, store_append_cb cb);
 /* A group's log entry (apply_core's bytes) at (epoch, index); copied. Appends of one group complete
@@ -128,7 +135,8 @@ struct store_status {
     uint64_t rows_waiting_n; /* records that are durable, their rows not written yet */
     uint64_t row_batches_n, rows_n, rows_batch_max, row_batches_us; /* written since open */
     uint64_t replayed_n;                                            /* records at open */
-    bool damaged; /* found at this open or an earlier one, and not cleared since */
+    bool rows_full; /* the file system is full: rows wait for room, nothing is appended */
+    bool damaged;   /* found at this open or an earlier one, and not cleared since */
 };
 void store_status(struct store *s, struct store_status *ret);
 /* Every replica of this disk has persisted that it is damaged, or was healed. On the loop; writes

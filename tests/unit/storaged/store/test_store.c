@@ -549,6 +549,59 @@ static void test_close_pending(void **state)
     remove_dir(dir);
 }
 
+/* No room for rows: what is durable in the log waits, in its order, nothing new is taken, and
+ * nobody calls the disk out; with room it goes on. Closed before there is some: unknown, and
+ * replayed. */
+static void test_no_room(void **state)
+{
+    struct rec *recs = calloc(24, sizeof(*recs));
+    struct rec late = {0};
+    struct store_status st;
+    char dir[64];
+
+    (void)state;
+    assert_non_null(recs);
+    temp_dir(dir, sizeof(dir));
+    must_open(dir, DISK_AUTO);
+    for (uint32_t round = 0; round < 2; round++) {
+        index_room_keep(store_index(store), UINT64_MAX);
+        for (uint32_t i = 0; i < 12; i++)
+            assert_int_equal(start(&recs[round * 12 + i], round * 12 + i), RC_OK);
+        do {
+            (void)uv_run(&loop, UV_RUN_ONCE);
+            store_status(store, &st);
+        } while (!st.rows_full || st.log.appending_n > 0);
+        assert_int_equal(start(&late, 100), RC_FULL);
+        assert_int_equal(st.rc, RC_OK);
+        for (uint32_t i = 0; i < 12; i++)
+            assert_false(recs[round * 12 + i].done);
+        assert_int_equal(read_back(0), round == 0 ? RC_NOTFOUND : RC_OK);
+        if (round == 1) break;
+        index_room_keep(store_index(store), 0);
+        while (!recs[11].done)
+            (void)uv_run(&loop, UV_RUN_ONCE);
+        for (uint32_t i = 0; i < 12; i++) {
+            assert_true(recs[i].done);
+            assert_int_equal(recs[i].rc, RC_OK);
+            assert_int_equal(read_back(i), RC_OK);
+        }
+    }
+    must_close();
+    for (uint32_t i = 12; i < 24; i++) {
+        assert_true(recs[i].done);
+        assert_int_equal(recs[i].rc, RC_CANCELED);
+    }
+    must_open(dir, DISK_AUTO);
+    store_status(store, &st);
+    assert_int_equal(st.replayed_n, 12);
+    assert_false(st.damaged);
+    for (uint32_t i = 0; i < 24; i++)
+        assert_int_equal(read_back(i), RC_OK);
+    must_close();
+    free(recs);
+    remove_dir(dir);
+}
+
 /* More than the limit is refused at once, and callbacks come in the order of the calls. */
 static uint32_t order_next;
 static void on_ordered(struct store_append *a, enum rc rc)
@@ -648,7 +701,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_folder),        cmocka_unit_test(test_damage),
         cmocka_unit_test(test_log_fails),     cmocka_unit_test(test_index_fails),
         cmocka_unit_test(test_close_pending), cmocka_unit_test(test_limit),
-        cmocka_unit_test(test_uring_refused)};
+        cmocka_unit_test(test_no_room),       cmocka_unit_test(test_uring_refused)};
     ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
     int bad;
 
