@@ -109,7 +109,6 @@ struct room {
     bool of_wal;          /* atomic: its WAL did */
     uint64_t bad_wal;     /* that one's number, until there is another */
     bool broken;          /* it can't be resumed */
-    uint64_t resumes_n;   /* atomic */
 };
 void room_init(struct index *ix); /* opts are there, the database is not open yet */
 void room_deinit(struct index *ix);

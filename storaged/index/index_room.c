@@ -86,10 +86,7 @@ static enum rc resume(struct index *ix, struct err *reterr)
         r->bad_wal = 0;
         __atomic_store_n(&r->of_wal, false, __ATOMIC_RELAXED);
     }
-    if (got == 0) {
-        (void)__atomic_add_fetch(&r->resumes_n, 1, __ATOMIC_RELAXED);
-        return RC_OK;
-    }
+    if (got == 0) return RC_OK;
     on_full(r, false);
     if (got == 1) return err_set(reterr, RC_FULL, "index: %s", msg);
     r->broken = true;

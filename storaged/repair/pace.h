@@ -5,7 +5,7 @@
  * While requests of others are under way on the disk it waits a little longer, but at most
  * PACE_YIELDS times a call: background work gets slower, never starved. */
 #pragma once
-#include "storaged/store/store.h"
+#include "storaged/store/store_wait.h"
 
 #define PACE_YIELD_MS 5u
 #define PACE_YIELDS   20u /* 0.1 s a call */

@@ -175,52 +175,32 @@ void scrub_stats(const struct scrub *s, struct scrub_stats *ret)
 }
 
 /* ---- one suspicious record, by itself ---- */
-struct check {
-    struct seglog_read read;
-    struct fiber_event done;
-    enum rc rc;
-};
-
-static void on_checked(struct seglog_read *r, enum rc rc)
-{
-    struct check *c = r->data;
-
-    c->rc = rc;
-    fiber_event_set(&c->done);
-}
-
 /* RC_OK: good, and h is its header; RC_CORRUPT; RC_NOTFOUND: the segment is gone; others. */
 static enum rc record_check(struct store *store, const struct seg_location *loc,
                             struct record_header *h, struct err *reterr)
 {
     size_t cap = record_payload_bytes(loc->plain_bytes);
-    struct check *c = calloc(1, sizeof(*c));
+    struct seglog_read *r = calloc(1, sizeof(*r));
     uint8_t *p = aligned_alloc(DISK_ALIGN_BYTES, cap);
     enum rc rc = RC_NOMEM;
 
-    if (c == NULL || p == NULL) goto out;
-    c->read.data = c;
+    if (r == NULL || p == NULL) goto out;
     do {
-        rc = store_read(store, &c->read, loc, 0, 0, p, cap, on_checked);
+        rc = store_read_wait(store, r, loc, 0, 0, p, cap);
         if (rc == RC_BUSY) fiber_sleep_ms(PACE_YIELD_MS);
     } while (rc == RC_BUSY);
-    if (rc == RC_OK) {
-        fiber_event_wait(&c->done);
-        rc = c->rc;
-        if (rc == RC_OK) *h = c->read.header;
-    }
+    if (rc == RC_OK) *h = r->header;
     if (rc == RC_IO) rc = RC_CORRUPT;    /* a sector that can't be read is lost */
     if (rc == RC_INVAL) rc = RC_CORRUPT; /* a place that can't be */
     if (rc == RC_OK && (cap > loc->plain_bytes)) {
         for (size_t i = loc->plain_bytes; i < cap && rc == RC_OK; i++)
-            if (p[i] != 0) rc = err_set(&c->read.err, RC_CORRUPT, "padding is not zero");
+            if (p[i] != 0) rc = err_set(&r->err, RC_CORRUPT, "padding is not zero");
     }
 out:
     if (rc != RC_OK)
-        (void)err_set(reterr, rc, "%s",
-                      c != NULL && c->read.err.rc != RC_OK ? c->read.err.msg : rc_text(rc));
+        (void)err_set(reterr, rc, "%s", r != NULL && r->err.rc != RC_OK ? r->err.msg : rc_text(rc));
     free(p);
-    free(c);
+    free(r);
     return rc;
 }
 

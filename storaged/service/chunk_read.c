@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOVED_TRIES 4u /* a look-up and a read, when reclaim gives segments back in between */
-
 typedef Mikura__Internal__V1__BulkResponse Response;
 
 struct reading {
@@ -31,22 +29,11 @@ struct reading {
     uint8_t mac[16];
 };
 
-/* What the group's committed state says of it. */
 static enum rc listed(struct reading *x, struct index *ix, struct apply_chunk *ret_row,
                       bool *ret_dropped)
 {
-    uint8_t key[APPLY_CHUNK_KEY_BYTES];
-    struct buf value;
-    uint64_t index;
-    enum rc rc;
-
-    apply_chunk_key(x->ref->placement_hash, &x->id.body, x->id.index, key);
-    buf_init(&value, 4096);
-    rc = index_state_get(ix, &x->g->ix, (struct slice){key, sizeof key}, &value, &x->err);
-    if (rc == RC_OK)
-        rc = apply_chunk_row((struct slice){value.p, value.n}, ret_row, ret_dropped, &index);
-    buf_deinit(&value);
-    return rc;
+    return chunk_listed(x->g, ix, x->ref->placement_hash, &x->id.body, x->id.index, ret_row,
+                        ret_dropped, &x->err);
 }
 
 static enum rc look(void *arg, struct index *ix)
@@ -197,7 +184,7 @@ static enum rc read_all(struct reading *x, uint32_t share, struct err *reterr)
     x->g = group_of_hash(x->op->sd, x->ref->pool, x->ref->placement_hash);
     if (x->g == NULL || !x->g->ready || x->g->dead || replica_may_read_chunk(&x->g->core) != RC_OK)
         return err_set(reterr, RC_STALE, "no member of that group here");
-    for (uint32_t tries = 0; tries < MOVED_TRIES; tries++) {
+    for (uint32_t tries = 0; tries < SD_MOVED_TRIES; tries++) {
         rc = disk_look(x->g->disk, look, x);
         if (rc == RC_NOTFOUND) return absent(x, reterr);
         if (rc == RC_PRECOND) return err_set(reterr, rc, "dropped, or another sealing won");

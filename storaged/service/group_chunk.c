@@ -52,28 +52,41 @@ enum rc chunk_held(struct sd_group *g, const struct index_chunk_id *id, struct i
     return disk_look(g->disk, look, &l);
 }
 
+enum rc chunk_listed(struct sd_group *g, struct index *ix, uint64_t placement_hash,
+                     const struct id128 *body, uint32_t index, struct apply_chunk *ret_row,
+                     bool *ret_dropped, struct err *reterr)
+{
+    uint8_t key[APPLY_CHUNK_KEY_BYTES];
+    struct buf value;
+    uint64_t at;
+    enum rc rc;
+
+    apply_chunk_key(placement_hash, body, index, key);
+    buf_init(&value, 4096);
+    rc = index_state_get(ix, &g->ix, (struct slice){key, sizeof key}, &value, reterr);
+    if (rc == RC_OK)
+        rc = apply_chunk_row((struct slice){value.p, value.n}, ret_row, ret_dropped, &at);
+    buf_deinit(&value);
+    return rc;
+}
+
 struct decided {
     struct sd_group *g;
     const struct apply_chunk *c;
     bool yes;
 };
 
-static void decided_work(void *arg)
+static enum rc decided(void *arg, struct index *ix)
 {
     struct decided *d = arg;
-    uint8_t key[APPLY_CHUNK_KEY_BYTES];
+    const struct apply_chunk *c = d->c;
     struct apply_chunk row;
-    struct buf value;
-    uint64_t index;
     bool dropped = false;
+    enum rc rc =
+        chunk_listed(d->g, ix, c->placement_hash, &c->body, c->index, &row, &dropped, NULL);
 
-    buf_init(&value, 4096);
-    apply_chunk_key(d->c->placement_hash, &d->c->body, d->c->index, key);
-    if (index_state_get(store_index(d->g->disk->store), &d->g->ix, (struct slice){key, sizeof key},
-                        &value, NULL) == RC_OK &&
-        apply_chunk_row((struct slice){value.p, value.n}, &row, &dropped, &index) == RC_OK)
-        d->yes = dropped || !id128_eq(&row.seal_id, &d->c->seal_id);
-    buf_deinit(&value);
+    if (rc == RC_OK) d->yes = dropped || !id128_eq(&row.seal_id, &c->seal_id);
+    return rc;
 }
 
 /* The committed state has a tombstone or another sealing, for ever: this one has no effect any
@@ -82,24 +95,10 @@ bool chunk_decided(struct sd_group *g, const struct apply_chunk *c)
 {
     struct decided d = {.g = g, .c = c};
 
-    return fiber_work(decided_work, &d) == RC_OK && d.yes;
+    return disk_look(g->disk, decided, &d) == RC_OK && d.yes;
 }
 
 /* ---- one pull ---- */
-struct write_wait {
-    struct store_append a;
-    struct fiber_event done;
-    enum rc rc;
-};
-
-static void on_written(struct store_append *a, enum rc rc)
-{
-    struct write_wait *w = a->data;
-
-    w->rc = rc;
-    fiber_event_set(&w->done);
-}
-
 /* What a peer sent, checked against the GMAC of this pull, onto the disk. */
 static enum rc pulled_write(struct sd_group *g, const struct apply_chunk *c, const struct ask *a,
                             const uint8_t key[32], struct bulk_buf *buf, struct err *reterr)
@@ -120,7 +119,7 @@ static enum rc pulled_write(struct sd_group *g, const struct apply_chunk *c, con
                              .crc_known = true,
                              .urgent = true,
                              .payload = buf->p};
-    struct write_wait *w = NULL;
+    struct store_append *w = NULL;
     uint8_t mac[16];
     enum rc rc;
 
@@ -148,15 +147,8 @@ static enum rc pulled_write(struct sd_group *g, const struct apply_chunk *c, con
     }
     memcpy(sc.plain_digest, c->plain_digest, sizeof sc.plain_digest);
     sc.blocks = rb;
-    w->a.data = w;
-    rc = store_chunk_write(g->disk->store, &w->a, &sc, on_written);
-    if (rc != RC_OK) {
-        (void)err_set(reterr, rc, "a pulled chunk: %s", rc_text(rc));
-        goto out;
-    }
-    fiber_event_wait(&w->done);
-    rc = w->rc;
-    if (rc != RC_OK) (void)err_set(reterr, rc, "a pulled chunk: %s", w->a.err.msg);
+    rc = store_chunk_write_wait(g->disk->store, w, &sc);
+    if (rc != RC_OK) (void)err_set(reterr, rc, "a pulled chunk: %s", w->err.msg);
 out:
     free(rb);
     free(w);

@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MOVED_TRIES 4u /* a look-up and a read, when reclaim gives segments back in between */
-
 void entries_unpin(struct entry **e, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
@@ -199,50 +197,26 @@ static void rows_work(void *arg)
                           &r->got, &r->err);
 }
 
-struct read_wait {
-    struct seglog_read r;
-    struct fiber_event done;
-    enum rc rc;
-};
-
-static void on_read(struct seglog_read *r, enum rc rc)
-{
-    struct read_wait *w = r->data;
-
-    w->rc = rc;
-    fiber_event_set(&w->done);
-}
-
 /* One entry from its place, into memory. */
 static enum rc row_load(struct sd_group *g, const struct index_log_row *row, struct entry **ret,
                         struct err *reterr)
 {
     size_t cap = ROUND_UP((size_t)row->loc.plain_bytes, 4096u);
-    struct read_wait *w = calloc(1, sizeof *w);
+    struct seglog_read *r = calloc(1, sizeof *r);
     uint8_t *p = aligned_alloc(4096, MAX(cap, 4096u));
     struct entry *there;
     enum rc rc;
 
-    if (w == NULL || p == NULL) {
+    if (r == NULL || p == NULL) {
         rc = err_set(reterr, RC_NOMEM, "a log entry of %u bytes", row->loc.plain_bytes);
         goto out;
     }
-    w->r.data = w;
-    rc = store_read(g->disk->store, &w->r, &row->loc, 0, 0, p, MAX(cap, 4096u), on_read);
-    if (rc != RC_OK) {
-        (void)err_set(reterr, rc, "a log entry: %s", rc_text(rc));
-        goto out;
-    }
-    fiber_event_wait(&w->done);
-    rc = w->rc;
-    if (rc == RC_OK &&
-        (w->r.header.type != RECORD_LOG_ENTRY || w->r.header.log_index != row->index)) {
-        (void)err_set(&w->r.err, RC_CORRUPT, "another record lies there");
-        rc = RC_CORRUPT;
-    }
+    rc = store_read_wait(g->disk->store, r, &row->loc, 0, 0, p, MAX(cap, 4096u));
+    if (rc == RC_OK && (r->header.type != RECORD_LOG_ENTRY || r->header.log_index != row->index))
+        rc = err_set(&r->err, RC_CORRUPT, "another record lies there");
     if (rc != RC_OK) {
         (void)err_set(reterr, rc, "log entry %llu of group %s: %s", (unsigned long long)row->index,
-                      g->name, w->r.err.msg);
+                      g->name, r->err.msg);
         if (rc == RC_CORRUPT) sdm_add(SDM_CORRUPT, 1);
         goto out;
     }
@@ -252,11 +226,11 @@ static enum rc row_load(struct sd_group *g, const struct index_log_row *row, str
         goto out;
     }
     entry_unpin(there);
-    *ret = entry_put(&g->ring, row->epoch, row->index, (struct slice){p, w->r.got_bytes});
+    *ret = entry_put(&g->ring, row->epoch, row->index, (struct slice){p, r->got_bytes});
     if (*ret == NULL) rc = err_set(reterr, RC_NOMEM, "a log entry");
 out:
     free(p);
-    free(w);
+    free(r);
     return rc;
 }
 
@@ -287,7 +261,8 @@ enum rc group_entries(struct sd_group *g, uint64_t first, uint32_t n, uint64_t b
                 break;
             }
             rc = row_load(g, &r.rows[got - row_at], &e, &r.err);
-            if (rc == RC_NOTFOUND && moved++ < MOVED_TRIES) { /* reclaim moved it: its row knows */
+            if (rc == RC_NOTFOUND &&
+                moved++ < SD_MOVED_TRIES) { /* reclaim moved it: its row knows */
                 free(r.rows);
                 r.rows = NULL;
                 r.got = 0;
@@ -541,19 +516,9 @@ void group_trim(struct sd_group *g)
 /* ---- an entry whose record is bad ---- */
 struct rewrite {
     struct store_append a;
-    struct fiber_event done;
     struct sd_group *g;
     struct entry *e;
-    enum rc rc;
 };
-
-static void on_rewritten(struct store_append *a, enum rc rc)
-{
-    struct rewrite *w = a->data;
-
-    w->rc = rc;
-    fiber_event_set(&w->done);
-}
 
 /* The same bytes under the same epoch and index: its row goes to the new record. */
 static void rewrite_run(void *arg)
@@ -562,16 +527,11 @@ static void rewrite_run(void *arg)
     struct sd_group *g = w->g;
     enum rc rc;
 
-    w->a.data = w;
     for (;;) {
         rc = g->dead
                  ? RC_CANCELED
-                 : store_log_append(g->disk->store, &w->a, &g->ix, g->core.config, w->e->epoch,
-                                    w->e->index, (struct slice){w->e->p, w->e->n}, on_rewritten);
-        if (rc == RC_OK) {
-            fiber_event_wait(&w->done);
-            rc = w->rc;
-        }
+                 : store_log_append_wait(g->disk->store, &w->a, &g->ix, g->core.config, w->e->epoch,
+                                         w->e->index, (struct slice){w->e->p, w->e->n});
         if (rc != RC_BUSY && rc != RC_NOMEM && rc != RC_FULL) break;
         fiber_sleep_ms(rc == RC_FULL ? SD_ROOM_PAUSE_MS : 10);
     }

@@ -17,7 +17,8 @@
 #define SD_CHUNK_LIST_PAGES  16u        /* of SD_SCAN_BYTES, looked through for one answer */
 #define SD_REQUESTS_MAX      4096u      /* Store calls at once */
 #define SD_CONNS_MAX         1024u
-#define SD_SUSPECTS_MAX      8u    /* records read once more because a read failed, a disk */
+#define SD_SUSPECTS_MAX      8u /* records read once more because a read failed, a disk */
+#define SD_MOVED_TRIES       4u /* a look-up and a read, when reclaim gives segments back in between */
 #define SD_ROOM_PAUSE_MS     200u  /* between tries of what found its disk's file system full */
 #define SD_UPKEEP_MS         1000u /* between looks whether reclaim or a scrub is due */
 #define SD_COMPARE_PARTS_MAX 8u    /* replicas that are read for a comparison at once: pagers */

@@ -20,7 +20,7 @@
 #include "storaged/service/chunk_pool.h"
 #include "storaged/service/entry_cache.h"
 #include "storaged/service/limits.h"
-#include "storaged/store/store.h"
+#include "storaged/store/store_wait.h"
 
 struct sd_settings {
     const char *name, *listen, *advertise, *ca, *cert, *key, *etcd, *cluster, *zone, *rack, *host;
@@ -204,6 +204,10 @@ MUST_CHECK enum rc chunk_ensure(struct sd_group *g, const struct apply_chunk *c,
 MUST_CHECK enum rc chunk_fetch(struct sd_group *g, const struct apply_chunk *c, struct err *reterr);
 MUST_CHECK enum rc chunk_held(struct sd_group *g, const struct index_chunk_id *id,
                               struct index_chunk *ret, struct err *reterr);
+/* What the group's committed state says of a chunk. RC_NOTFOUND, as index_state_get. */
+MUST_CHECK enum rc chunk_listed(struct sd_group *g, struct index *ix, uint64_t placement_hash,
+                                const struct id128 *body, uint32_t index,
+                                struct apply_chunk *ret_row, bool *ret_dropped, struct err *reterr);
 bool chunk_decided(struct sd_group *g, const struct apply_chunk *c);
 /* group_snap.c */
 void group_snapshot(struct sd_group *g, const struct replica_action *a);

@@ -7,6 +7,7 @@
  *   bench_disk grow DIR BYTES COUNT DEPTH [ENGINE [HAVE]]  to COUNT by powers of ten: memory a
  *                                                     chunk, time to open, get latencies at each;
  *                                                     DIR has HAVE of them from an earlier run
+ *                                                     (all: they are measured only)
  *
  * DEPTH requests are under way. Prints a JSON object a row: rates, CPU seconds (user + system, all
  * threads, the kernel's io workers too) per 10^9 bytes, flushes. ENGINE: io_uring or pread. */
@@ -292,6 +293,7 @@ static void grow(void)
         open_s = (double)(clock_boot_us() - from_us) / 1e6;
         gets(have, write_s, open_s, empty_mb);
     }
+    if (b.have == most) gets(have, /* write_s= */ 0, /* open_s= */ 0, empty_mb);
     store_down();
 }
 
