@@ -401,6 +401,30 @@ static void on_snapshot(struct replica_core *c, struct replica_actions *out,
     answer(c, out);
 }
 
+/* As a disk that is found damaged at a start. A leader also falls silent: its backups take over when
+ * their grace is over, and take it out of in_sync with that. What is committed they hold. Not while
+ * a transaction is under way: it may make this one the last in sync, then dark for ever. A backup
+ * of this epoch that wants nothing has its primary, a good copy, in the record; and the next
+ * comparison will say it again. */
+static void on_odd(struct replica_core *c, struct replica_actions *out,
+                   const struct replica_event *ev)
+{
+    if (ev->epoch != c->epoch || ev->id != c->cfg.config) return; /* healed since, maybe */
+    if (c->role != REPLICA_BACKUP && !replica_leads(c) && !MUTANT(74)) return;
+    if (c->damaged || (c->cas_state != REPLICA_CAS_NONE && !MUTANT(72))) return;
+    c->damaged = true;
+    if (replica_leads(c) && !MUTANT(71)) {
+        replica_act(out, REPLICA_ABANDON)->first = c->commit + 1;
+        c->peers_n = 0;
+        c->tail = 0;
+        c->tail_checking = false;
+        c->verified = c->log_durable = c->commit;
+        c->word_ms = c->now_ms;
+        replica_role_set(c, out, follower_role(c));
+    }
+    replica_persist(c, out, /* gate= */ true);
+}
+
 static void on_message(struct replica_core *c, struct replica_actions *out,
                        const struct replica_msg *m)
 {
@@ -444,6 +468,9 @@ static void on_message(struct replica_core *c, struct replica_actions *out,
     case REPLICA_JOIN:
     case REPLICA_SNAP_GET:
     case REPLICA_SNAP_PAGE:
+    case REPLICA_COMPARE_GET:
+    case REPLICA_COMPARE_SUM:
+    case REPLICA_COMPARE_ODD:
         break;
     }
 }
@@ -576,6 +603,9 @@ void replica_step(struct replica_core *c, const struct replica_event *ev,
         break;
     case REPLICA_EV_TRIMMED:
         c->log_first = MAX(c->log_first, ev->index);
+        break;
+    case REPLICA_EV_ODD:
+        on_odd(c, out, ev);
         break;
     }
     if (ev->type == REPLICA_EV_DURABLE || ev->type == REPLICA_EV_CHUNK) {

@@ -97,6 +97,9 @@ enum replica_msg_type {
     REPLICA_NO_LOG = 5,    /* primary -> learner: my log begins above what you want: snapshot */
     REPLICA_SNAP_GET = 6,  /* 6 and 7 pass between services, the core never sees them: */
     REPLICA_SNAP_PAGE = 7, /*   see replica_msg.h */
+    REPLICA_COMPARE_GET = 8, /* 8 to 10 as well */
+    REPLICA_COMPARE_SUM = 9,
+    REPLICA_COMPARE_ODD = 10,
 };
 struct replica_entry {
     uint64_t epoch;
@@ -139,6 +142,9 @@ enum replica_ev_type {
     REPLICA_EV_SNAPSHOT, /* epoch, rc (, index): the state was replaced by that of `index`, durably,
                             and every chunk that it lists is held. rc != OK: gave up, try again */
     REPLICA_EV_TRIMMED,  /* index: the log begins there now */
+    REPLICA_EV_ODD,      /* epoch, id (config): the state here is another than that of most others in
+                            sync, who were compared under this record: it counts for nothing from now on, only
+                            a snapshot heals; a leader lays down its reign */
 };
 enum replica_cas { REPLICA_CAS_WON = 1, REPLICA_CAS_LOST, REPLICA_CAS_UNKNOWN };
 struct replica_event {
@@ -227,6 +233,7 @@ struct replica_peer {
     uint64_t sent_seq;     /* of the last entries sent */
     uint64_t moved_ms;     /* match grew, or nothing was outstanding */
     bool damaged;
+    bool in_sync; /* by the record */
 };
 struct replica_core {
     struct replica_conf conf;

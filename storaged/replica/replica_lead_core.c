@@ -24,7 +24,9 @@ static const struct replica_peer *peer_look(const struct replica_core *c, const 
     return NULL;
 }
 
-/* Peers are the record's members; those that stay keep what is known of them. */
+/* Peers are the record's members; those that stay keep what is known of them. One that goes from
+ * in_sync to the learners begins anew: it may replace what it has answered for by a snapshot of
+ * less, so only answers under this record or a later one count. */
 static void peers_update(struct replica_core *c)
 {
     const struct group_set *sets[2] = {&c->cfg.in_sync, &c->cfg.learners};
@@ -32,7 +34,8 @@ static void peers_update(struct replica_core *c)
 
     for (uint32_t i = 0; i < c->peers_n; i++) {
         if (group_set_has(&c->cfg.in_sync, &c->peers[i].disk) ||
-            group_set_has(&c->cfg.learners, &c->peers[i].disk))
+            (group_set_has(&c->cfg.learners, &c->peers[i].disk) &&
+             (!c->peers[i].in_sync || MUTANT(73))))
             c->peers[kept++] = c->peers[i];
     }
     c->peers_n = kept;
@@ -50,6 +53,8 @@ static void peers_update(struct replica_core *c)
             };
         }
     }
+    for (uint32_t i = 0; i < c->peers_n; i++)
+        c->peers[i].in_sync = group_set_has(&c->cfg.in_sync, &c->peers[i].disk);
 }
 
 static void beacons(struct replica_core *c, struct replica_actions *out)

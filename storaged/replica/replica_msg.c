@@ -54,7 +54,7 @@ uint32_t replica_msg_encode(const struct replica_msg *m, uint8_t *out)
 enum replica_msg_type replica_msg_type_of(struct slice bytes)
 {
     if (bytes.n < REPLICA_MSG_HEAD_BYTES || bytes.p[0] != REPLICA_MSG_FORMAT) return 0;
-    if (bytes.p[1] < REPLICA_PREPARE || bytes.p[1] > REPLICA_SNAP_PAGE) return 0;
+    if (bytes.p[1] < REPLICA_PREPARE || bytes.p[1] > REPLICA_COMPARE_ODD) return 0;
     return (enum replica_msg_type)bytes.p[1];
 }
 
@@ -66,7 +66,7 @@ static enum rc head_decode(struct slice bytes, uint8_t flags, struct id128 ids[3
     if (bytes.p[0] != REPLICA_MSG_FORMAT)
         return err_set(reterr, RC_UNIMPL, "replica message of format %u, known is %u", bytes.p[0],
                        REPLICA_MSG_FORMAT);
-    if (bytes.p[1] < REPLICA_PREPARE || bytes.p[1] > REPLICA_SNAP_PAGE ||
+    if (bytes.p[1] < REPLICA_PREPARE || bytes.p[1] > REPLICA_COMPARE_ODD ||
         (bytes.p[2] & ~flags) != 0 || bytes.n > REPLICA_MESSAGE_BYTES_MAX)
         return err_set(reterr, RC_CORRUPT, "replica message: type %u, flags %u, %zu bytes",
                        bytes.p[1], bytes.p[2], bytes.n);
@@ -153,7 +153,8 @@ enum rc replica_snap_decode(struct slice bytes, struct replica_snap *ret, struct
     if (rc != RC_OK) return rc;
     s.type = (enum replica_msg_type)bytes.p[1];
     cursor = le_get32(bytes.p + 4);
-    if (s.type < REPLICA_SNAP_GET || cursor > bytes.n - REPLICA_MSG_HEAD_BYTES)
+    if (s.type < REPLICA_SNAP_GET || s.type > REPLICA_SNAP_PAGE ||
+        cursor > bytes.n - REPLICA_MSG_HEAD_BYTES)
         return err_set(reterr, RC_CORRUPT, "snapshot message: type %u, cursor of %u bytes",
                        bytes.p[1], cursor);
     s.done = (bytes.p[2] & FLAG_DONE) != 0;
@@ -200,4 +201,71 @@ enum rc replica_row_next(struct slice rows, size_t *at, struct slice *ret_key,
     *ret_value = (struct slice){rows.p + *at + 6 + key_n, value_n};
     *at += 6 + key_n + value_n;
     return RC_OK;
+}
+
+void replica_compare_encode(const struct replica_compare *m, uint8_t out[REPLICA_COMPARE_BYTES])
+{
+    const struct id128 ids[3] = {m->from_disk, m->from_boot, m->to_disk};
+    const uint64_t words[7] = {m->config, m->epoch,    m->id,      m->index,
+                               m->rows_n, m->lacked_n, m->mended_n};
+
+    head_encode(out, m->type, 0, ids);
+    out[3] = (uint8_t)rc_grpc(m->rc);
+    for (uint32_t i = 0; i < 7; i++)
+        le_put64(out + 56 + 8 * i, words[i]);
+    memcpy(out + REPLICA_MSG_HEAD_BYTES, m->digest, REPLICA_DIGEST_BYTES);
+}
+
+enum rc replica_compare_decode(struct slice bytes, struct replica_compare *ret, struct err *reterr)
+{
+    struct replica_compare m = {0};
+    uint64_t *words[7] = {&m.config, &m.epoch, &m.id, &m.index, &m.rows_n, &m.lacked_n, &m.mended_n};
+    struct id128 ids[3];
+    enum rc rc = head_decode(bytes, 0, ids, reterr);
+
+    if (rc != RC_OK) return rc;
+    m.type = (enum replica_msg_type)bytes.p[1];
+    if (m.type < REPLICA_COMPARE_GET || bytes.n != REPLICA_COMPARE_BYTES)
+        return err_set(reterr, RC_CORRUPT, "comparison message: type %u, %zu bytes", bytes.p[1],
+                       bytes.n);
+    m.rc = bytes.p[3] == 0 ? RC_OK : rc_from_grpc(bytes.p[3]);
+    m.from_disk = ids[0];
+    m.from_boot = ids[1];
+    m.to_disk = ids[2];
+    for (uint32_t i = 0; i < 7; i++)
+        *words[i] = le_get64(bytes.p + 56 + 8 * i);
+    memcpy(m.digest, bytes.p + REPLICA_MSG_HEAD_BYTES, REPLICA_DIGEST_BYTES);
+    *ret = m;
+    return RC_OK;
+}
+
+static uint32_t like(const struct replica_compare *sums, uint32_t n, uint32_t i)
+{
+    uint32_t mask = 0;
+
+    for (uint32_t k = 0; k < n; k++) {
+        if (memcmp(sums[k].digest, sums[i].digest, REPLICA_DIGEST_BYTES) == 0) mask |= 1u << k;
+    }
+    return mask;
+}
+
+enum compare_verdict replica_compare_judge(const struct replica_compare *sums, uint32_t n,
+                                           uint32_t min_in_sync, uint32_t *ret_odd)
+{
+    uint32_t all = (1u << n) - 1u;
+
+    CHECK(n > 0 && n <= GROUP_MEMBERS_MAX);
+    *ret_odd = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (sums[i].rc != RC_OK) return COMPARE_UNKNOWN;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t mask = like(sums, n, i), like_n = (uint32_t)__builtin_popcount(mask);
+
+        if (mask == all) return COMPARE_EQUAL;
+        if (2 * like_n <= n || like_n < min_in_sync) continue;
+        *ret_odd = all & ~mask;
+        return COMPARE_ODD;
+    }
+    return COMPARE_UNDECIDED;
 }

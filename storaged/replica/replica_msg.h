@@ -51,3 +51,35 @@ bool replica_row_put(uint8_t *rows, uint32_t cap, uint32_t *n, struct slice key,
                      struct slice value);
 MUST_CHECK enum rc replica_row_next(struct slice rows, size_t *at, struct slice *ret_key,
                                     struct slice *ret_value);
+
+/* Replicas of a group beside each other (storaged/service/compare.c). GET: primary -> in-sync, "stop
+ * at `index`, tell me your state there"; SUM: back; ODD: primary -> one whose state is another than
+ * most others'. */
+#define REPLICA_DIGEST_BYTES 32u
+struct replica_compare {
+    enum replica_msg_type type; /* COMPARE_* */
+    struct id128 from_disk, from_boot, to_disk;
+    uint64_t config, epoch; /* GET, ODD: the primary's; SUM: echoed */
+    uint64_t id;            /* random, of the comparison */
+    uint64_t index;
+    enum rc rc; /* SUM: RC_OK, or why there is no digest: RC_STALE (applied above index), RC_BUSY,
+                   RC_UNAVAIL (did not get there), RC_IO, RC_CORRUPT */
+    uint64_t rows_n;            /* SUM, RC_OK: of the state */
+    uint64_t lacked_n, mended_n; /* chunks that it lists and that were not here, or wrong */
+    uint8_t digest[REPLICA_DIGEST_BYTES]; /* SHA-256 of all rows as replica_row_put writes them */
+};
+#define REPLICA_COMPARE_BYTES (REPLICA_MSG_HEAD_BYTES + REPLICA_DIGEST_BYTES)
+void replica_compare_encode(const struct replica_compare *m, uint8_t out[REPLICA_COMPARE_BYTES]);
+MUST_CHECK enum rc replica_compare_decode(struct slice bytes, struct replica_compare *ret,
+                                          struct err *reterr);
+
+/* What the sums of all in-sync replicas mean. sums[i] is of in_sync member i. */
+enum compare_verdict {
+    COMPARE_EQUAL = 1,
+    COMPARE_ODD,       /* *ret_odd: bit i = member i differs from more than half of all members, and
+                          without those that do min_in_sync are left */
+    COMPARE_UNDECIDED, /* they differ and nobody can tell who is right */
+    COMPARE_UNKNOWN,   /* one could not tell */
+};
+enum compare_verdict replica_compare_judge(const struct replica_compare *sums, uint32_t n,
+                                           uint32_t min_in_sync, uint32_t *ret_odd);

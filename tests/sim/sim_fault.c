@@ -8,6 +8,7 @@ enum strike {
     CRASH_ALL,
     WIPE,
     DAMAGE,
+    ODD,
     PAUSE,
     CUT,
     CUT_BACK,
@@ -46,8 +47,8 @@ static bool can_lose(uint32_t i)
     uint32_t whole = 0;
 
     for (uint32_t k = 0; k < w.n; k++)
-        whole += whole_member(s, &w.nodes[k]);
-    return w.cas_flying == 0 && (whole >= 2 || !whole_member(s, &w.nodes[i]));
+        whole += k != i && whole_member(s, &w.nodes[k]) && !w.nodes[k].odd;
+    return w.cas_flying == 0 && (whole > 0 || !whole_member(s, &w.nodes[i]));
 }
 
 static void lose(uint32_t i, bool whole, uint64_t us)
@@ -57,6 +58,24 @@ static void lose(uint32_t i, bool whole, uint64_t us)
     node_wipe(&w.nodes[i], whole);
     trace("n%u: its disk %s", i, whole ? "is lost, another put in" : "is damaged");
     later(EV_RESTART, (int)i, us, (struct sim_event){0});
+}
+
+/* Its state is told to be another than the others'. It is not: so all that was acknowledged must be
+ * kept all the same, and it must come back. A backup hears it, late, from the primary, which is
+ * right; a primary says it to itself. */
+static void odd(uint32_t i, uint64_t us)
+{
+    struct node *n = &w.nodes[i], *p = &w.nodes[node_of(&etcd_now()->cfg.primary)];
+
+    if (!n->alive || !can_lose(i)) return;
+    if (p == n) {
+        node_step(n, (struct replica_event){.type = REPLICA_EV_ODD, .epoch = n->core.epoch, .id = n->core.cfg.config});
+        n->odd = n->core.damaged;
+    } else if (p->alive && p->core.role == REPLICA_PRIMARY && !p->odd &&
+               p->core.epoch == n->core.epoch) {
+        n->odd = true;
+        later(EV_ODD, (int)i, us % (1500 * MS), (struct sim_event){.a = p->core.epoch, .b = p->core.cfg.config});
+    }
 }
 
 static void clock_set(uint32_t i, uint64_t us)
@@ -87,6 +106,9 @@ static void strike(enum strike kind, uint32_t a, uint32_t b, uint64_t us)
     case WIPE:
     case DAMAGE:
         lose(a, kind == WIPE, us);
+        break;
+    case ODD:
+        odd(a, us);
         break;
     case PAUSE:
         w.nodes[a].paused_us = MAX(w.nodes[a].paused_us, until);
@@ -146,7 +168,7 @@ static uint64_t duration(void)
 static void by_the_clock(void)
 {
     static const uint8_t weights[STRIKES] = {
-        [CRASH] = 20, [CRASH_ALL] = 2, [WIPE] = 3,      [DAMAGE] = 4,
+        [CRASH] = 20, [CRASH_ALL] = 2, [WIPE] = 3,      [DAMAGE] = 4,   [ODD] = 5,
         [PAUSE] = 9,  [CUT] = 9,       [CUT_BACK] = 3,  [ISOLATE] = 6,
         [SPLIT] = 5,  [ETCD_CUT] = 6,  [ETCD_DOWN] = 2, [ETCD_PAST] = 4,
         [NET] = 8,    [DISK_SLOW] = 4, [CLOCK] = 3,     [HEAL] = 16};
@@ -187,7 +209,7 @@ static uint32_t concerned(const struct group_config *target)
 void fault_hook(int node, const struct group_config *target)
 {
     static const enum strike kinds[] = {CRASH,   CRASH, PAUSE,    CUT,    CUT_BACK,
-                                        ISOLATE, CUT,   ETCD_CUT, DAMAGE, DISK_SLOW};
+                                        ISOLATE, CUT,   ETCD_CUT, DAMAGE, DISK_SLOW, ODD};
     uint32_t a = (uint32_t)node, x = concerned(target);
 
     if (w.faults_left == 0 || !chance(w.hooked)) return;

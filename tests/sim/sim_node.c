@@ -268,7 +268,7 @@ static void do_snapshot(struct node *n, const struct sim_event *e)
         n->applied = n->flushed_index = n->apply_to = p->applied;
         memset(n->at, 0, sizeof(n->at));
         n->log_base = MAX(n->log_base, p->applied + 1);
-        n->broken = false;
+        n->broken = n->odd = false;
         n->commit_ok = MAX(n->commit_ok, p->applied);
         n->replaced_n++;
         truth_disk_changed(n);
@@ -497,6 +497,7 @@ void node_start(struct node *n)
     s.log_first = first;
     s.log_last = last;
     s.damaged = n->broken;
+    n->odd = n->promise.damaged;
     sim_map_copy(&n->map, &n->flushed);
     n->applied = n->apply_to = n->flushed_index;
     n->synced_n = n->log_n;
@@ -545,7 +546,7 @@ void node_wipe(struct node *n, bool whole)
         n->flushed.n = 0;
         n->flushed.hash = 0;
         n->flushed_index = 0;
-        n->broken = false;
+        n->broken = n->odd = false;
         memset(n->chunks, 0, sizeof(n->chunks));
     } else { /* a hole: the service sees records missing below what is marked as flushed */
         n->log_n -= rnd(MIN(n->log_n, 64u) + 1);
@@ -593,6 +594,10 @@ void node_event(struct node *n, const struct sim_event *e)
         break;
     case EV_CHUNK_COPY:
         n->chunks[e->a] = 1;
+        break;
+    case EV_ODD:
+        node_step(n, (struct replica_event){.type = REPLICA_EV_ODD, .epoch = e->a, .id = e->b});
+        n->odd = n->core.damaged;
         break;
     case EV_SNAP:
         do_snapshot(n, e);

@@ -45,6 +45,7 @@ enum ev {
     EV_RESTART,
     EV_MANAGER,
     EV_CHUNK_COPY,
+    EV_ODD,
 };
 
 struct rec {
@@ -75,6 +76,7 @@ struct node {
     uint32_t disk_at[INDEX_MAX]; /* index -> synced record that a restart would take, + 1 */
     uint64_t slow_us;            /* the disk stalls until */
     bool broken;                 /* lost what it had promised, until a snapshot came */
+    bool odd;                    /* it was, or is about to be, told that its state is odd */
     /* in memory */
     struct sim_map map;
     uint64_t applied, apply_to;

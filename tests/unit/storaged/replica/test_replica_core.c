@@ -864,6 +864,88 @@ static void a_damaged_backup_goes(void **state)
     assert_true(group_set_has(&only(REPLICA_CAS)->config.learners, &(struct id128){{B}}));
 }
 
+static void odd(uint64_t epoch)
+{
+    feed((struct replica_event){.type = REPLICA_EV_ODD, .epoch = epoch, .id = core.cfg.config});
+}
+
+/* What the comparison of replicas says: by a backup it is promised and told, and only a snapshot heals. */
+static void an_odd_backup_counts_no_more(void **state)
+{
+    struct replica_msg m;
+
+    (void)state;
+    begin_backup();
+    prepare(A, 2, 2, 1, 3, txn(), 2, 1);
+    durable(2, 3);
+    odd(1); /* of another reign */
+    assert_int_equal(acts.n, 0);
+    odd(2);
+    assert_true(only(REPLICA_PERSIST)->durable.damaged);
+    assert_int_equal(count(REPLICA_SEND), 0);
+    odd(2);
+    assert_int_equal(acts.n, 0);
+    persisted();
+    assert_true(sent(REPLICA_ANSWER, A)->damaged);
+    prepare(A, 2, 2, 4, 1, txn(), 4, 1);
+    assert_int_equal(count(REPLICA_APPEND), 0);
+    assert_int_equal(count(REPLICA_APPLY), 0);
+    assert_true(sent(REPLICA_ANSWER, A)->damaged);
+    tick(60000);
+    assert_int_equal(count(REPLICA_CAS), 0); /* it does not stand */
+    group_set_remove(&record.in_sync, &(struct id128){{B}});
+    group_set_add(&record.learners, &(struct id128){{B}});
+    record.config = 3;
+    config(&record);
+    m = msg(REPLICA_NO_LOG, A, 2, 3);
+    m.commit = 1; /* its log does not help */
+    deliver(m);
+    assert_int_equal(only(REPLICA_SNAPSHOT)->first, core.commit + 1);
+    odd(2); /* told once more, while it heals */
+    assert_int_equal(acts.n, 0);
+    feed((struct replica_event){.type = REPLICA_EV_SNAPSHOT, .epoch = 2, .rc = RC_OK, .index = 9});
+    assert_false(only(REPLICA_PERSIST)->durable.damaged);
+    persisted();
+    assert_false(sent(REPLICA_ANSWER, A)->damaged);
+    assert_int_equal(sent(REPLICA_ANSWER, A)->want, 10);
+}
+
+static void an_odd_primary_steps_down(void **state)
+{
+    struct group_set wish = {.n = 4, .disks = {disk(A), disk(B), disk(C), disk(D)}};
+
+    (void)state;
+    begin_primary();
+    assert_int_equal(propose(txn()), RC_OK);
+    odd(core.epoch);
+    assert_int_equal(only(REPLICA_ABANDON)->first, 2);
+    assert_true(only(REPLICA_PERSIST)->durable.damaged);
+    assert_int_equal(replica_role(&core), REPLICA_BACKUP);
+    assert_int_equal(replica_may_read(&core, now), RC_STALE);
+    assert_int_equal(propose(txn()), RC_STALE);
+    persisted();
+    tick(500);
+    assert_int_equal(count(REPLICA_SEND), 0); /* silent, so that others take over */
+    answer(B, 2, now);
+    assert_int_equal(core.commit, 1);
+    config(&record); /* what it led by */
+    assert_int_equal(replica_role(&core), REPLICA_BACKUP);
+    tick(60000);
+    assert_int_equal(count(REPLICA_CAS), 0);
+
+    /* while a change of the record is under way it waits to be told again */
+    begin_primary();
+    feed((struct replica_event){.type = REPLICA_EV_WISH, .wish = &wish});
+    deliver(msg(REPLICA_JOIN, D, 0, 0));
+    tick(50);
+    (void)only(REPLICA_CAS);
+    odd(core.epoch);
+    assert_int_equal(acts.n, 0);
+    cas(REPLICA_CAS_WON);
+    odd(core.epoch);
+    assert_int_equal(replica_role(&core), REPLICA_BACKUP);
+}
+
 /* ---- everything in every role ---- */
 
 static void (*const beginnings[])(void) = {begin_none,      begin_learner,  begin_backup,
@@ -919,6 +1001,10 @@ static void any_event_in_any_role(void **state)
 
             ev.type = (enum replica_ev_type)(1 + rnd(REPLICA_EV_PERSISTED));
             if (rnd(2) == 0) ev.type = REPLICA_EV_MESSAGE;
+            if (rnd(100) == 0) {
+                ev.type = REPLICA_EV_ODD;
+                ev.id = core.cfg.config - rnd(2);
+            }
             ev.msg = &m;
             ev.config = &record;
             ev.mod_revision = (int64_t)record.config * 10;
@@ -974,6 +1060,8 @@ int main(void)
         cmocka_unit_test(takes_in),
         cmocka_unit_test(retires),
         cmocka_unit_test(a_damaged_backup_goes),
+        cmocka_unit_test(an_odd_backup_counts_no_more),
+        cmocka_unit_test(an_odd_primary_steps_down),
         cmocka_unit_test(any_event_in_any_role),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -220,6 +220,91 @@ static void snapshot_bytes(void **state)
     }
 }
 
+static void comparison_bytes(void **state)
+{
+    struct replica_compare m = {.type = REPLICA_COMPARE_SUM,
+                                .from_disk = id(1),
+                                .from_boot = id(2),
+                                .to_disk = id(3),
+                                .config = 4,
+                                .epoch = 5,
+                                .id = 6,
+                                .index = 7,
+                                .rc = RC_STALE,
+                                .rows_n = 8,
+                                .lacked_n = 9,
+                                .mended_n = 10,
+                                .digest = {11, 12}},
+                           d;
+    uint8_t b[REPLICA_COMPARE_BYTES], again[REPLICA_COMPARE_BYTES];
+    struct replica_entry got[REPLICA_BATCH];
+    struct replica_snap snap;
+    struct replica_msg msg;
+    struct err err = {0};
+
+    (void)state;
+    replica_compare_encode(&m, b);
+    assert_int_equal(replica_msg_type_of((struct slice){b, sizeof(b)}), REPLICA_COMPARE_SUM);
+    assert_int_equal(replica_compare_decode((struct slice){b, sizeof(b)}, &d, &err), RC_OK);
+    assert_int_not_equal(d.rc, RC_OK);
+    assert_int_equal(d.id, 6);
+    assert_int_equal(d.mended_n, 10);
+    assert_memory_equal(d.digest, m.digest, sizeof(d.digest));
+    assert_int_equal(replica_msg_decode((struct slice){b, sizeof(b)}, &msg, got, &err), RC_CORRUPT);
+    assert_int_equal(replica_snap_decode((struct slice){b, sizeof(b)}, &snap, &err), RC_CORRUPT);
+    for (uint32_t cut = 0; cut < sizeof(b); cut++) {
+        uint8_t *q = exact(b, cut);
+
+        assert_int_equal(replica_compare_decode((struct slice){q, cut}, &d, &err), RC_CORRUPT);
+        free(q);
+    }
+    for (uint32_t i = 8; i < sizeof(b); i++) { /* every field is where it is looked for */
+        b[i] ^= 0x55;
+        if (replica_compare_decode((struct slice){b, sizeof(b)}, &d, &err) == RC_OK) {
+            d.rc = m.rc;
+            replica_compare_encode(&d, again);
+            if (i < 56 + 7 * 8 || i >= REPLICA_MSG_HEAD_BYTES)
+                assert_memory_equal(again, b, sizeof(b));
+        }
+        b[i] ^= 0x55;
+    }
+}
+
+/* Who is odd: only what more than half of all members, and at least min_in_sync, agree on counts. */
+static void comparison_judged(void **state)
+{
+    static const struct {
+        const char *states; /* a letter a member; '-' = it could not tell */
+        uint32_t min_in_sync;
+        enum compare_verdict want;
+        uint32_t odd;
+    } rows[] = {
+        {"a", 1, COMPARE_EQUAL, 0},          {"aa", 2, COMPARE_EQUAL, 0},
+        {"aaa", 2, COMPARE_EQUAL, 0},        {"ab", 1, COMPARE_UNDECIDED, 0},
+        {"ab", 2, COMPARE_UNDECIDED, 0},     {"aab", 2, COMPARE_ODD, 4},
+        {"aba", 2, COMPARE_ODD, 2},          {"baa", 2, COMPARE_ODD, 1},
+        {"abc", 2, COMPARE_UNDECIDED, 0},    {"aab", 3, COMPARE_UNDECIDED, 0},
+        {"aabb", 2, COMPARE_UNDECIDED, 0},   {"aaab", 2, COMPARE_ODD, 8},
+        {"abaca", 2, COMPARE_ODD, 2 | 8},    {"abacd", 2, COMPARE_UNDECIDED, 0},
+        {"aa-", 2, COMPARE_UNKNOWN, 0},      {"ab-", 2, COMPARE_UNKNOWN, 0},
+        {"-", 1, COMPARE_UNKNOWN, 0},        {"aabaa", 4, COMPARE_ODD, 4},
+        {"abbaa", 4, COMPARE_UNDECIDED, 0},
+    };
+
+    (void)state;
+    for (size_t r = 0; r < ARRAY_N(rows); r++) {
+        struct replica_compare sums[GROUP_MEMBERS_MAX] = {0};
+        uint32_t n = (uint32_t)strlen(rows[r].states), got = 99;
+
+        for (uint32_t i = 0; i < n; i++) {
+            sums[i].digest[31] = (uint8_t)rows[r].states[i];
+            if (rows[r].states[i] == '-') sums[i].rc = RC_UNAVAIL;
+        }
+        assert_int_equal(replica_compare_judge(sums, n, rows[r].min_in_sync, &got), rows[r].want);
+        assert_int_equal(got, rows[r].odd);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -227,6 +312,8 @@ int main(void)
         cmocka_unit_test(wish_and_promise_bytes),
         cmocka_unit_test(message_bytes),
         cmocka_unit_test(snapshot_bytes),
+        cmocka_unit_test(comparison_bytes),
+        cmocka_unit_test(comparison_judged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
