@@ -10,6 +10,7 @@
 #include "gateway/manager/manager.h"
 #include "gateway/manager/truth.h"
 #include "proto/mikura/v1/admin.pb-c.h"
+#include <inttypes.h>
 
 #define REASONS_MAX 64u
 #define GROUP_BATCH 256u
@@ -40,9 +41,30 @@ static Mikura__V1__Health group_health(const struct gw *gw, const struct cluster
     return MIKURA__V1__HEALTH__HEALTH_OK;
 }
 
+/* What its primary's node tells of the last comparison of its replicas; NULL: nothing. */
+static const Mikura__Internal__V1__GroupCompared *
+compared(const struct gw *gw, const struct node_look *l, uint32_t n, const struct cluster_group *g)
+{
+    const struct cluster_node *node = cluster_node_of_disk(gw->cluster, &g->primary);
+
+    for (uint32_t i = 0; i < n && node != NULL; i++) {
+        if (l[i].status == NULL || !id128_eq(&l[i].node->id, &node->id)) continue;
+        for (size_t k = 0; k < l[i].status->n_compared; k++) {
+            const Mikura__Internal__V1__GroupCompared *c = l[i].status->compared[k];
+
+            if (c->pool == g->group.pool && c->prefix_bits == g->group.prefix_bits &&
+                c->prefix == g->group.prefix)
+                return c;
+        }
+    }
+    return NULL;
+}
+
 static Mikura__V1__Group *group_message(const struct gw *gw, struct arena *a,
+                                        const struct node_look *l, uint32_t n,
                                         const struct cluster_group *g)
 {
+    const Mikura__Internal__V1__GroupCompared *c = compared(gw, l, n, g);
     Mikura__V1__Group *m = arena_alloc(a, sizeof *m);
 
     if (m == NULL) return NULL;
@@ -61,7 +83,10 @@ static Mikura__V1__Group *group_message(const struct gw *gw, struct arena *a,
     for (uint32_t i = 0; i < g->learners_n; i++)
         m->learner_disks[m->n_learner_disks++] = nodes_id(a, &g->learners[i]);
     m->health = group_health(gw, g);
-    return m;
+    if (c == NULL) return m;
+    m->compared_unix_ms = c->unix_ms;
+    m->difference = arena_str(a, "%s", c->difference);
+    return m->difference == NULL ? NULL : m;
 }
 
 static enum rc list_groups(struct fcall *c, struct err *reterr)
@@ -69,21 +94,24 @@ static enum rc list_groups(struct fcall *c, struct err *reterr)
     struct gw *gw = c->service;
     Mikura__V1__ListGroupsRequest *req;
     Mikura__V1__Group **all;
-    uint32_t n = 0, max = 0;
+    struct node_look *l = NULL;
+    uint32_t n = 0, max = 0, nodes_n = 0;
     enum rc rc = fcall_request(c, &mikura__v1__list_groups_request__descriptor, &req, reterr);
 
+    if (rc == RC_OK) rc = nodes_look(gw, &c->arena, &l, &nodes_n, reterr);
     if (rc != RC_OK) return rc;
     for (const struct cluster_group *g = cluster_group_next(gw->cluster, NULL); g != NULL;
          g = cluster_group_next(gw->cluster, g))
         max++;
     all = arena_alloc(&c->arena, max * sizeof *all);
-    if (all == NULL) return err_set(reterr, RC_NOMEM, "the groups");
+    if (all == NULL) rc = err_set(reterr, RC_NOMEM, "the groups");
     /* all of them before the first send: the map may change while we wait */
     for (const struct cluster_group *g = cluster_group_next(gw->cluster, NULL);
-         g != NULL && n < max; g = cluster_group_next(gw->cluster, g)) {
-        all[n] = group_message(gw, &c->arena, g);
-        if (all[n++] == NULL) return err_set(reterr, RC_NOMEM, "the groups");
+         g != NULL && n < max && rc == RC_OK; g = cluster_group_next(gw->cluster, g)) {
+        all[n] = group_message(gw, &c->arena, l, nodes_n, g);
+        if (all[n++] == NULL) rc = err_set(reterr, RC_NOMEM, "the groups");
     }
+    nodes_look_end(l, nodes_n);
     for (uint32_t i = 0; i < n && rc == RC_OK; i += GROUP_BATCH) {
         Mikura__V1__ListGroupsResponse m = MIKURA__V1__LIST_GROUPS_RESPONSE__INIT;
 
@@ -192,6 +220,14 @@ static void look_nodes(struct looking *lk, const struct node_look *l, uint32_t n
             reason(lk, arena_str(a, "storaged '%s' at %s has its lease but does not answer: %s",
                                  node->name, node->host_address, l[i].err.msg));
             continue;
+        }
+        for (size_t k = 0; k < l[i].status->n_compared; k++) {
+            const Mikura__Internal__V1__GroupCompared *x = l[i].status->compared[k];
+
+            if (x->difference[0] != 0)
+                reason(lk,
+                       arena_str(a, "group %u/%u/%016" PRIx64 ": %s; see the log of storaged '%s'",
+                                 x->pool, x->prefix_bits, x->prefix, x->difference, node->name));
         }
         for (size_t d = 0; d < l[i].status->n_disks; d++) {
             const Mikura__Internal__V1__DiskStatus *s = l[i].status->disks[d];

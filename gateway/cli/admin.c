@@ -66,14 +66,19 @@ static enum rc groups_each(void *data, const ProtobufCMessage *m, struct err *re
         table_cell(&g->t, "%s", out_hex(x->primary_disk, a));
         table_cell(&g->t, "%zu", x->n_in_sync_disks);
         table_cell(&g->t, "%zu", x->n_learner_disks);
+        table_cell(&g->t, "%s",
+                   x->compared_unix_ms == 0 ? "not yet"
+                                            : out_time((int64_t)x->compared_unix_ms, a));
+        table_cell(&g->t, "%s", x->difference);
     }
     return RC_OK;
 }
 
 int cmd_group_ls(struct cli *c)
 {
-    static const char *const HEAD[] = {"GROUP",        "HEALTH",   ">CONFIG",  ">EPOCH",
-                                       "PRIMARY DISK", ">IN SYNC", ">LEARNERS"};
+    static const char *const HEAD[] = {"GROUP",     "HEALTH",       ">CONFIG",
+                                       ">EPOCH",    "PRIMARY DISK", ">IN SYNC",
+                                       ">LEARNERS", "COMPARED",     "FOUND"};
     Mikura__V1__ListGroupsRequest m = MIKURA__V1__LIST_GROUPS_REQUEST__INIT;
     struct groups g = {.c = c};
     enum rc rc = cli_client(c, &c->err);

@@ -401,16 +401,16 @@ static void on_snapshot(struct replica_core *c, struct replica_actions *out,
     answer(c, out);
 }
 
-/* As a disk that is found damaged at a start. A leader also falls silent: its backups take over when
- * their grace is over, and take it out of in_sync with that. What is committed they hold. Not while
- * a transaction is under way: it may make this one the last in sync, then dark for ever. A backup
- * of this epoch that wants nothing has its primary, a good copy, in the record; and the next
+/* As a disk that is found damaged at a start. A leader also falls silent: its backups take over
+ * when their grace is over, and take it out of in_sync with that. What is committed they hold. Not
+ * while a transaction is under way: it may make this one the last in sync, then dark for ever. A
+ * backup of this epoch that wants nothing has its primary, a good copy, in the record; and the next
  * comparison will say it again. */
 static void on_odd(struct replica_core *c, struct replica_actions *out,
                    const struct replica_event *ev)
 {
     if (ev->epoch != c->epoch || ev->id != c->cfg.config) return; /* healed since, maybe */
-    if (c->role != REPLICA_BACKUP && !replica_leads(c) && !MUTANT(74)) return;
+    if (c->role != REPLICA_BACKUP && !replica_leads(c)) return; /* a learner may just be promoted */
     if (c->damaged || (c->cas_state != REPLICA_CAS_NONE && !MUTANT(72))) return;
     c->damaged = true;
     if (replica_leads(c) && !MUTANT(71)) {

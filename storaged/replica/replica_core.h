@@ -90,13 +90,13 @@ struct replica_start {
 
 /* ---- messages; bytes: replica_msg.h ---- */
 enum replica_msg_type {
-    REPLICA_PREPARE = 1,   /* primary -> all others: entries, commit index; empty = beacon */
-    REPLICA_ANSWER = 2,    /* back */
-    REPLICA_REFUSE = 3,    /* "a higher epoch or config exists": the receiver re-reads etcd */
-    REPLICA_JOIN = 4,      /* a disk that is no member -> primary: I am here */
-    REPLICA_NO_LOG = 5,    /* primary -> learner: my log begins above what you want: snapshot */
-    REPLICA_SNAP_GET = 6,  /* 6 and 7 pass between services, the core never sees them: */
-    REPLICA_SNAP_PAGE = 7, /*   see replica_msg.h */
+    REPLICA_PREPARE = 1,     /* primary -> all others: entries, commit index; empty = beacon */
+    REPLICA_ANSWER = 2,      /* back */
+    REPLICA_REFUSE = 3,      /* "a higher epoch or config exists": the receiver re-reads etcd */
+    REPLICA_JOIN = 4,        /* a disk that is no member -> primary: I am here */
+    REPLICA_NO_LOG = 5,      /* primary -> learner: my log begins above what you want: snapshot */
+    REPLICA_SNAP_GET = 6,    /* 6 and 7 pass between services, the core never sees them: */
+    REPLICA_SNAP_PAGE = 7,   /*   see replica_msg.h */
     REPLICA_COMPARE_GET = 8, /* 8 to 10 as well */
     REPLICA_COMPARE_SUM = 9,
     REPLICA_COMPARE_ODD = 10,
@@ -142,9 +142,9 @@ enum replica_ev_type {
     REPLICA_EV_SNAPSHOT, /* epoch, rc (, index): the state was replaced by that of `index`, durably,
                             and every chunk that it lists is held. rc != OK: gave up, try again */
     REPLICA_EV_TRIMMED,  /* index: the log begins there now */
-    REPLICA_EV_ODD,      /* epoch, id (config): the state here is another than that of most others in
-                            sync, who were compared under this record: it counts for nothing from now on, only
-                            a snapshot heals; a leader lays down its reign */
+    REPLICA_EV_ODD, /* epoch, id (config): the state here is another than that of most others in
+                       sync, who were compared under this record: it counts for nothing from now on,
+                       only a snapshot heals; a leader lays down its reign */
 };
 enum replica_cas { REPLICA_CAS_WON = 1, REPLICA_CAS_LOST, REPLICA_CAS_UNKNOWN };
 struct replica_event {

@@ -34,8 +34,7 @@ static void peers_update(struct replica_core *c)
 
     for (uint32_t i = 0; i < c->peers_n; i++) {
         if (group_set_has(&c->cfg.in_sync, &c->peers[i].disk) ||
-            (group_set_has(&c->cfg.learners, &c->peers[i].disk) &&
-             (!c->peers[i].in_sync || MUTANT(73))))
+            (group_set_has(&c->cfg.learners, &c->peers[i].disk) && !c->peers[i].in_sync))
             c->peers[kept++] = c->peers[i];
     }
     c->peers_n = kept;

@@ -219,7 +219,8 @@ void replica_compare_encode(const struct replica_compare *m, uint8_t out[REPLICA
 enum rc replica_compare_decode(struct slice bytes, struct replica_compare *ret, struct err *reterr)
 {
     struct replica_compare m = {0};
-    uint64_t *words[7] = {&m.config, &m.epoch, &m.id, &m.index, &m.rows_n, &m.lacked_n, &m.mended_n};
+    uint64_t *words[7] = {&m.config, &m.epoch,    &m.id,      &m.index,
+                          &m.rows_n, &m.lacked_n, &m.mended_n};
     struct id128 ids[3];
     enum rc rc = head_decode(bytes, 0, ids, reterr);
 

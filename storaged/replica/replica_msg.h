@@ -52,9 +52,9 @@ bool replica_row_put(uint8_t *rows, uint32_t cap, uint32_t *n, struct slice key,
 MUST_CHECK enum rc replica_row_next(struct slice rows, size_t *at, struct slice *ret_key,
                                     struct slice *ret_value);
 
-/* Replicas of a group beside each other (storaged/service/compare.c). GET: primary -> in-sync, "stop
- * at `index`, tell me your state there"; SUM: back; ODD: primary -> one whose state is another than
- * most others'. */
+/* Replicas of a group beside each other (storaged/service/compare.c). GET: primary -> in-sync,
+ * "stop at `index`, tell me your state there"; SUM: back; ODD: primary -> one whose state is
+ * another than most others'. */
 #define REPLICA_DIGEST_BYTES 32u
 struct replica_compare {
     enum replica_msg_type type; /* COMPARE_* */
@@ -64,7 +64,7 @@ struct replica_compare {
     uint64_t index;
     enum rc rc; /* SUM: RC_OK, or why there is no digest: RC_STALE (applied above index), RC_BUSY,
                    RC_UNAVAIL (did not get there), RC_IO, RC_CORRUPT */
-    uint64_t rows_n;            /* SUM, RC_OK: of the state */
+    uint64_t rows_n;             /* SUM, RC_OK: of the state */
     uint64_t lacked_n, mended_n; /* chunks that it lists and that were not here, or wrong */
     uint8_t digest[REPLICA_DIGEST_BYTES]; /* SHA-256 of all rows as replica_row_put writes them */
 };

@@ -269,6 +269,7 @@ static void slow_tick(struct sd *sd)
             group_trim(g);
             group_apply(g, 0); /* in case no fiber could be had */
             group_retire_look(g);
+            group_compare_look(g);
             healed &= g->ready && !g->core.damaged;
         }
         if (healed && store_damage_clear(d->store, &st.err) == RC_OK) {

@@ -254,6 +254,7 @@ void group_message(struct sd *sd, struct bulk_conn *c,
     struct replica_msg msg = {0};
     struct replica_event ev = {.type = REPLICA_EV_MESSAGE, .msg = &msg};
     struct replica_snap snap;
+    struct replica_compare cmp;
     const struct id128 *to = &msg.to_disk, *boot = &msg.from_boot;
     struct sd_group *g;
     struct err err;
@@ -264,6 +265,10 @@ void group_message(struct sd *sd, struct bulk_conn *c,
         rc = replica_snap_decode(body, &snap, &err);
         to = &snap.to_disk;
         boot = &snap.from_boot;
+    } else if (type >= REPLICA_COMPARE_GET) {
+        rc = replica_compare_decode(body, &cmp, &err);
+        to = &cmp.to_disk;
+        boot = &cmp.from_boot;
     } else {
         rc = replica_msg_decode(body, &msg, sd->entries, &err);
     }
@@ -285,6 +290,8 @@ void group_message(struct sd *sd, struct bulk_conn *c,
         snap_get_arrived(g, body);
     } else if (type == REPLICA_SNAP_PAGE) {
         snap_page_arrived(g, body);
+    } else if (type >= REPLICA_COMPARE_GET) {
+        compare_arrived(g, &cmp);
     } else {
         group_event(g, &ev);
     }

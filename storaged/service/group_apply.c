@@ -78,6 +78,7 @@ static enum rc one_batch(struct sd_group *g, struct batch *b)
     uint32_t n = (uint32_t)MIN(g->apply_to - g->applied, SD_BATCH_ENTRIES);
     enum rc rc;
 
+    if (g->compare.hold > g->applied) n = (uint32_t)MIN(n, g->compare.hold - g->applied);
     b->g = g;
     b->n = 0;
     b->err = (struct err){0};
@@ -112,7 +113,7 @@ static void apply_run(void *arg)
     while (g->applied < g->apply_to && !g->dead) {
         enum rc rc = RC_NOMEM;
 
-        while (g->state_busy)
+        while (g->state_busy || (g->applied == g->compare.hold && g->applied > 0 && !g->dead))
             fiber_cond_wait(&g->state_cond);
         if (g->applied >= g->apply_to || g->dead) break;
         if (b == NULL) b = calloc(1, sizeof *b);

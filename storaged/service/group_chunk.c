@@ -223,6 +223,18 @@ enum rc chunk_ensure(struct sd_group *g, const struct apply_chunk *c, const stru
     return rc;
 }
 
+enum rc chunk_fetch(struct sd_group *g, const struct apply_chunk *c, struct err *reterr)
+{
+    struct group_set members = g->core.cfg.in_sync;
+    enum rc rc = err_set(reterr, RC_UNAVAIL, "no other replica in sync");
+
+    for (uint32_t i = 0; i < members.n && rc != RC_OK && !g->dead; i++) {
+        if (!id128_eq(&members.disks[i], &g->disk->id))
+            rc = chunk_ensure(g, c, &members.disks[i], reterr);
+    }
+    return rc;
+}
+
 /* ---- actions ---- */
 struct chunk_job {
     struct list link;

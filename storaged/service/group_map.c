@@ -415,6 +415,7 @@ static void group_anew(struct sd_group *g)
     g->ready = g->dead = g->erased = g->has_wish = g->durable_news = g->persist_news = false;
     g->applied = g->apply_to = g->log_top = g->trimmed_at = g->forget_epoch = 0;
     g->persist_id = g->unwanted_ms = g->record_read = 0;
+    g->compare.epoch = 0;
     g->sd->groups_n++;
     g->disk->groups_n++;
 }

@@ -35,8 +35,8 @@ static bool unwanted(const struct sd_group *g)
 static bool quiet(const struct sd_group *g)
 {
     return g->appends_n == 0 && g->catchups_n == 0 && list_empty(&g->pulls) && g->snap == NULL &&
-           !g->applying && !g->persisting && !g->reading && !g->opening && !g->state_busy &&
-           !g->loading && !g->trimming;
+           !g->compare.running && g->compare.ask == NULL && !g->applying && !g->persisting &&
+           !g->reading && !g->opening && !g->state_busy && !g->loading && !g->trimming;
 }
 
 struct erase {

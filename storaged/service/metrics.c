@@ -39,6 +39,19 @@ static struct metric counters[SDM_N] = {
                                           "disks that failed a write or flush, or did not open"),
     [SDM_LOOKS_DISK] = METRIC_COUNTER_INIT("mikura_index_looks_disk_total", NULL,
                                            "index look-ups that had to go to the disk"),
+    [SDM_COMPARES] = METRIC_COUNTER_INIT("mikura_compares_total", NULL,
+                                         "groups whose replicas were compared, asked here"),
+    [SDM_COMPARES_FAILED] = METRIC_COUNTER_INIT("mikura_compares_failed_total", NULL,
+                                                "comparisons that were given up and come again"),
+    [SDM_COMPARE_ODD] = METRIC_COUNTER_INIT("mikura_compare_odd_total", NULL,
+                                            "replicas with another state than the majority's"),
+    [SDM_COMPARE_UNDECIDED] =
+        METRIC_COUNTER_INIT("mikura_compare_undecided_total", NULL,
+                            "comparisons that differ and have no majority: an operator must look"),
+    [SDM_COMPARE_LACKED] = METRIC_COUNTER_INIT("mikura_compare_chunks_lacked_total", NULL,
+                                               "chunks that a comparison found missing or wrong"),
+    [SDM_COMPARE_MENDED] = METRIC_COUNTER_INIT("mikura_compare_chunks_mended_total", NULL,
+                                               "those of them with a good copy again"),
 };
 
 void sdm_add(enum sd_metric m, int64_t v)

@@ -27,6 +27,7 @@ struct sd_settings {
     const char *disks, *data, *log_level, *engine, *faults;
     uint64_t segment_bytes, reserve_bytes, limit_bytes, chunk_bytes, index_bytes, entry_bytes;
     uint64_t tick_ms, retire_ms, log_keep, reclaim_rate, reclaim_dead, scrub_period_ms, scrub_rate;
+    uint64_t compare_period_ms, compare_rate;
 };
 struct sd;
 
@@ -77,6 +78,7 @@ MUST_CHECK enum rc disk_payload(struct sd_disk *d, uint32_t share, uint32_t byte
 
 /* ---- groups: group.c (events and actions), group_log.c, group_apply.c, group_chunk.c,
  * group_snap.c, group_map.c (birth, etcd), group_retire.c (end) ---- */
+struct comparison;
 struct waiter { /* a proposal that waits for its outcome; caller's memory */
     struct list link;
     struct fiber_event done;
@@ -141,6 +143,14 @@ struct sd_group {
     uint64_t forget_epoch;
     struct list pulls;
     struct snap_get *snap;
+    struct {           /* compare.c */
+        uint64_t hold; /* nothing above is applied; 0 = no limit */
+        bool running;  /* this replica's part, then told in sum */
+        struct replica_compare sum;
+        struct comparison *ask; /* primary: under way */
+        uint64_t epoch, slot, again_ms, unix_ms;
+        char difference[96]; /* what the last one found; "" = nothing */
+    } compare;
 };
 MUST_CHECK enum rc groups_open(struct sd *sd, struct err *reterr);
 void groups_close(struct sd *sd); /* frees; nothing of theirs runs any more */
@@ -190,6 +200,8 @@ void group_check_tail(struct sd_group *g, const struct replica_action *a);
 /* Hold that chunk durably, pulling it from from_disk if it is missing; one try. Fiber. */
 MUST_CHECK enum rc chunk_ensure(struct sd_group *g, const struct apply_chunk *c,
                                 const struct id128 *from_disk, struct err *reterr);
+/* Likewise, from any other replica in sync. RC_UNAVAIL: there is none. */
+MUST_CHECK enum rc chunk_fetch(struct sd_group *g, const struct apply_chunk *c, struct err *reterr);
 MUST_CHECK enum rc chunk_held(struct sd_group *g, const struct index_chunk_id *id,
                               struct index_chunk *ret, struct err *reterr);
 bool chunk_decided(struct sd_group *g, const struct apply_chunk *c);
@@ -217,6 +229,10 @@ enum rc persisted_tell(struct fcall *c, struct err *reterr);            /* Store
 void record_note_name(const struct placement_group *id, char name[48]); /* group_map.c */
 /* What the disk holds of a replica that is not born yet; blocking. group_map.c */
 MUST_CHECK enum rc group_found(struct sd_group *g, struct replica_start *ret, struct err *reterr);
+
+/* compare.c: once a second: is it time to compare the replicas? */
+void group_compare_look(struct sd_group *g);
+void compare_arrived(struct sd_group *g, const struct replica_compare *m);
 
 /* group_retire.c: once a second. A copy that is one too many goes. */
 void group_retire_look(struct sd_group *g);
@@ -335,7 +351,8 @@ struct sd {
     struct sd_dark dark[SD_DISKS_MAX];
     uint32_t dark_n;
     struct list groups, dirty, buckets[SD_GROUP_BUCKETS];
-    uint32_t groups_n, pagers_n;
+    uint32_t groups_n, pagers_n, compare_parts_n;
+    bool comparing; /* one at a time asks */
     struct list peers, conns, givers;
     uint32_t conns_n;
     struct entry_cache cache;
@@ -385,6 +402,12 @@ enum sd_metric {
     SDM_REPAIR_FAILED,
     SDM_DISKS_OUT,
     SDM_LOOKS_DISK,
+    SDM_COMPARES,
+    SDM_COMPARES_FAILED,
+    SDM_COMPARE_ODD,
+    SDM_COMPARE_UNDECIDED,
+    SDM_COMPARE_LACKED,
+    SDM_COMPARE_MENDED,
     SDM_N
 };
 void sdm_add(enum sd_metric m, int64_t v);

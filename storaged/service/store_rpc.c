@@ -587,6 +587,34 @@ static void upkeep_status(const struct sd_disk *d, const struct store_status *st
     m->scrub_end_unix_ms = s.end_unix_ms;
 }
 
+static enum rc compared_list(struct fcall *c, Mikura__Internal__V1__NodeStatusResponse *a,
+                             struct err *reterr)
+{
+    struct sd *sd = c->service;
+    Mikura__Internal__V1__GroupCompared *all;
+
+    a->compared = arena_alloc(&c->arena, (sd->groups_n + 1) * sizeof *a->compared);
+    all = arena_alloc(&c->arena, (sd->groups_n + 1) * sizeof *all);
+    if (a->compared == NULL || all == NULL) return err_set(reterr, RC_NOMEM, "a status");
+    LIST_FOREACH(it, &sd->groups)
+    {
+        struct sd_group *g = CONTAINER_OF(it, struct sd_group, link);
+        Mikura__Internal__V1__GroupCompared *m = &all[a->n_compared];
+
+        if (!g->ready || g->dead || replica_role(&g->core) != REPLICA_PRIMARY ||
+            g->compare.unix_ms == 0 || a->n_compared == sd->groups_n)
+            continue;
+        mikura__internal__v1__group_compared__init(m);
+        m->pool = g->id.pool;
+        m->prefix_bits = g->id.prefix_bits;
+        m->prefix = g->id.prefix;
+        m->unix_ms = g->compare.unix_ms;
+        m->difference = g->compare.difference;
+        a->compared[a->n_compared++] = m;
+    }
+    return RC_OK;
+}
+
 static enum rc do_node_status(struct fcall *c, struct err *reterr)
 {
     struct sd *sd = c->service;
@@ -636,7 +664,8 @@ static enum rc do_node_status(struct fcall *c, struct err *reterr)
     }
     a.n_disks = sd->disks_n + sd->dark_n;
     if (a.version == NULL) return err_set(reterr, RC_NOMEM, "a status");
-    return fcall_send(c, &a.base);
+    rc = compared_list(c, &a, reterr);
+    return rc != RC_OK ? rc : fcall_send(c, &a.base);
 }
 
 #define BYTES_MAX (4u << 20) /* an entry and its frame */

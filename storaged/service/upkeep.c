@@ -84,7 +84,6 @@ static enum rc repair_one(struct sd_disk *d, const struct index_chunk *c, struct
                                .owner_hash = c->owner_hash,
                                .upload_id = c->upload_id};
     struct sd_group *g = holder(d, c->pool, c->placement_hash);
-    struct group_set members;
     struct index_chunk found;
     enum rc rc;
 
@@ -93,14 +92,7 @@ static enum rc repair_one(struct sd_disk *d, const struct index_chunk *c, struct
     if (chunk_decided(g, &want)) return RC_OK;
     rc = chunk_held(g, &c->id, &found, reterr);
     if (rc != RC_NOTFOUND) return rc; /* it came by itself; or the index fails */
-    members = g->core.cfg.in_sync;
-    (void)err_set(reterr, RC_UNAVAIL, "no other replica in sync");
-    rc = RC_UNAVAIL;
-    for (uint32_t i = 0; i < members.n && rc != RC_OK && !g->dead; i++) {
-        if (!id128_eq(&members.disks[i], &d->id))
-            rc = chunk_ensure(g, &want, &members.disks[i], reterr);
-    }
-    return rc;
+    return chunk_fetch(g, &want, reterr);
 }
 
 static void repair_all(struct sd_disk *d, struct bads *b)

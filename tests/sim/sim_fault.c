@@ -8,7 +8,6 @@ enum strike {
     CRASH_ALL,
     WIPE,
     DAMAGE,
-    ODD,
     PAUSE,
     CUT,
     CUT_BACK,
@@ -22,6 +21,7 @@ enum strike {
     CLOCK,
     HEAL,
     LINK,
+    ODD, /* the last: only where w.odds */
     STRIKES
 };
 
@@ -69,12 +69,14 @@ static void odd(uint32_t i, uint64_t us)
 
     if (!n->alive || !can_lose(i)) return;
     if (p == n) {
-        node_step(n, (struct replica_event){.type = REPLICA_EV_ODD, .epoch = n->core.epoch, .id = n->core.cfg.config});
+        node_step(n, (struct replica_event){
+                         .type = REPLICA_EV_ODD, .epoch = n->core.epoch, .id = n->core.cfg.config});
         n->odd = n->core.damaged;
     } else if (p->alive && p->core.role == REPLICA_PRIMARY && !p->odd &&
                p->core.epoch == n->core.epoch) {
         n->odd = true;
-        later(EV_ODD, (int)i, us % (1500 * MS), (struct sim_event){.a = p->core.epoch, .b = p->core.cfg.config});
+        later(EV_ODD, (int)i, us % (1500 * MS),
+              (struct sim_event){.a = p->core.epoch, .b = p->core.cfg.config});
     }
 }
 
@@ -168,16 +170,17 @@ static uint64_t duration(void)
 static void by_the_clock(void)
 {
     static const uint8_t weights[STRIKES] = {
-        [CRASH] = 20, [CRASH_ALL] = 2, [WIPE] = 3,      [DAMAGE] = 4,   [ODD] = 5,
-        [PAUSE] = 9,  [CUT] = 9,       [CUT_BACK] = 3,  [ISOLATE] = 6,
-        [SPLIT] = 5,  [ETCD_CUT] = 6,  [ETCD_DOWN] = 2, [ETCD_PAST] = 4,
-        [NET] = 8,    [DISK_SLOW] = 4, [CLOCK] = 3,     [HEAL] = 16};
+        [CRASH] = 20,   [CRASH_ALL] = 2, [WIPE] = 3,      [DAMAGE] = 4,  [ODD] = 15,
+        [PAUSE] = 9,    [CUT] = 9,       [CUT_BACK] = 3,  [ISOLATE] = 6, [SPLIT] = 5,
+        [ETCD_CUT] = 6, [ETCD_DOWN] = 2, [ETCD_PAST] = 4, [NET] = 8,     [DISK_SLOW] = 4,
+        [CLOCK] = 3,    [HEAL] = 16};
+    const uint32_t kinds_n = w.odds ? STRIKES : ODD;
     uint32_t a = (uint32_t)rnd(w.n), b = (uint32_t)rnd(w.n), at, sum = 0, kind = 0;
 
     if (w.faults_left == 0) return;
     later(EV_FAULT, -1, between(1 * MS, w.calm * MS), (struct sim_event){0});
     if (chance(4500)) a = (uint32_t)node_of(&etcd_now()->cfg.primary); /* where it hurts */
-    for (uint32_t i = 0; i < STRIKES; i++)
+    for (uint32_t i = 0; i < kinds_n; i++)
         sum += weights[i];
     for (at = (uint32_t)rnd(sum); at >= weights[kind]; kind++)
         at -= weights[kind];
@@ -208,18 +211,19 @@ static uint32_t concerned(const struct group_config *target)
 
 void fault_hook(int node, const struct group_config *target)
 {
-    static const enum strike kinds[] = {CRASH,   CRASH, PAUSE,    CUT,    CUT_BACK,
-                                        ISOLATE, CUT,   ETCD_CUT, DAMAGE, DISK_SLOW, ODD};
+    static const enum strike kinds[] = {CRASH, CRASH,    PAUSE,  CUT,       CUT_BACK, ISOLATE,
+                                        CUT,   ETCD_CUT, DAMAGE, DISK_SLOW, ODD};
     uint32_t a = (uint32_t)node, x = concerned(target);
 
     if (w.faults_left == 0 || !chance(w.hooked)) return;
     trace("n%d: something is at stake", node);
+    if (w.odds && chance(4000)) strike_at(ODD, x, a, 0, between(0, 40 * MS));
     if (chance(5000)) strike_soon(CUT, a, x);
     if (chance(5000)) strike_soon(chance(5000) ? CRASH : ISOLATE, a, x);
     for (uint32_t i = 0; i < w.n; i++) { /* so that another one is next */
         if (i != a && i != x && chance(2500)) strike_soon(chance(5000) ? CRASH : PAUSE, i, a);
     }
-    if (chance(3000)) strike_soon(kinds[rnd(ARRAY_N(kinds))], (uint32_t)rnd(w.n), x);
+    if (chance(3000)) strike_soon(kinds[rnd(ARRAY_N(kinds) - !w.odds)], (uint32_t)rnd(w.n), x);
 }
 
 /* A kill between two writes: the log may have the new epoch and the promise not. Then it starts

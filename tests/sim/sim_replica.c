@@ -200,6 +200,7 @@ static void world_draw(uint64_t seed)
     w.ticks = (uint32_t)(chance(8500) ? 50 : between(2000, 9000));
     w.chunky = chance(1500) ? 60 : 10;
     w.mad_clocks = chance(700);
+    w.odds = seed % 4 == 3; /* no draw: the other worlds stay as they were */
     w.faults_left = (uint32_t)between(FAULTS_MIN, 2u * FAULTS_MIN);
     w.revision = (int64_t)between(1, 1000);
 }

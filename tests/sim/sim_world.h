@@ -130,6 +130,7 @@ struct sim {
     struct node nodes[NODES_MAX];
     uint32_t n, min_in_sync, copies;
     bool mad_clocks; /* beyond the drift that leases allow: reads may be old, nothing else */
+    bool odds;       /* replicas are told that they are odd, too */
     bool ended;      /* no faults, no new requests */
     /* sim_fault.c */
     uint64_t cut[NODES_MAX][NODES_MAX]; /* from, to, until */

@@ -270,7 +270,8 @@ static void comparison_bytes(void **state)
     }
 }
 
-/* Who is odd: only what more than half of all members, and at least min_in_sync, agree on counts. */
+/* Who is odd: only what more than half of all members, and at least min_in_sync, agree on counts.
+ */
 static void comparison_judged(void **state)
 {
     static const struct {
@@ -279,15 +280,15 @@ static void comparison_judged(void **state)
         enum compare_verdict want;
         uint32_t odd;
     } rows[] = {
-        {"a", 1, COMPARE_EQUAL, 0},          {"aa", 2, COMPARE_EQUAL, 0},
-        {"aaa", 2, COMPARE_EQUAL, 0},        {"ab", 1, COMPARE_UNDECIDED, 0},
-        {"ab", 2, COMPARE_UNDECIDED, 0},     {"aab", 2, COMPARE_ODD, 4},
-        {"aba", 2, COMPARE_ODD, 2},          {"baa", 2, COMPARE_ODD, 1},
-        {"abc", 2, COMPARE_UNDECIDED, 0},    {"aab", 3, COMPARE_UNDECIDED, 0},
-        {"aabb", 2, COMPARE_UNDECIDED, 0},   {"aaab", 2, COMPARE_ODD, 8},
-        {"abaca", 2, COMPARE_ODD, 2 | 8},    {"abacd", 2, COMPARE_UNDECIDED, 0},
-        {"aa-", 2, COMPARE_UNKNOWN, 0},      {"ab-", 2, COMPARE_UNKNOWN, 0},
-        {"-", 1, COMPARE_UNKNOWN, 0},        {"aabaa", 4, COMPARE_ODD, 4},
+        {"a", 1, COMPARE_EQUAL, 0},         {"aa", 2, COMPARE_EQUAL, 0},
+        {"aaa", 2, COMPARE_EQUAL, 0},       {"ab", 1, COMPARE_UNDECIDED, 0},
+        {"ab", 2, COMPARE_UNDECIDED, 0},    {"aab", 2, COMPARE_ODD, 4},
+        {"aba", 2, COMPARE_ODD, 2},         {"baa", 2, COMPARE_ODD, 1},
+        {"abc", 2, COMPARE_UNDECIDED, 0},   {"aab", 3, COMPARE_UNDECIDED, 0},
+        {"aabb", 2, COMPARE_UNDECIDED, 0},  {"aaab", 2, COMPARE_ODD, 8},
+        {"abaca", 2, COMPARE_ODD, 2 | 8},   {"abacd", 2, COMPARE_UNDECIDED, 0},
+        {"aa-", 2, COMPARE_UNKNOWN, 0},     {"ab-", 2, COMPARE_UNKNOWN, 0},
+        {"-", 1, COMPARE_UNKNOWN, 0},       {"aabaa", 4, COMPARE_ODD, 4},
         {"abbaa", 4, COMPARE_UNDECIDED, 0},
     };
 
@@ -308,12 +309,9 @@ static void comparison_judged(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(config_bytes),
-        cmocka_unit_test(wish_and_promise_bytes),
-        cmocka_unit_test(message_bytes),
-        cmocka_unit_test(snapshot_bytes),
-        cmocka_unit_test(comparison_bytes),
-        cmocka_unit_test(comparison_judged),
+        cmocka_unit_test(config_bytes),     cmocka_unit_test(wish_and_promise_bytes),
+        cmocka_unit_test(message_bytes),    cmocka_unit_test(snapshot_bytes),
+        cmocka_unit_test(comparison_bytes), cmocka_unit_test(comparison_judged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
