@@ -430,6 +430,7 @@ static void ask_run(void *arg)
     g->compare.ask = NULL;
     sd->comparing = false;
     free(a);
+    compare_look(sd);
 }
 
 /* The periods since the group's own moment of the day, as a number that grows. */
@@ -441,15 +442,13 @@ static uint64_t slot_of(const struct sd_group *g)
     return (clock_wall_ms() + at % period) / period;
 }
 
-void group_compare_look(struct sd_group *g)
+static bool due(struct sd_group *g)
 {
     struct sd *sd = g->sd;
     uint64_t slot;
-    struct comparison *a;
 
-    if (sd->conf.compare_period_ms == 0 || sd->stopping || g->dead || !g->ready ||
-        replica_role(&g->core) != REPLICA_PRIMARY)
-        return;
+    if (g->dead || !g->ready || replica_role(&g->core) != REPLICA_PRIMARY || g->disk->out)
+        return false;
     slot = slot_of(g);
     if (g->compare.epoch != g->core.epoch) { /* a new reign: not at once everywhere */
         g->compare.epoch = g->core.epoch;
@@ -457,25 +456,37 @@ void group_compare_look(struct sd_group *g)
         g->compare.again_ms = g->compare.unix_ms = 0;
         g->compare.difference[0] = 0;
     }
-    if (g->compare.ask != NULL || sd->comparing ||
-        replica_may_read(&g->core, clock_boot_ms()) != RC_OK)
-        return;
-    if (g->compare.slot == slot &&
-        (g->compare.again_ms == 0 || clock_boot_ms() < g->compare.again_ms ||
-         (g->compare.unix_ms != 0 && g->compare.difference[0] == 0)))
-        return;
-    a = calloc(1, sizeof *a);
+    if (replica_may_read(&g->core, clock_boot_ms()) != RC_OK) return false;
+    return sd->conf.compare_period_ms != 0 &&
+           (g->compare.slot != slot ||
+            (g->compare.again_ms != 0 && clock_boot_ms() >= g->compare.again_ms));
+}
+
+/* Of those that are due the one that waits longest. */
+void compare_look(struct sd *sd)
+{
+    struct sd_group *best = NULL;
+    struct comparison *a;
+
+    if (sd->comparing || sd->stopping) return;
+    LIST_FOREACH(it, &sd->groups)
+    {
+        struct sd_group *g = CONTAINER_OF(it, struct sd_group, link);
+
+        if (due(g) && (best == NULL || g->compare.begun_ms < best->compare.begun_ms)) best = g;
+    }
+    a = best == NULL ? NULL : calloc(1, sizeof *a);
     if (a == NULL) return; /* with the next look */
-    a->g = g;
-    g->compare.ask = a;
-    sd->comparing = true;
-    if (sd_spawn(sd, ask_run, a) == RC_OK) {
-        g->compare.slot = slot;
+    a->g = best;
+    if (sd_spawn(sd, ask_run, a) != RC_OK) {
+        free(a);
         return;
     }
-    g->compare.ask = NULL;
-    sd->comparing = false;
-    free(a);
+    sd->comparing = true;
+    best->compare.ask = a;
+    best->compare.begun_ms = clock_boot_ms();
+    best->compare.slot = slot_of(best);
+    best->compare.again_ms = 0;
 }
 
 /* ---- messages ---- */

@@ -269,7 +269,6 @@ static void slow_tick(struct sd *sd)
             group_trim(g);
             group_apply(g, 0); /* in case no fiber could be had */
             group_retire_look(g);
-            group_compare_look(g);
             healed &= g->ready && !g->core.damaged;
         }
         if (healed && store_damage_clear(d->store, &st.err) == RC_OK) {
@@ -277,6 +276,7 @@ static void slow_tick(struct sd *sd)
             log_info("disk_healed", "dir=%s", d->dir);
         }
     }
+    compare_look(sd);
 }
 
 static void on_timer(uv_timer_t *h)

@@ -148,7 +148,7 @@ struct sd_group {
         bool running;  /* this replica's part, then told in sum */
         struct replica_compare sum;
         struct comparison *ask; /* primary: under way */
-        uint64_t epoch, slot, again_ms, unix_ms;
+        uint64_t epoch, slot, begun_ms, again_ms, unix_ms;
         char difference[96]; /* what the last one found; "" = nothing */
     } compare;
 };
@@ -230,8 +230,8 @@ void record_note_name(const struct placement_group *id, char name[48]); /* group
 /* What the disk holds of a replica that is not born yet; blocking. group_map.c */
 MUST_CHECK enum rc group_found(struct sd_group *g, struct replica_start *ret, struct err *reterr);
 
-/* compare.c: once a second: is it time to compare the replicas? */
-void group_compare_look(struct sd_group *g);
+/* compare.c: once a second: is it time to compare the replicas of a group? */
+void compare_look(struct sd *sd);
 void compare_arrived(struct sd_group *g, const struct replica_compare *m);
 
 /* group_retire.c: once a second. A copy that is one too many goes. */

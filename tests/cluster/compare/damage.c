@@ -20,7 +20,8 @@ static enum rc note_group(void *ctx, const struct index_group *g)
     return RC_OK;
 }
 
-/* The first row of a group's state that no reader looks at: outcomes and windows of clients. */
+/* The first row of a group's state that nobody reads or writes again: an outcome that a client got.
+ */
 struct row {
     uint8_t key[APPLY_MAPKEY_BYTES_MAX], value[4096];
     size_t key_n, value_n;
@@ -29,8 +30,7 @@ static enum rc note_row(void *ctx, struct slice key, struct slice value)
 {
     struct row *r = ctx;
 
-    if ((key.p[0] != 'o' && key.p[0] != 'k') || value.n == 0 || value.n > sizeof r->value)
-        return RC_OK;
+    if (key.p[0] != 'o' || value.n == 0 || value.n > sizeof r->value) return RC_OK;
     memcpy(r->key, key.p, key.n);
     memcpy(r->value, value.p, value.n);
     r->key_n = key.n;
