@@ -329,6 +329,15 @@ static enum rc each_collection(void *arg, struct slice name, const struct record
     return RC_OK;
 }
 
+/* The last name of the page before: a place in the order, good for ever, whatever became of it. */
+static enum rc token_check(const char *token, enum rc (*name_check)(struct slice, struct err *),
+                           const char *what, struct err *reterr)
+{
+    if (token[0] == 0 || name_check(gw_text(token), NULL) == RC_OK) return RC_OK;
+    return err_set(reterr, RC_INVAL,
+                   "page_token: not one that a listing of %s gave; list again without it", what);
+}
+
 static enum rc list_collections(struct fcall *c, struct err *reterr)
 {
     struct gw *gw = c->service;
@@ -337,6 +346,8 @@ static enum rc list_collections(struct fcall *c, struct err *reterr)
     struct seen_collections seen = {.c = c};
     enum rc rc = fcall_request(c, &mikura__v1__list_collections_request__descriptor, &req, reterr);
 
+    if (rc == RC_OK)
+        rc = token_check(req->page_token, name_check_collection, "collections", reterr);
     if (rc != RC_OK) return rc;
     seen.max = req->page_size == 0 ? 100 : MIN(req->page_size, 1000u);
     seen.out = arena_alloc(&c->arena, seen.max * sizeof(Collection *));
@@ -528,6 +539,7 @@ static enum rc list_cases(struct fcall *c, struct err *reterr)
     struct seen_cases seen = {.c = c};
     enum rc rc = fcall_request(c, &mikura__v1__list_cases_request__descriptor, &req, reterr);
 
+    if (rc == RC_OK) rc = token_check(req->page_token, name_check_case, "cases", reterr);
     if (rc != RC_OK) return rc;
     seen.collection = req->collection;
     seen.max = req->page_size == 0 ? 100 : MIN(req->page_size, 1000u);

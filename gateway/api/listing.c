@@ -156,7 +156,7 @@ static enum rc walk(const struct walk *w, const char *after_text,
     bool more = true;
 
     if (after.n > sizeof after_copy)
-        return err_set(reterr, RC_INVAL, "page token: not one of ours");
+        return err_set(reterr, RC_INVAL, "page_token: not one of ours; list again without it");
     while (more && rc == RC_OK) {
         struct page p = {0};
         struct slice bound;

@@ -2,6 +2,7 @@
 #include "gateway/api/listing.h"
 #include "gateway/api/object.h"
 #include "gateway/api/objects.h"
+#include "gateway/ingest/name.h"
 #include <stdlib.h>
 
 /* Collection, right, case and object of a request. Keys are in *cs until gw_case_wipe. */
@@ -133,22 +134,34 @@ static int nibble(char c)
     return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-static enum rc token_read(struct arena *a, const char *token, char **ret_case, char **ret_path,
-                          struct err *reterr)
+/* of_case: the case that is listed; "" = all. A token names a place in the order of all names, so
+ * it is good for ever, whatever moved, came or went since; only one that no listing of this kind
+ * gives out is refused. */
+static enum rc token_read(struct arena *a, const char *token, const char *of_case, char **ret_case,
+                          char **ret_path, struct err *reterr)
 {
     size_t n = strlen(token) / 2;
     char *t = arena_alloc(a, n + 2);
+    bool good = strlen(token) % 2 == 0;
 
     if (t == NULL) return err_set(reterr, RC_NOMEM, "a page token");
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n && good; i++) {
         int hi = nibble(token[2 * i]), lo = nibble(token[2 * i + 1]);
 
-        if (hi < 0 || lo < 0) return err_set(reterr, RC_INVAL, "page_token: not one of ours");
-        t[i] = (char)((hi << 4) | lo);
+        good = hi >= 0 && lo >= 0;
+        t[i] = (char)((unsigned)hi << 4 | (unsigned)lo);
     }
-    if (strlen(t) >= n && n > 0) return err_set(reterr, RC_INVAL, "page_token: not one of ours");
     *ret_case = t;
-    *ret_path = n == 0 ? t : t + strlen(t) + 1;
+    *ret_path = n == 0 || !good ? t : t + strlen(t) + 1;
+    if (n == 0 && good) return RC_OK;
+    good = good && strlen(t) < n && name_check_case(gw_text(t), NULL) == RC_OK &&
+           name_check_path(gw_text(*ret_path), NULL) == RC_OK;
+    if (!good)
+        return err_set(reterr, RC_INVAL,
+                       "page_token: not one that a listing of objects gave; list again without it");
+    if (of_case[0] != 0 && strcmp(of_case, t) != 0)
+        return err_set(reterr, RC_INVAL,
+                       "page_token: of a listing of another case; list this one without it");
     return RC_OK;
 }
 
@@ -278,7 +291,7 @@ enum rc objects_list(struct fcall *c, struct err *reterr)
 
     if (rc != RC_OK) return rc;
     if (col == NULL || l == NULL) return err_set(reterr, RC_NOMEM, "a listing");
-    rc = token_read(&c->arena, req->page_token, &after_case, &after_path, reterr);
+    rc = token_read(&c->arena, req->page_token, req->case_id, &after_case, &after_path, reterr);
     if (rc == RC_OK) rc = gw_collection(gw, req->collection, &c->arena, gw_left_ms(c), col, reterr);
     if (rc != RC_OK) return rc;
     rc = gw_allowed(c, col, fcall_peer(c)->role == TLS_OPERATOR ? GW_ADMIN : GW_READ, reterr);

@@ -147,6 +147,26 @@ def unknown(agent, op, reader):
     cli('a file that is not there', 'society/bad/a1', ['put', '/nonexistent', '--collection', 'bad'], NONE, '/nonexistent')
 
 
+def tokens(op, reader):
+    """Page tokens that no listing gave. Those that one gave are places in the order of names, so none is ever too old."""
+    pages = reader.call('Objects.List', v1('ListRequest', collection='bad', limit=1))
+    good = pages[-1].page_token
+    failed.check(good != '', 'a page of one has no token')
+    for what, token in (('garbled', 'xyz'), ('cut', good[:-1]), ('half', good[:6]), ('no hex', good[:-2] + 'QQ'), ('a name', 'good'),
+                        ('another case id', '2f2f00' + '61'), ('no path', (b'good\0').hex()), ('long', 'ab' * 5000)):
+        rpc('a token that is %s' % what, reader, 'Objects.List', v1('ListRequest', collection='bad', page_token=token),
+            'INVALID_ARGUMENT', 'page_token', 'list again without it')
+    rpc('a token of another case', reader, 'Objects.List', v1('ListRequest', collection='bad', case_id='other', page_token=good),
+        'INVALID_ARGUMENT', 'page_token', 'another case')
+    rpc('a token that is no case', reader, 'Catalog.ListCases', v1('ListCasesRequest', collection='bad', page_token='a/b'),
+        'INVALID_ARGUMENT', 'page_token', 'list again without it')
+    rpc('a token that is no collection', op, 'Catalog.ListCollections', v1('ListCollectionsRequest', page_token=good + 'X'),
+        'INVALID_ARGUMENT', 'page_token', 'list again without it')
+    # of an object that is not there (deleted, or never): goes on behind its place
+    rest = [o.object.path for m in reader.call('Objects.List', v1('ListRequest', collection='bad', page_token=(b'good\0a').hex())) for o in m.objects]
+    failed.check(rest == [n[1] for n in reader.names('bad') if (n[0], n[1]) > ('good', 'a')], 'a token of a name that is gone: %s' % rest)
+
+
 def sizes(agent, reader):
     put = 'Objects.PutObject'
     for n in (100, 200 * KIB, 9 * MIB):
@@ -405,7 +425,8 @@ def main():
     state = State(op, reader)
     before = state.take()
     rows = [
-        ('names', lambda: names(agent, op)), ('unknown', lambda: unknown(agent, op, reader)), ('sizes', lambda: sizes(agent, reader)),
+        ('names', lambda: names(agent, op)), ('unknown', lambda: unknown(agent, op, reader)), ('tokens', lambda: tokens(op, reader)),
+        ('sizes', lambda: sizes(agent, reader)),
         ('oversize', lambda: oversize(agent, reader)), ('people', people), ('files', files), ('truncated', lambda: truncated(op, agent, reader)),
         ('daemons', daemons), ('etcd_away', lambda: etcd_away(agent, reader, state)), ('full_disk', lambda: full_disk(state, agent, reader)),
     ]

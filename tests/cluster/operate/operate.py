@@ -63,6 +63,69 @@ class Load(threading.Thread):
         return '%d objects written and read back, %d reads meanwhile' % (len(self.acked), self.reads)
 
 
+class Lister(threading.Thread):
+    """Lists all the time, a few names a page, each page at the other gateway: what was acknowledged before the first page
+    comes exactly once, nothing comes twice, all in order, whatever moves meanwhile."""
+
+    def __init__(self, load):
+        super().__init__(daemon=True)
+        self.stop, self.load, self.wrong, self.lists, self.pages = False, load, [], 0, 0
+        self.apis = [cluster.api('researcher/r', 'gateway-%d' % i) for i in (1, 2)]
+
+    def page(self, method, request):
+        while not self.stop:
+            self.pages += 1
+            try:
+                return self.apis[self.pages % 2].call(method, request, 20)
+            except Refused as e:
+                if e.code not in ('UNAVAILABLE', 'ABORTED', 'DEADLINE_EXCEEDED', 'FAILED_PRECONDITION', 'RESOURCE_EXHAUSTED'):
+                    self.wrong.append('%s: %s' % (method, e))
+                    return None
+                time.sleep(0.05)
+        return None
+
+    def cases(self):
+        token, got = '', []
+        while True:
+            m = self.page('Catalog.ListCases', v1('ListCasesRequest', collection='ops', page_size=9, page_token=token))
+            if m is None:
+                return None
+            got += [c.case_id for c in m.cases]
+            token = m.next_page_token
+            if not token:
+                return got
+
+    def objects(self):
+        token, got = '', []
+        while True:
+            m = self.page('Objects.List', v1('ListRequest', collection='ops', limit=9, page_token=token))
+            if m is None:
+                return None
+            page = [o.object.case_id for x in m for o in x.objects]
+            got += page
+            token = m[-1].page_token if m else ''
+            if not page or not token:
+                return got
+
+    def run(self):
+        while not self.stop:
+            before = {'case-%d' % n for n in list(self.load.acked)}
+            got = self.objects() if self.lists % 2 else self.cases()
+            if got is None:
+                continue
+            self.lists += 1
+            if not before <= set(got) or len(set(got)) != len(got) or got != sorted(got):
+                self.wrong.append('listing %d: %d of %d are missing, %d come twice' % (
+                    self.lists, len(before - set(got)), len(before), len(got) - len(set(got))))
+
+    def end(self):
+        self.stop = True
+        self.join()
+        check(not self.wrong, 'wrong listings: %s' % self.wrong[:5])
+        check(self.lists >= 10, 'only %d listings' % self.lists)
+        return '%d listings of %d pages meanwhile, every name once' % (self.lists, self.pages)
+
+
 @functools.lru_cache
 def op(at='gateway-1'):
     return cluster.api('operator/admin', at)
@@ -198,19 +261,24 @@ def row_drain():
 
 
 def row_kills():
-    """The draining node, and one that learns, die in the middle."""
-    api = op()
+    """The manager's gateway, the draining node, and one that learns, die in the middle: the drain goes on and ends."""
+    api = op(manager())
     change(api, 'storaged-2', DRAIN)
+    left = nodes(api)['storaged-2'].moves_left
+    check(left > 0, 'the drain was over before the manager could be killed')
+    dead, api = kill_manager()
     for victim in ('storaged-2', 'storaged-4'):
         cluster('kill', victim)
         cluster('start', victim)
     until('storaged-2 is drained', 90, lambda: nodes(api)['storaged-2'].state == 'drained')
     settled('all copies', api)
+    check(manager() == other(dead), 'the killed gateway is the manager still')
+    cluster('start', dead)
     cluster('stop', 'storaged-2')
     until('storaged-2 is away', 30, lambda: not nodes(api)['storaged-2'].alive)
     cluster.mikura('operator/admin', 'node', 'remove', 'storaged-2', '--yes')
     until('storaged-2 is forgotten', 30, lambda: 'storaged-2' not in nodes(api))
-    return 'kills: drained while the node and a learner were killed; removed and forgotten'
+    return 'kills: drained while the manager (%d groups were left), the node and a learner were killed; removed and forgotten' % left
 
 
 def row_replace():
@@ -288,10 +356,13 @@ def main():
     grant(api, 'ops', 'r')
     load = Load()
     load.start()
+    lister = Lister(load)
+    lister.start()
     for name in ROWS if sys.argv[1:] == ['all'] else sys.argv[1:] or USUAL:
         start = time.monotonic()
         said = ROWS[name]()
         print('%s (%.1f s)' % (said or name, time.monotonic() - start), flush=True)
+    print(lister.end(), flush=True)
     print(load.end(), flush=True)
     failed.end('refusals')
 
