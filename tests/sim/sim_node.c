@@ -320,7 +320,8 @@ static void do_snapshot(struct node *n, const struct sim_event *e)
         n->applied = n->flushed_index = n->apply_to = p->applied;
         memset(n->at, 0, sizeof(n->at));
         n->log_base = MAX(n->log_base, p->applied + 1);
-        n->broken = n->odd = false;
+        n->broken = false;
+        n->odd = n->odds_coming > 0;
         n->commit_ok = MAX(n->commit_ok, p->applied);
         n->replaced_n++;
         truth_disk_changed(n);
@@ -555,6 +556,7 @@ void node_start(struct node *n)
     s.log_last = last;
     s.damaged = n->broken;
     n->odd = n->promise.damaged;
+    n->odds_coming = 0;
     sim_map_copy(&n->map, &n->flushed);
     n->applied = n->apply_to = n->flushed_index;
     n->synced_n = n->log_n;
@@ -656,6 +658,7 @@ void node_event(struct node *n, const struct sim_event *e)
         break;
     case EV_ODD:
         node_step(n, (struct replica_event){.type = REPLICA_EV_ODD, .epoch = e->a, .id = e->b});
+        n->odds_coming = 0;
         n->odd = n->core.damaged;
         break;
     case EV_SNAP:
