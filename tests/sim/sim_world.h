@@ -73,7 +73,7 @@ struct node {
     struct sim_map flushed;
     uint64_t flushed_index;
     uint8_t chunks[CHUNKS_MAX];  /* 1 = these bytes are durable here */
-    uint32_t odds_coming; /* word of it is on its way */
+    uint32_t odds_coming;        /* word of it is on its way */
     uint8_t skipped[CHUNKS_MAX]; /* 1 = answered for without them, since nobody needs them */
     uint8_t gone[CHUNKS_MAX]; /* 1 = dropped by the state in memory, not yet by the durable one */
     uint32_t disk_at[INDEX_MAX]; /* index -> synced record that a restart would take, + 1 */
