@@ -94,6 +94,15 @@ static void chunk_decode(const uint8_t *p, struct apply_chunk *c)
     memcpy(c->upload_id.b, p + 88, 16);
 }
 
+bool apply_entry_chunk(struct slice e, struct apply_chunk *ret_chunk)
+{
+    if (e.n != HEAD_BYTES + CHUNK_BODY_BYTES || e.p[0] != APPLY_FORMAT ||
+        (e.p[1] != APPLY_CHUNK_ADD && e.p[1] != APPLY_CHUNK_DROP))
+        return false;
+    chunk_decode(e.p + HEAD_BYTES, ret_chunk);
+    return true;
+}
+
 uint32_t apply_entry_encode(const struct apply_entry *e, uint8_t *out)
 {
     uint8_t *p = out;

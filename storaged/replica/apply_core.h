@@ -103,6 +103,8 @@ struct apply_outcome {
 uint32_t apply_entry_bytes(const struct apply_entry *e, struct err *reterr);
 /* out holds apply_entry_bytes(e), which must not be 0. Returns the bytes written. */
 uint32_t apply_entry_encode(const struct apply_entry *e, uint8_t *out);
+/* What a ChunkAdd or ChunkDrop is about; false: it is neither. */
+bool apply_entry_chunk(struct slice entry, struct apply_chunk *ret_chunk);
 /* Full check without applying. RC_CORRUPT says where. */
 MUST_CHECK enum rc apply_entry_check(struct slice entry, struct err *reterr);
 /* Apply entry `index` (> 0, growing). RC_OK: *ret is the outcome, whatever it is; the map has the

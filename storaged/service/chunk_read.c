@@ -57,8 +57,10 @@ static enum rc look(void *arg, struct index *ix)
     if (rc != RC_NOTFOUND || x->mac_key == NULL) return rc;
     /* the replica that pulls it follows a log in which it still comes, and waits for nothing */
     rc = listed(x, ix, &row, &dropped);
-    if (rc != RC_OK) return rc;
-    return dropped || !id128_eq(&row.seal_id, &id.seal_id) ? RC_PRECOND : RC_NOTFOUND;
+    if (rc != RC_OK && rc != RC_NOTFOUND) return rc;
+    if (rc == RC_OK && (dropped || !id128_eq(&row.seal_id, &id.seal_id))) return RC_PRECOND;
+    rc = chunk_skipped(ix, &id, &x->err); /* this one was behind, too */
+    return rc == RC_OK ? RC_PRECOND : rc;
 }
 
 /* Only a primary under its lease knows that there is none; others may be behind. */

@@ -25,7 +25,7 @@ static enum rc drop_bytes(struct index_batch *ib, const struct entry *e,
 {
     struct apply_chunk c;
 
-    if (out->rc != RC_OK || !entry_chunk((struct slice){e->p, e->n}, &c)) return RC_OK;
+    if (out->rc != RC_OK || !apply_entry_chunk((struct slice){e->p, e->n}, &c)) return RC_OK;
     return index_batch_chunk_drop(ib, &c.body, c.index,
                                   e->p[1] == APPLY_CHUNK_ADD ? &out->seal_id : NULL, reterr);
 }

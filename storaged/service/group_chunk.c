@@ -1,35 +1,18 @@
 /* storaged/service/group_chunk.c - a ChunkAdd counts here only when exactly that record (body,
  * index, seal id) is durable on this disk; what is missing is pulled from the proposer. */
 #include "common/base/buf.h"
+#include "common/base/hex.h"
 #include "common/base/le.h"
 #include "common/base/log.h"
 #include "storaged/service/service.h"
+#include <openssl/sha.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define ENTRY_HEAD_BYTES  28u  /* replica/README.md */
-#define ENTRY_CHUNK_BYTES 104u /* placement hash .. upload id */
-#define PULL_TIMEOUT_MS   10000u
-#define PULL_PAUSE_MS_MAX 1000u
-#define PULL_TRIES_TOLD   10u /* 4 s or more */
-
-bool entry_chunk(struct slice e, struct apply_chunk *ret)
-{
-    const uint8_t *p = e.p + ENTRY_HEAD_BYTES;
-
-    if (e.n != ENTRY_HEAD_BYTES + ENTRY_CHUNK_BYTES || e.p[0] != APPLY_FORMAT ||
-        (e.p[1] != APPLY_CHUNK_ADD && e.p[1] != APPLY_CHUNK_DROP))
-        return false;
-    ret->placement_hash = le_get64(p);
-    memcpy(ret->body.b, p + 8, 16);
-    ret->index = le_get32(p + 24);
-    memcpy(ret->seal_id.b, p + 28, 16);
-    ret->plain_bytes = le_get32(p + 44);
-    memcpy(ret->plain_digest, p + 48, 32);
-    ret->owner_hash = le_get64(p + 80);
-    memcpy(ret->upload_id.b, p + 88, 16);
-    return true;
-}
+#define CHUNK_SKIP_NAME_BYTES 38u /* skip/, 32 digits */
+#define PULL_TIMEOUT_MS       10000u
+#define PULL_PAUSE_MS_MAX     1000u
+#define PULL_TRIES_TOLD       10u /* 4 s or more */
 
 struct look {
     const struct index_chunk_id *id;
@@ -96,6 +79,64 @@ bool chunk_decided(struct sd_group *g, const struct apply_chunk *c)
     struct decided d = {.g = g, .c = c};
 
     return disk_look(g->disk, decided, &d) == RC_OK && d.yes;
+}
+
+/* ---- left out for good ----
+ * A chunk that was decided when it should have been pulled is answered for without its bytes. The
+ * state that decided may be another's, and after a power cut ours may be behind it: so the disk
+ * remembers. What was decided once stays so, hence a note is right for ever. Rare. */
+static void chunk_skip_name(const struct index_chunk_id *id, char name[CHUNK_SKIP_NAME_BYTES])
+{
+    uint8_t text[36], digest[32];
+
+    memcpy(text, id->body.b, 16);
+    le_put32(text + 16, id->index);
+    memcpy(text + 20, id->seal_id.b, 16);
+    (void)SHA256(text, sizeof text, digest);
+    memcpy(name, "skip/", 5);
+    hex_encode(digest, 16, name + 5);
+}
+
+enum rc chunk_skipped(struct index *ix, const struct index_chunk_id *id, struct err *reterr)
+{
+    char name[CHUNK_SKIP_NAME_BYTES];
+    uint8_t v[8];
+    size_t n;
+
+    chunk_skip_name(id, name);
+    return index_note_get(ix, name, v, sizeof v, &n, reterr);
+}
+
+struct skip {
+    struct sd_group *g;
+    struct index_chunk_id id;
+    bool keep; /* else look */
+    enum rc rc;
+    struct err err;
+};
+
+static void skip_work(void *arg)
+{
+    struct skip *s = arg;
+    struct index *ix = store_index(s->g->disk->store);
+    char name[CHUNK_SKIP_NAME_BYTES];
+    static const uint8_t one[] = {1};
+
+    s->rc = chunk_skipped(ix, &s->id, &s->err);
+    if (!s->keep || s->rc != RC_NOTFOUND) return;
+    chunk_skip_name(&s->id, name);
+    s->rc = index_note_put(ix, name, (struct slice){one, sizeof one}, &s->err);
+    if (s->rc == RC_OK) s->rc = index_sync(ix, &s->err);
+}
+
+static enum rc skip(struct sd_group *g, const struct apply_chunk *c, bool keep, struct err *reterr)
+{
+    struct skip s = {.g = g, .id = {c->body, c->index, c->seal_id}, .keep = keep};
+    enum rc rc = fiber_work(skip_work, &s);
+
+    if (rc == RC_OK) rc = s.rc;
+    if (rc != RC_OK) *reterr = s.err;
+    return rc;
 }
 
 /* ---- one pull ---- */
@@ -251,7 +292,9 @@ static void chunk_run(void *arg)
 
         /* RC_PRECOND: decided in the state of the one that was asked, by an entry that is behind
          * this one in the log; nobody is in sync before it has that one, too */
-        if (rc == RC_OK || rc == RC_PRECOND || chunk_decided(g, &j->c)) {
+        if (rc != RC_OK && (rc == RC_PRECOND || chunk_decided(g, &j->c)))
+            rc = skip(g, &j->c, /* keep= */ true, &err);
+        if (rc == RC_OK) {
             group_event(g, &ev);
             break;
         }
@@ -278,7 +321,7 @@ void group_chunk(struct sd_group *g, const struct replica_action *a)
 
         if (o->index == a->first) o->superseded = true;
     }
-    if (j == NULL || !entry_chunk(a->entries[0].bytes, &j->c)) {
+    if (j == NULL || !apply_entry_chunk(a->entries[0].bytes, &j->c)) {
         (void)err_set(&err, j == NULL ? RC_NOMEM : RC_CORRUPT, "ChunkAdd %llu can't be followed",
                       (unsigned long long)a->first);
         free(j);
@@ -322,11 +365,12 @@ static void tail_run(void *arg)
         if (rc != RC_OK) {
             (void)err_set(&err, rc, "entry %llu of the tail can't be read", (unsigned long long)i);
         } else if (e->n >= 2 && e->p[1] == APPLY_CHUNK_ADD &&
-                   entry_chunk((struct slice){e->p, e->n}, &c)) {
+                   apply_entry_chunk((struct slice){e->p, e->n}, &c)) {
             struct index_chunk_id id = {c.body, c.index, c.seal_id};
 
             rc = chunk_held(g, &id, &found, &err);
             if (rc == RC_NOTFOUND && chunk_decided(g, &c)) rc = RC_OK;
+            if (rc == RC_NOTFOUND) rc = skip(g, &c, /* keep= */ false, &err);
         }
         if (n > 0) entry_unpin(e);
         if (rc == RC_NOTFOUND) break; /* its chunk is not here: the tail ends below it */

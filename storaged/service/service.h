@@ -194,7 +194,6 @@ void group_apply(struct sd_group *g, uint64_t upto);
 void group_abandon(struct sd_group *g, uint64_t first);
 void waiters_settle(struct sd_group *g, uint64_t from, enum rc rc);
 /* group_chunk.c */
-bool entry_chunk(struct slice entry, struct apply_chunk *ret_chunk);
 void group_chunk(struct sd_group *g, const struct replica_action *a);
 void group_check_tail(struct sd_group *g, const struct replica_action *a);
 /* Hold that chunk durably, pulling it from from_disk if it is missing; one try. Fiber. */
@@ -209,6 +208,9 @@ MUST_CHECK enum rc chunk_listed(struct sd_group *g, struct index *ix, uint64_t p
                                 const struct id128 *body, uint32_t index,
                                 struct apply_chunk *ret_row, bool *ret_dropped, struct err *reterr);
 bool chunk_decided(struct sd_group *g, const struct apply_chunk *c);
+/* This disk answered for the chunk without its bytes, since it was decided. RC_NOTFOUND: no. */
+MUST_CHECK enum rc chunk_skipped(struct index *ix, const struct index_chunk_id *id,
+                                 struct err *reterr);
 /* group_snap.c */
 void group_snapshot(struct sd_group *g, const struct replica_action *a);
 void snap_page_arrived(struct sd_group *g, struct slice body);

@@ -4,11 +4,17 @@
 #include "tests/sim/sim_world.h"
 #include "common/base/le.h"
 
-#define SEAL_AT (28u + 28u) /* of a ChunkAdd: README.md of storaged/replica */
+#define BODY_AT (28u + 8u) /* of a ChunkAdd or ChunkDrop: README.md of storaged/replica */
+#define SEAL_AT (28u + 28u)
 
 uint32_t chunk_of(struct slice entry)
 {
     return le_get32(entry.p + SEAL_AT);
+}
+
+uint32_t body_of(struct slice entry)
+{
+    return le_get32(entry.p + BODY_AT) - 1;
 }
 
 struct op *op_of_entry(struct slice entry)
@@ -106,6 +112,7 @@ static struct op *op_new(uint32_t client)
 
         op->body = again ? (uint32_t)rnd(w.bodies_n) : w.bodies_n++;
         op->chunk = op->kind == OP_CHUNK_ADD ? w.chunks_n++ : 0;
+        if (op->kind == OP_CHUNK_ADD) w.chunk_body[op->chunk] = op->body;
     }
     op->entry = entry_make(op, c);
     if (chance(300))
@@ -152,7 +159,7 @@ static void propose(struct node *n, const struct sim_event *e)
 
     if (op->done && !late) return;
     if (op->kind == OP_CHUNK_ADD) { /* bytes first: on the proposer, and mostly on the others */
-        if (!MUTANT(47)) n->chunks[op->chunk] = 1;
+        if (!MUTANT(47)) node_chunk_put(n, op->chunk);
         for (uint32_t i = 0; i < w.n; i++) {
             if (chance(7000) && w.nodes[i].alive)
                 later(EV_CHUNK_COPY, (int)i, between(0, 20 * MS),
@@ -212,6 +219,7 @@ static void read_end(struct node *n, const struct sim_event *e)
     }
     truth_acts(n, n->core.epoch, &n->boot, "reads");
     w.reads++;
+    truth_chunks_read(n);
     if (e->b < op->floor && !w.mad_clocks)
         fail("a read of key %u at n%d shows change %llu, but %llu was seen before it began",
              op->key, node_idx(n), (unsigned long long)e->b, (unsigned long long)op->floor);

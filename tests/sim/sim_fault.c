@@ -68,7 +68,7 @@ static void odd(uint32_t i, uint64_t us)
 {
     struct node *n = &w.nodes[i], *p = &w.nodes[node_of(&etcd_now()->cfg.primary)];
 
-    if (!n->alive || !can_lose(i)) return;
+    if (!n->alive || n->odds_coming > 0 || !can_lose(i)) return;
     if (p == n) {
         node_step(n, (struct replica_event){
                          .type = REPLICA_EV_ODD, .epoch = n->core.epoch, .id = n->core.cfg.config});
@@ -76,6 +76,7 @@ static void odd(uint32_t i, uint64_t us)
     } else if (p->alive && p->core.role == REPLICA_PRIMARY && !p->odd &&
                p->core.epoch == n->core.epoch) {
         n->odd = true;
+        n->odds_coming = 1;
         later(EV_ODD, (int)i, us % (1500 * MS),
               (struct sim_event){.a = p->core.epoch, .b = p->core.cfg.config});
     }

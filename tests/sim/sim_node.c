@@ -156,6 +156,55 @@ static void hour(struct node *n)
     node_step(n, (struct replica_event){.type = REPLICA_EV_PROPOSE, .entry = s, .token = OPS_MAX});
 }
 
+void node_chunk_put(struct node *n, uint32_t chunk)
+{
+    n->chunks[chunk] = 1;
+    n->gone[chunk] = 0;
+}
+
+/* What an entry makes superfluous goes in the batch that applies it (group_apply.c): from then on
+ * nobody here is served from it, and it is gone for good when that state is durable. */
+static void chunks_drop(struct node *n, struct slice e, const struct apply_outcome *out)
+{
+    bool drop = e.p[1] == APPLY_CHUNK_DROP;
+    uint32_t body, keep;
+
+    if (out->rc != RC_OK || (!drop && !is_chunk(e))) return;
+    body = body_of(e);
+    keep = MUTANT(74) ? chunk_of(e) : le_get32(out->seal_id.b);
+    for (uint32_t k = 0; k < w.chunks_n; k++) {
+        if (w.chunk_body[k] == body && (drop || k != keep) && n->chunks[k] != 0) n->gone[k] = 1;
+    }
+}
+
+static void chunks_flush(struct node *n)
+{
+    for (uint32_t k = 0; k < w.chunks_n; k++) {
+        if (n->gone[k] != 0) n->chunks[k] = n->gone[k] = 0;
+    }
+}
+
+/* n's state has a tombstone or another sealing, or it was so when the disk left the bytes out: as
+ * chunk_decided and chunk_skipped of the service. */
+static bool chunk_decided(struct node *n, uint32_t chunk)
+{
+    struct apply_map ops = sim_map_ops(&n->map);
+    uint8_t key[APPLY_CHUNK_KEY_BYTES];
+    struct id128 body = {{0}};
+    struct apply_chunk c;
+    struct slice row;
+    uint64_t index;
+    bool dropped;
+
+    if (n->skipped[chunk] != 0 && !MUTANT(75)) return true;
+    le_put32(body.b, w.chunk_body[chunk] + 1);
+    apply_chunk_key(HASH, &body, 0, key);
+    if (MUTANT(73) || ops.get(ops.ctx, (struct slice){key, sizeof(key)}, &row) != RC_OK)
+        return false;
+    if (apply_chunk_row(row, &c, &dropped, &index) != RC_OK) fail("a chunk's row is broken");
+    return dropped || le_get32(c.seal_id.b) != chunk;
+}
+
 /* The engine's state becomes durable now and then; the log is trimmed below it at times (P6). */
 static void do_flush(struct node *n)
 {
@@ -173,6 +222,7 @@ static void do_flush(struct node *n)
     if (!MUTANT(41) || chance(3000)) {
         sim_map_copy(&n->flushed, &n->map);
         n->flushed_index = n->applied;
+        chunks_flush(n);
     }
     if (chance(3000)) {
         keep = MUTANT(41) ? n->applied : n->flushed_index;
@@ -202,6 +252,7 @@ static void apply_one(struct node *n, uint64_t index)
     if (apply_step(&ops, index, e, &out, &err) != RC_OK) fail("apply: %s", err.msg);
     n->applied = index;
     truth_applied(n, index, e, &out);
+    chunks_drop(n, e, &out);
     for (uint32_t i = 0; i < n->waits_n; i++) {
         struct op *op;
 
@@ -239,8 +290,8 @@ static bool chunks_fetch(struct node *n, struct node *p)
         if (apply_chunk_row(value, &c, &dropped, &index) != RC_OK) fail("a chunk's row is broken");
         k = le_get32(c.seal_id.b);
         if (!dropped) {
-            whole = whole && p->chunks[k] != 0;
-            n->chunks[k] |= p->chunks[k];
+            whole = whole && node_has(p, k);
+            if (node_has(p, k)) node_chunk_put(n, k);
         }
         memcpy(after, key.p, MIN(key.n, sizeof(after) - 1));
         at = sim_copy(&w.arena, (struct slice){after, key.n + 1});
@@ -265,10 +316,12 @@ static void do_snapshot(struct node *n, const struct sim_event *e)
             sim_map_copy(&n->map, &p->map);
         }
         sim_map_copy(&n->flushed, &n->map);
+        chunks_flush(n);
         n->applied = n->flushed_index = n->apply_to = p->applied;
         memset(n->at, 0, sizeof(n->at));
         n->log_base = MAX(n->log_base, p->applied + 1);
-        n->broken = n->odd = false;
+        n->broken = false;
+        n->odd = n->odds_coming > 0;
         n->commit_ok = MAX(n->commit_ok, p->applied);
         n->replaced_n++;
         truth_disk_changed(n);
@@ -295,14 +348,19 @@ static void chunk_try(struct node *n, const struct sim_event *e)
     int i = node_idx(n);
 
     if (g->epoch < n->forget && chance(7000)) return;
-    if (n->chunks[g->chunk] == 0) {
+    if (!node_has(n, g->chunk)) {
+        bool there = p != NULL && p != n && p->alive && w.cut[node_idx(p)][i] <= w.now &&
+                     w.cut[i][node_idx(p)] <= w.now;
+
         if (g->epoch < n->forget) return;
-        if (p == NULL || p == n || !p->alive || w.cut[node_idx(p)][i] > w.now ||
-            w.cut[i][node_idx(p)] > w.now || p->chunks[g->chunk] == 0) {
+        if (there && node_has(p, g->chunk)) {
+            node_chunk_put(n, g->chunk);
+        } else if (!chunk_decided(n, g->chunk) && !(there && chunk_decided(p, g->chunk))) {
             later(EV_CHUNK, i, 100 * MS, *e);
             return;
+        } else {
+            n->skipped[g->chunk] = 1;
         }
-        n->chunks[g->chunk] = 1;
     }
     node_step(
         n, (struct replica_event){.type = REPLICA_EV_CHUNK, .epoch = g->epoch, .index = g->index});
@@ -324,7 +382,7 @@ static void do_tail(struct node *n, const struct sim_event *e)
     while (upto < e->c && n->at[upto + 1] != 0) { /* one that changed meanwhile: of a past epoch */
         struct slice s = n->log[n->at[upto + 1] - 1].bytes;
 
-        if (is_chunk(s) && n->chunks[chunk_of(s)] == 0) break;
+        if (is_chunk(s) && !node_has(n, chunk_of(s)) && !chunk_decided(n, chunk_of(s))) break;
         upto++;
     }
     node_step(n, (struct replica_event){.type = REPLICA_EV_TAIL, .epoch = e->a, .index = upto});
@@ -498,11 +556,13 @@ void node_start(struct node *n)
     s.log_last = last;
     s.damaged = n->broken;
     n->odd = n->promise.damaged;
+    n->odds_coming = 0;
     sim_map_copy(&n->map, &n->flushed);
     n->applied = n->apply_to = n->flushed_index;
     n->synced_n = n->log_n;
     n->fsync_running = n->apply_running = false;
     n->forget = 0;
+    memset(n->gone, 0, sizeof(n->gone));
     n->promise_id = n->promise_pending_id = 0;
     n->asked = n->promise;
     n->waits_n = 0;
@@ -548,6 +608,7 @@ void node_wipe(struct node *n, bool whole)
         n->flushed_index = 0;
         n->broken = n->odd = false;
         memset(n->chunks, 0, sizeof(n->chunks));
+        memset(n->skipped, 0, sizeof(n->skipped));
     } else { /* a hole: the service sees records missing below what is marked as flushed */
         n->log_n -= rnd(MIN(n->log_n, 64u) + 1);
         n->synced_n = n->log_n;
@@ -593,10 +654,11 @@ void node_event(struct node *n, const struct sim_event *e)
         chunk_try(n, e);
         break;
     case EV_CHUNK_COPY:
-        n->chunks[e->a] = 1;
+        node_chunk_put(n, (uint32_t)e->a);
         break;
     case EV_ODD:
         node_step(n, (struct replica_event){.type = REPLICA_EV_ODD, .epoch = e->a, .id = e->b});
+        n->odds_coming = 0;
         n->odd = n->core.damaged;
         break;
     case EV_SNAP:

@@ -38,9 +38,16 @@ static const struct rec *on_disk(const struct node *n, uint64_t index)
     return r == NULL || index < n->log_base || rec_dead(r, &n->promise) ? NULL : r;
 }
 
+/* Or nobody needs it any more: the committed log dropped it, or another sealing won. */
 static bool chunk_there(const struct node *n, struct slice entry)
 {
-    return !is_chunk(entry) || n->chunks[chunk_of(entry)] != 0;
+    uint32_t k, body;
+
+    if (!is_chunk(entry)) return true;
+    k = chunk_of(entry);
+    body = body_of(entry);
+    return n->chunks[k] != 0 || w.body_dropped[body] ||
+           (w.body_won[body] != 0 && w.body_won[body] != k + 1);
 }
 
 static uint64_t held_upto(struct node *n, uint64_t upto)
@@ -242,6 +249,7 @@ static void first_applied(uint64_t index, struct slice entry, const struct apply
     case OP_CHUNK_ADD:
         if (out->rc == RC_OK && w.body_dropped[op->body])
             fail("entry %llu: a dropped chunk is there again", (ull)index);
+        if (out->rc == RC_OK) w.body_won[op->body] = le_get32(out->seal_id.b) + 1;
         break;
     case OP_CHUNK_DROP:
         w.body_dropped[op->body] = true;
@@ -268,8 +276,6 @@ void truth_applied(struct node *n, uint64_t index, struct slice entry,
         fail("states differ after %llu on n%d", (ull)index, node_idx(n));
 }
 
-/* ---- the end ---- */
-
 static bool chunks_whole(struct node *n)
 {
     for (size_t i = 0; i < n->map.n; i++) {
@@ -280,10 +286,17 @@ static bool chunks_whole(struct node *n)
 
         if (r->key.p[0] != 'c') continue;
         if (apply_chunk_row(r->value, &c, &dropped, &index) != RC_OK) fail("a broken row");
-        if (!dropped && n->chunks[le_get32(c.seal_id.b)] == 0) return false;
+        if (!dropped && !node_has(n, le_get32(c.seal_id.b))) return false;
     }
     return true;
 }
+
+void truth_chunks_read(struct node *n)
+{
+    if (!chunks_whole(n)) fail("n%d serves a state that lists a chunk it has not", node_idx(n));
+}
+
+/* ---- the end ---- */
 
 const char *truth_settled(void)
 {

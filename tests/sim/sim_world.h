@@ -73,6 +73,9 @@ struct node {
     struct sim_map flushed;
     uint64_t flushed_index;
     uint8_t chunks[CHUNKS_MAX];  /* 1 = these bytes are durable here */
+    uint32_t odds_coming;        /* word of it is on its way */
+    uint8_t skipped[CHUNKS_MAX]; /* 1 = answered for without them, since nobody needs them */
+    uint8_t gone[CHUNKS_MAX]; /* 1 = dropped by the state in memory, not yet by the durable one */
     uint32_t disk_at[INDEX_MAX]; /* index -> synced record that a restart would take, + 1 */
     uint64_t slow_us;            /* the disk stalls until */
     bool broken;                 /* lost what it had promised, until a snapshot came */
@@ -154,7 +157,9 @@ struct sim {
     /* sim_client.c */
     struct op *ops;
     uint32_t ops_n, chunks_n, bodies_n;
+    uint32_t chunk_body[CHUNKS_MAX]; /* of each chunk's bytes */
     bool body_dropped[CHUNKS_MAX];
+    uint32_t body_won[CHUNKS_MAX]; /* the chunk that came to exist, + 1 */
     struct client clients[CLIENTS];
     uint64_t acked, reads, steps, faults;
 };
@@ -184,6 +189,7 @@ static inline bool is_chunk(struct slice e)
     return e.n >= 2 && e.p[1] == APPLY_CHUNK_ADD;
 }
 uint32_t chunk_of(struct slice entry); /* a ChunkAdd's bytes: place in node.chunks */
+uint32_t body_of(struct slice entry);
 
 /* sim_node.c */
 void node_step(struct node *n, struct replica_event ev);
@@ -191,6 +197,11 @@ void node_start(struct node *n);
 void node_crash(struct node *n);
 void node_wipe(struct node *n, bool whole); /* dead; whole: another disk is put in */
 void node_event(struct node *n, const struct sim_event *e);
+static inline bool node_has(const struct node *n, uint32_t chunk)
+{
+    return n->chunks[chunk] != 0 && n->gone[chunk] == 0;
+}
+void node_chunk_put(struct node *n, uint32_t chunk); /* its bytes are durable there */
 
 /* sim_etcd.c */
 const struct record *etcd_now(void);
@@ -227,6 +238,7 @@ void truth_applied(struct node *n, uint64_t index, struct slice entry,
 void truth_acts(const struct node *n, uint64_t epoch, const struct id128 *boot, const char *what);
 /* The newest change of a key up to an applied index; NULL: none. */
 const struct change *truth_change(uint32_t key, uint64_t upto);
+void truth_chunks_read(struct node *n); /* it answers from its state: what that lists is there */
 bool rec_dead(const struct rec *r, const struct replica_durable *d);
 bool whole_member(const struct group_set *s, const struct node *n);
 /* NULL: all healed, equal, serving. */

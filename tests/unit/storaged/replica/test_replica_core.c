@@ -954,6 +954,24 @@ static void an_odd_primary_steps_down(void **state)
     assert_int_equal(replica_role(&core), REPLICA_BACKUP);
 }
 
+/* The primary hands over to one that was just told that it is odd. */
+static void an_odd_backup_is_handed_to(void **state)
+{
+    (void)state;
+    begin_backup();
+    odd(2);
+    persisted();
+    record.config = 3;
+    record.epoch = 3;
+    record.primary = disk(B);
+    record.primary_boot = boot(B);
+    config(&record);
+    assert_int_equal(replica_role(&core), REPLICA_BACKUP);
+    persisted();
+    tick(60000);
+    assert_int_equal(count(REPLICA_CAS), 0);
+}
+
 /* It may have replaced that by a snapshot of less: only answers under the new record count. */
 static void who_leaves_in_sync_begins_anew(void **state)
 {
@@ -1108,6 +1126,7 @@ int main(void)
         cmocka_unit_test(a_damaged_backup_goes),
         cmocka_unit_test(an_odd_backup_counts_no_more),
         cmocka_unit_test(an_odd_primary_steps_down),
+        cmocka_unit_test(an_odd_backup_is_handed_to),
         cmocka_unit_test(who_leaves_in_sync_begins_anew),
         cmocka_unit_test(any_event_in_any_role),
     };
