@@ -236,7 +236,7 @@ static void adopt(struct replica_core *c, struct replica_actions *out,
     if (!was_member) c->word_ms = c->now_ms;
     if (cfg->epoch == c->epoch && id128_eq(&cfg->primary, &c->conf.disk) &&
         (id128_eq(&cfg->primary_boot, &c->conf.boot) || MUTANT(4)) &&
-        (!c->damaged || MUTANT(76))) { /* handed over to, and found odd before it knew */
+        !c->damaged) { /* handed over to, and found odd before it knew */
         if (replica_leads(c)) {
             replica_lead_config(c, out);
         } else {

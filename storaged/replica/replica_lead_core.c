@@ -309,8 +309,10 @@ void replica_lead_answer(struct replica_core *c, struct replica_actions *out,
     replicate(c, out, p);
 }
 
+/* Those that left ask as often as one that is wished for: they must not take its place. */
 void replica_lead_join(struct replica_core *c, const struct replica_msg *m)
 {
+    if (!group_set_has(&c->wish, &m->from_disk)) return;
     c->joiner = m->from_disk;
     c->joiner_ms = c->now_ms;
 }
