@@ -6,7 +6,7 @@ written.
 import os
 import shutil
 
-from mk import Cluster, Refused, blob, check, collection, grant, ready, until, v1
+from mk import Cluster, Refused, blob, check, collection, fail, grant, ready, until, v1
 
 cluster = Cluster()
 MIB = 1 << 20
@@ -33,7 +33,15 @@ def wipe():
 
 
 def recover(api, apply=False):
-    return api.call('Admin.RecoverConfig', v1('RecoverConfigRequest', apply=apply), 30)
+    """Nodes and gateways of a running cluster write themselves into the new etcd meanwhile: then as the answer says."""
+    for _ in range(20):
+        try:
+            return api.call('Admin.RecoverConfig', v1('RecoverConfigRequest', apply=apply), 30)
+        except Refused as e:
+            if e.code != 'ABORTED' or 'then repeat' not in e.text:
+                raise
+    fail('20 times ABORTED')
+    return None
 
 
 def main():
