@@ -411,7 +411,7 @@ void wal_step(struct index *ix)
 {
     char *e = NULL;
 
-    if (++ix->wal_n % WAL_BATCHES != 0) return;
+    if (__atomic_add_fetch(&ix->wal_n, 1, __ATOMIC_RELAXED) % WAL_BATCHES != 0) return;
     rocksdb_flush_wal(ix->db, /* sync= */ 0, &e);
     if (write_rc(ix, e, "WAL", NULL) != RC_OK) log_warn("index_wal", "dir=%s", ix->dir);
 }

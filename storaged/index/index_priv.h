@@ -122,7 +122,7 @@ unsigned long long resume_wal(rocksdb_t *db);
 
 struct index {
     rocksdb_t *db;
-    uint32_t wal_n; /* batches, of the one thread that writes */
+    uint32_t wal_n; /* batches; atomic */
     char *dir;
     rocksdb_options_t *opts, *opts_sought;
     rocksdb_readoptions_t *ro, *ro_scan; /* ro_scan: leaves the cache alone */
