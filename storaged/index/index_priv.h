@@ -103,12 +103,13 @@ void wal_step(struct index *ix);
 
 /* ---- index_room.c: a file system that somebody else fills ---- */
 struct room {
-    pthread_mutex_t lock; /* who resumes */
-    uint64_t least_bytes; /* atomic: below that no write begins; 0: never looked at */
-    uint64_t full_at_us;  /* atomic: when RocksDB met ENOSPC; 0: it did not, or was resumed */
-    bool of_wal;          /* atomic: its WAL did */
-    uint64_t bad_wal;     /* that one's number, until there is another */
-    bool broken;          /* it can't be resumed */
+    pthread_mutex_t lock;   /* who resumes */
+    uint64_t least_bytes;   /* atomic: below that no write begins; 0: never looked at */
+    uint64_t full_at_us;    /* atomic: when RocksDB met ENOSPC; 0: it did not, or was resumed */
+    uint64_t good_until_us; /* atomic: so long the last look holds, which found room */
+    bool of_wal;            /* atomic: its WAL did */
+    uint64_t bad_wal;       /* that one's number, until there is another */
+    bool broken;            /* it can't be resumed */
 };
 void room_init(struct index *ix); /* opts are there, the database is not open yet */
 void room_deinit(struct index *ix);

@@ -11,6 +11,7 @@
  * its assertions). That takes somebody who eats least_bytes between our look and the write; it is
  * RC_IO, and the disk is out until the next start. */
 #include "common/base/clock.h"
+#include "common/base/fsroom.h"
 #include "storaged/index/index_priv.h"
 #include <sys/statvfs.h>
 
@@ -22,6 +23,7 @@ static void on_full(void *ctx, int of_wal)
     struct room *r = ctx;
 
     if (of_wal) __atomic_store_n(&r->of_wal, true, __ATOMIC_RELAXED);
+    __atomic_store_n(&r->good_until_us, 0, __ATOMIC_RELAXED);
     __atomic_store_n(&r->full_at_us, MAX(clock_boot_us(), (uint64_t)1), __ATOMIC_RELEASE);
 }
 
@@ -46,12 +48,19 @@ void room_met_full(struct index *ix)
     if (__atomic_load_n(&ix->room.full_at_us, __ATOMIC_ACQUIRE) == 0) on_full(&ix->room, false);
 }
 
-static bool is_there(const struct index *ix)
+static bool is_there(struct index *ix, uint64_t now_us)
 {
-    uint64_t least = __atomic_load_n(&ix->room.least_bytes, __ATOMIC_RELAXED);
+    uint64_t least = __atomic_load_n(&ix->room.least_bytes, __ATOMIC_RELAXED), left;
     struct statvfs s;
 
-    return least == 0 || statvfs(ix->dir, &s) != 0 || (uint64_t)s.f_bavail * s.f_frsize >= least;
+    if (least == 0 || now_us < __atomic_load_n(&ix->room.good_until_us, __ATOMIC_RELAXED))
+        return true;
+    if (statvfs(ix->dir, &s) != 0) return true;
+    left = (uint64_t)s.f_bavail * s.f_frsize;
+    if (left < least) return false;
+    __atomic_store_n(&ix->room.good_until_us, now_us + fsroom_hold_us(left - least),
+                     __ATOMIC_RELAXED);
+    return true;
 }
 
 static bool memtables_empty(struct index *ix)
@@ -96,10 +105,10 @@ static enum rc resume(struct index *ix, struct err *reterr)
 enum rc room_check(struct index *ix, struct err *reterr)
 {
     struct room *r = &ix->room;
-    uint64_t at_us = __atomic_load_n(&r->full_at_us, __ATOMIC_ACQUIRE);
+    uint64_t at_us = __atomic_load_n(&r->full_at_us, __ATOMIC_ACQUIRE), now_us = clock_boot_us();
     enum rc rc = RC_OK;
 
-    if (!is_there(ix) || (at_us != 0 && clock_boot_us() < at_us + SETTLE_US))
+    if (!is_there(ix, now_us) || (at_us != 0 && now_us < at_us + SETTLE_US))
         return err_set(reterr, RC_FULL, "index: the file system is full");
     if (at_us == 0) return RC_OK;
     CHECK(pthread_mutex_lock(&r->lock) == 0);

@@ -3,6 +3,8 @@
  * A request is in exactly one of: queue (accepted), the engine (running), done (its callback is
  * due). Callbacks fire from the loop only: from the idle handle `kick`, which runs once per
  * iteration while there is anything to start or to tell, or from an engine's completion. */
+#include "common/base/clock.h"
+#include "common/base/fsroom.h"
 #include "storaged/io/disk_priv.h"
 #include <dirent.h>
 #include <errno.h>
@@ -214,6 +216,8 @@ void disk_finished(struct disk_req *req, int64_t res)
 
     CHECK(d->running_n > 0);
     d->running_n--;
+    /* our own doing is seen at once */
+    if (p->op == DISK_OP_CREATE || p->op == DISK_OP_REMOVE || res < 0) d->space_until_us = 0;
     if (res == -EINTR || res == -EAGAIN) {
         list_push_back(&d->queue, &p->link);
         return;
@@ -474,15 +478,22 @@ enum rc disk_state(const struct disk *d, struct err *reterr)
 
 enum rc disk_space(struct disk *d, uint64_t *ret_total, uint64_t *ret_free)
 {
+    uint64_t now_us = clock_boot_us();
     struct statvfs s;
 
     if (d->conf.engine == DISK_MEMORY) {
         disk_mem_space(d->conf.mem, ret_total, ret_free);
         return RC_OK;
     }
+    if (now_us < d->space_until_us) {
+        *ret_total = d->space_total;
+        *ret_free = d->space_left;
+        return RC_OK;
+    }
     if (fstatvfs(d->dir_fd, &s) != 0) return RC_IO;
-    *ret_total = (uint64_t)s.f_blocks * s.f_frsize;
-    *ret_free = (uint64_t)s.f_bavail * s.f_frsize;
+    *ret_total = d->space_total = (uint64_t)s.f_blocks * s.f_frsize;
+    *ret_free = d->space_left = (uint64_t)s.f_bavail * s.f_frsize;
+    d->space_until_us = now_us + fsroom_hold_us(d->space_left);
     return RC_OK;
 }
 

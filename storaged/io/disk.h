@@ -82,7 +82,7 @@ disk_engine_reason(const struct disk *d); /* why this one; buffers registered or
 MUST_CHECK enum rc disk_state(const struct disk *d, struct err *reterr);
 /* Mark it failed (a checker above found it lying). */
 void disk_fail(struct disk *d, const char *why);
-/* Of the file system. RC_IO. */
+/* Of the file system, as of at most 10 ms ago (common/base/fsroom.h). RC_IO. */
 MUST_CHECK enum rc disk_space(struct disk *d, uint64_t *ret_total, uint64_t *ret_free);
 
 /* Aligned memory from the disk's arena, for payloads as for own use; any size up to the arena.

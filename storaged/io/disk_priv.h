@@ -42,6 +42,7 @@ struct disk {
     struct list files, queue, done;
     uint32_t accepted_n, running_n;
     uint64_t requests_n, inject_at, slow_ms;
+    uint64_t space_total, space_left, space_until_us; /* disk_space: that look holds until then */
     int inject_errno;
     bool inject_writes; /* only those count */
     bool closing, closed;
