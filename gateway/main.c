@@ -546,7 +546,7 @@ static void background_end(struct daemon *d)
     for (uint32_t waited_ms = 0; d->background.running > 0; waited_ms += 20) {
         if (waited_ms >= GRACE_MS) {
             key_master_wipe(&d->gw.master);
-            key_wipe(&d->gw.receipt_seed);
+            signer_free(d->gw.signer);
             log_info("stopped", "name=%s left=%u calls that wait for storage", d->set.name,
                      d->background.running);
             _exit(0);
@@ -590,7 +590,7 @@ static void stop(struct daemon *d)
     gw_collections_forget_all(gw);
     tls_unref(gw->tls);
     key_master_wipe(&gw->master);
-    key_wipe(&gw->receipt_seed);
+    signer_free(gw->signer);
     log_info("stopped", "name=%s", d->set.name);
 }
 

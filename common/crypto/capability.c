@@ -39,10 +39,10 @@ static bool bodies_sorted(const uint8_t *bodies, uint32_t n)
     return true;
 }
 
-enum rc capability_encode(const struct capability *cap, const struct key *seed, struct buf *out)
+enum rc capability_encode(const struct capability *cap, const struct signer *signer,
+                          struct buf *out)
 {
     uint8_t head[HEAD_BYTES] = {FORMAT}, signature[SIGN_SIGNATURE_BYTES];
-    struct sign_public pub;
     size_t from = out->n;
     enum rc rc;
 
@@ -50,12 +50,10 @@ enum rc capability_encode(const struct capability *cap, const struct key *seed, 
         cap->bodies_n > CAPABILITY_BODIES_MAX || !bodies_sorted(cap->bodies, cap->bodies_n)) {
         return RC_INVAL;
     }
-    rc = sign_public_of(seed, &pub);
-    if (rc != RC_OK) return rc;
     le_put16(head + 2, (uint16_t)cap->worker_uri.n);
     le_put32(head + 4, cap->bodies_n);
     memcpy(head + 8, cap->cluster.b, 16);
-    memcpy(head + 24, pub.id.b, 16);
+    memcpy(head + 24, signer_public(signer)->id.b, 16);
     memcpy(head + 40, cap->job.b, 16);
     le_put64(head + 56, cap->task);
     le_put32(head + 64, cap->attempt);
@@ -66,7 +64,7 @@ enum rc capability_encode(const struct capability *cap, const struct key *seed, 
     buf_put(out, cap->bodies, 16 * (size_t)cap->bodies_n);
     rc = buf_rc(out);
     if (rc != RC_OK) return rc;
-    rc = sign_message(seed, SIGN_CAPABILITY, (struct slice){out->p + from, out->n - from},
+    rc = sign_message(signer, SIGN_CAPABILITY, (struct slice){out->p + from, out->n - from},
                       signature);
     if (rc != RC_OK) return rc;
     buf_put(out, signature, sizeof(signature));

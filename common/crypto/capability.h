@@ -28,7 +28,7 @@ struct capability {
 /* Sorted and without doubles, as encode wants it; returns how many are left. */
 uint32_t capability_sort_bodies(struct id128 *bodies, uint32_t n);
 /* Appends to out. RC_INVAL: too many or unsorted bodies, URI; RC_INTERNAL; out's own failures. */
-MUST_CHECK enum rc capability_encode(const struct capability *cap, const struct key *seed,
+MUST_CHECK enum rc capability_encode(const struct capability *cap, const struct signer *signer,
                                      struct buf *out);
 
 struct capability_check {

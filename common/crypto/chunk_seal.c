@@ -5,15 +5,15 @@
  * says that leaves[leaves_n] has leaf_bytes > 0 bytes in the hash. */
 #include "common/crypto/chunk_seal.h"
 #include "common/base/crc32c.h"
-#include <openssl/evp.h>
+#include "common/crypto/sha256.h"
+#include <openssl/crypto.h>
 #include <stdlib.h>
 
 struct chunk_sealer {
     struct key body_key;
     uint32_t plain_bytes, at;
     struct seal *seal;
-    EVP_MD *md;
-    EVP_MD_CTX *leaf;
+    struct sha256 leaf;
     uint32_t leaf_bytes, leaves_n;
     struct chunk_seal_out out;
 };
@@ -29,12 +29,7 @@ enum rc chunk_sealer_new(const struct key *body_key, const struct seal_ident *id
     s->body_key = *body_key;
     s->plain_bytes = ident->plain_bytes;
     s->out = *out;
-    s->leaf = EVP_MD_CTX_new();
-    s->md = EVP_MD_fetch(NULL, "SHA256", NULL);
     rc = seal_new(body_key->b, ident, &s->seal, reterr);
-    if (rc == RC_OK && (s->leaf == NULL || s->md == NULL)) {
-        rc = err_set(reterr, RC_NOMEM, "SHA-256 context");
-    }
     if (rc != RC_OK) {
         chunk_sealer_free(s);
         return rc;
@@ -47,38 +42,41 @@ void chunk_sealer_free(struct chunk_sealer *s)
 {
     if (s == NULL) return;
     seal_free(s->seal);
-    EVP_MD_CTX_free(s->leaf);
-    EVP_MD_free(s->md);
+    OPENSSL_cleanse(&s->leaf, sizeof(s->leaf)); /* holds a piece of plaintext */
     key_wipe(&s->body_key);
     free(s);
 }
 
-enum rc chunk_sealer_object_end(struct chunk_sealer *s)
+static void leaf_end(struct chunk_sealer *s)
 {
-    struct chunk_leaf *l = &s->out.leaves[s->leaves_n];
+    struct chunk_leaf *l = &s->out.leaves[s->leaves_n++];
 
-    if (s->leaf_bytes == 0) return RC_OK; /* ended with a full leaf */
-    if (EVP_DigestFinal_ex(s->leaf, l->hash, NULL) != 1) return RC_INTERNAL;
+    sha256_end(&s->leaf, l->hash);
     l->bytes = s->leaf_bytes;
     s->leaf_bytes = 0;
-    s->leaves_n++;
+}
+
+enum rc chunk_sealer_object_end(struct chunk_sealer *s)
+{
+    if (s->leaf_bytes > 0) leaf_end(s); /* 0: ended with a full leaf */
     return RC_OK;
 }
 
-static enum rc leaf_update(struct chunk_sealer *s, const uint8_t *p, uint32_t n)
+static bool leaf_room(const struct chunk_sealer *s)
+{
+    return s->leaf_bytes > 0 || s->leaves_n < s->out.leaves_max;
+}
+
+/* n more bytes are about to be hashed. */
+static void leaf_add(struct chunk_sealer *s, uint32_t n)
 {
     static const uint8_t tag = 0; /* as in tree_sha256.h */
 
     if (s->leaf_bytes == 0) {
-        if (s->leaves_n == s->out.leaves_max) return RC_INVAL;
-        if (EVP_DigestInit_ex(s->leaf, s->md, NULL) != 1 ||
-            EVP_DigestUpdate(s->leaf, &tag, 1) != 1) {
-            return RC_INTERNAL;
-        }
+        sha256_begin(&s->leaf);
+        sha256_part(&s->leaf, &tag, 1);
     }
-    if (EVP_DigestUpdate(s->leaf, p, n) != 1) return RC_INTERNAL;
     s->leaf_bytes += n;
-    return s->leaf_bytes == TREE_LEAF_BYTES ? chunk_sealer_object_end(s) : RC_OK;
 }
 
 static enum rc block_update(struct chunk_sealer *s, const uint8_t *p, uint32_t n)
@@ -94,24 +92,65 @@ static enum rc block_update(struct chunk_sealer *s, const uint8_t *p, uint32_t n
     return seal_block_end(s->seal, s->out.tags + (size_t)block * SEAL_TAG_BYTES);
 }
 
+/* The leaf has them by now. */
+static enum rc step_end(struct chunk_sealer *s, const uint8_t *p, uint32_t n)
+{
+    if (s->leaf_bytes == TREE_LEAF_BYTES) leaf_end(s);
+    return block_update(s, p, n);
+}
+
+static uint32_t step_bytes(const struct chunk_sealer *s, size_t n)
+{
+    uint32_t step =
+        MIN(SEAL_BLOCK_BYTES - s->at % SEAL_BLOCK_BYTES, TREE_LEAF_BYTES - s->leaf_bytes);
+
+    return step > n ? (uint32_t)n : step;
+}
+
 enum rc chunk_sealer_update(struct chunk_sealer *s, const void *p, size_t n)
 {
     const uint8_t *from = p;
 
     if (n > s->plain_bytes - s->at) return RC_INVAL;
     while (n > 0) {
-        uint32_t step =
-            MIN(SEAL_BLOCK_BYTES - s->at % SEAL_BLOCK_BYTES, TREE_LEAF_BYTES - s->leaf_bytes);
+        uint32_t step = step_bytes(s, n);
         enum rc rc;
 
-        if (step > n) step = (uint32_t)n;
-        rc = leaf_update(s, from, step);
-        if (rc == RC_OK) rc = block_update(s, from, step);
+        if (!leaf_room(s)) return RC_INVAL;
+        leaf_add(s, step);
+        sha256_part(&s->leaf, from, step);
+        rc = step_end(s, from, step);
         if (rc != RC_OK) return rc;
         from += step;
         n -= step;
     }
     return RC_OK;
+}
+
+static void piece_end(struct chunk_sealer_piece *x, uint32_t step)
+{
+    x->rc = step_end(x->sealer, x->p, step);
+    x->p += step;
+    x->n -= step;
+}
+
+void chunk_sealer_update_pair(struct chunk_sealer_piece *a, struct chunk_sealer_piece *b)
+{
+    a->rc = a->n > a->sealer->plain_bytes - a->sealer->at ? RC_INVAL : RC_OK;
+    b->rc = b->n > b->sealer->plain_bytes - b->sealer->at ? RC_INVAL : RC_OK;
+    while (a->rc == RC_OK && b->rc == RC_OK && a->n > 0 && b->n > 0 && leaf_room(a->sealer) &&
+           leaf_room(b->sealer)) {
+        uint32_t step = MIN(step_bytes(a->sealer, a->n), step_bytes(b->sealer, b->n));
+
+        leaf_add(a->sealer, step);
+        leaf_add(b->sealer, step);
+        sha256_part_pair(&a->sealer->leaf, a->p, &b->sealer->leaf, b->p, step);
+        piece_end(a, step);
+        piece_end(b, step);
+    }
+    /* the longer one's rest */
+    if (a->rc == RC_OK) a->rc = chunk_sealer_update(a->sealer, a->p, a->n);
+    if (b->rc == RC_OK) b->rc = chunk_sealer_update(b->sealer, b->p, b->n);
 }
 
 enum rc chunk_sealer_finish(struct chunk_sealer *s, uint32_t *ret_leaves_n,

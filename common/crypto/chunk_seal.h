@@ -28,6 +28,14 @@ MUST_CHECK enum rc chunk_sealer_new(const struct key *body_key, const struct sea
 /* The next n bytes, any length. RC_INVAL: more than ident.plain_bytes, or more leaves than
  * leaves_max; RC_INTERNAL. After an error only free is allowed. */
 MUST_CHECK enum rc chunk_sealer_update(struct chunk_sealer *s, const void *p, size_t n);
+/* Two updates in one, of two chunks: for less (sha256.h). Each ends with an rc of its own. */
+struct chunk_sealer_piece {
+    struct chunk_sealer *sealer;
+    const uint8_t *p;
+    size_t n;
+    enum rc rc; /* as chunk_sealer_update's; p and n are as far as they came */
+};
+void chunk_sealer_update_pair(struct chunk_sealer_piece *a, struct chunk_sealer_piece *b);
 /* An object ends here: the next byte begins a new leaf (packed bodies). */
 MUST_CHECK enum rc chunk_sealer_object_end(struct chunk_sealer *s);
 /* RC_INVAL: fewer bytes than ident.plain_bytes. digest: digest_chunk of the leaves. */

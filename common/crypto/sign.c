@@ -47,17 +47,49 @@ static enum rc set_id(struct sign_public *pub)
     return rc;
 }
 
-enum rc sign_public_of(const struct key *seed, struct sign_public *ret_public)
-{
-    EVP_PKEY *pkey = EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, NULL, seed->b, KEY_BYTES);
+struct signer {
+    EVP_PKEY *pkey;
     struct sign_public pub;
+};
+
+enum rc signer_new(const struct key *seed, struct signer **ret_signer)
+{
+    struct signer *s = calloc(1, sizeof *s);
     size_t n = SIGN_PUBLIC_BYTES;
     enum rc rc;
 
-    rc = pkey != NULL && EVP_PKEY_get_raw_public_key(pkey, pub.b, &n) == 1 ? set_id(&pub)
-                                                                           : RC_INTERNAL;
-    EVP_PKEY_free(pkey); /* wipes the seed */
-    if (rc == RC_OK) *ret_public = pub;
+    if (s == NULL) return RC_NOMEM;
+    s->pkey = EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, NULL, seed->b, KEY_BYTES);
+    rc = s->pkey != NULL && EVP_PKEY_get_raw_public_key(s->pkey, s->pub.b, &n) == 1
+             ? set_id(&s->pub)
+             : RC_INTERNAL;
+    if (rc == RC_OK) {
+        *ret_signer = s;
+    } else {
+        signer_free(s);
+    }
+    return rc;
+}
+
+void signer_free(struct signer *s)
+{
+    if (s == NULL) return;
+    EVP_PKEY_free(s->pkey); /* wipes the seed */
+    free(s);
+}
+
+const struct sign_public *signer_public(const struct signer *s)
+{
+    return &s->pub;
+}
+
+enum rc sign_public_of(const struct key *seed, struct sign_public *ret_public)
+{
+    struct signer *s = NULL;
+    enum rc rc = signer_new(seed, &s);
+
+    if (rc == RC_OK) *ret_public = s->pub;
+    signer_free(s);
     return rc;
 }
 
@@ -73,24 +105,21 @@ enum rc sign_public_load(struct slice bytes, struct sign_public *ret_public)
     return rc;
 }
 
-enum rc sign_message(const struct key *seed, enum sign_purpose purpose, struct slice message,
+enum rc sign_message(const struct signer *s, enum sign_purpose purpose, struct slice message,
                      uint8_t ret_signature[SIGN_SIGNATURE_BYTES])
 {
-    EVP_PKEY *pkey = NULL;
-    EVP_MD_CTX *ctx = NULL;
+    EVP_MD_CTX *ctx;
     size_t n = 0, sig_n = SIGN_SIGNATURE_BYTES;
     uint8_t *p = to_sign(purpose, message, &n);
     enum rc rc = RC_INTERNAL;
 
     if (p == NULL) return RC_NOMEM;
-    pkey = EVP_PKEY_new_raw_private_key(EVP_PKEY_ED25519, NULL, seed->b, KEY_BYTES);
     ctx = EVP_MD_CTX_new();
-    if (pkey != NULL && ctx != NULL && EVP_DigestSignInit(ctx, NULL, NULL, NULL, pkey) == 1 &&
+    if (ctx != NULL && EVP_DigestSignInit(ctx, NULL, NULL, NULL, s->pkey) == 1 &&
         EVP_DigestSign(ctx, ret_signature, &sig_n, p, n) == 1 && sig_n == SIGN_SIGNATURE_BYTES) {
         rc = RC_OK;
     }
     EVP_MD_CTX_free(ctx);
-    EVP_PKEY_free(pkey);
     free(p);
     return rc;
 }

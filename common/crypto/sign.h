@@ -20,7 +20,12 @@ MUST_CHECK enum rc sign_public_of(const struct key *seed, struct sign_public *re
 /* From 32 stored bytes: computes the id. RC_INVAL: not 32 bytes. */
 MUST_CHECK enum rc sign_public_load(struct slice bytes, struct sign_public *ret_public);
 
-MUST_CHECK enum rc sign_message(const struct key *seed, enum sign_purpose purpose,
+/* A seed made ready once: that costs as much as a signature. */
+struct signer;
+MUST_CHECK enum rc signer_new(const struct key *seed, struct signer **ret_signer);
+void signer_free(struct signer *s); /* wipes it; s may be NULL */
+const struct sign_public *signer_public(const struct signer *s);
+MUST_CHECK enum rc sign_message(const struct signer *s, enum sign_purpose purpose,
                                 struct slice message, uint8_t ret_signature[SIGN_SIGNATURE_BYTES]);
 /* RC_DENIED: not signed by this key for this purpose. */
 MUST_CHECK enum rc sign_verify(const struct sign_public *pub, enum sign_purpose purpose,

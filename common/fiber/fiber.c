@@ -486,6 +486,13 @@ void fiber_group_wait(struct fiber_group *g)
     g->done.set = false;
 }
 
+void fiber_yield(void)
+{
+    CHECK(current != NULL);
+    make_ready(current);
+    switch_out(current);
+}
+
 void fiber_sleep_ms(uint64_t ms)
 {
     struct fiber_event never = {0};

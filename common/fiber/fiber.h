@@ -70,6 +70,7 @@ struct fiber_group {
 MUST_CHECK enum rc fiber_group_spawn(struct fiber_group *g, void (*fn)(void *arg), void *arg);
 void fiber_group_wait(struct fiber_group *g);
 
+void fiber_yield(void); /* lets those that are ready run first */
 void fiber_sleep_ms(uint64_t ms);
 /* fn(arg) on libuv's thread pool; returns when it did. RC_NOMEM: fn was not called. */
 MUST_CHECK enum rc fiber_work(void (*fn)(void *arg), void *arg);

@@ -50,9 +50,34 @@ enum rc body_chunk_new(struct gw *gw, const struct body_spec *spec, uint32_t ind
     return RC_OK;
 }
 
+/* Pieces of two uploads are sealed together (chunk_seal.h): one that is alone lets the fibers that
+ * are ready run first, and is sealed by the next that has one. */
+struct gw_sealing {
+    struct chunk_sealer_piece piece;
+    bool done;
+};
+
+static enum rc seal(struct gw *gw, struct chunk_sealer *sealer, const uint8_t *p, size_t n)
+{
+    struct gw_sealing me = {.piece = {.sealer = sealer, .p = p, .n = n}}, *other = gw->sealing;
+
+    if (n < SEAL_BLOCK_BYTES) return chunk_sealer_update(sealer, p, n);
+    if (other != NULL) {
+        gw->sealing = NULL;
+        chunk_sealer_update_pair(&other->piece, &me.piece);
+        other->done = true;
+        return me.piece.rc;
+    }
+    gw->sealing = &me;
+    fiber_yield();
+    if (me.done) return me.piece.rc;
+    gw->sealing = NULL;
+    return chunk_sealer_update(sealer, p, n);
+}
+
 enum rc body_chunk_fill(struct body_chunk *k, const void *p, size_t n, struct err *reterr)
 {
-    enum rc rc = chunk_sealer_update(k->sealer, p, n);
+    enum rc rc = seal(k->gw, k->sealer, p, n);
 
     if (rc != RC_OK) return err_set(reterr, rc, "sealing a chunk");
     k->filled += (uint32_t)n;

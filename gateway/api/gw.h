@@ -24,6 +24,7 @@
 struct gw_cached;
 struct gw_jobs; /* jobs.c */
 struct gw_inspector;
+struct gw_sealing;
 struct manager; /* gateway/manager */
 struct gw {
     struct fibers *fs;
@@ -39,7 +40,7 @@ struct gw {
     char cluster_fingerprint[65]; /* what the cluster was made with */
     const char *cluster_name, *name;
     uint32_t meta_pool, data_pool;
-    struct key receipt_seed; /* wiped at exit */
+    struct signer *signer; /* of receipts and capabilities; NULL: not read yet */
     struct sign_public receipt_key;
     bool receipt_ready;
     struct list cached; /* collections */
@@ -55,6 +56,7 @@ struct gw {
     uint64_t quarantine_ms; /* what is held for longer is deleted; 0: never */
     bool closing;
     struct fiber_sem upload_bytes; /* memory of chunks under way */
+    struct gw_sealing *sealing;    /* body.c: a piece that waits for another; or NULL */
 };
 
 /* A collection as one call sees it. */

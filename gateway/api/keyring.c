@@ -429,6 +429,7 @@ enum rc gw_signing_open(struct gw *gw, struct err *reterr)
     struct route_at at = {gw->meta_pool, 0};
     struct key_place place = {.kind = KEY_SIGNING};
     Mikura__Internal__V1__GetResponse *got;
+    struct key seed = {0};
     struct arena a;
     struct slice v;
     enum rc rc;
@@ -450,8 +451,9 @@ enum rc gw_signing_open(struct gw *gw, struct err *reterr)
     if (rc != RC_OK) goto out;
     place.self = (struct slice){gw->receipt_key.id.b, 16};
     rc = key_unwrap(&gw->master.key, &place,
-                    (struct slice){v.p + 17 + SIGN_PUBLIC_BYTES, KEY_WRAPPED_BYTES},
-                    &gw->receipt_seed);
+                    (struct slice){v.p + 17 + SIGN_PUBLIC_BYTES, KEY_WRAPPED_BYTES}, &seed);
+    if (rc == RC_OK) rc = signer_new(&seed, &gw->signer);
+    key_wipe(&seed);
     if (rc != RC_OK) {
         (void)err_set(reterr, rc, "the signing key does not open under this gateway's master key");
         goto out;

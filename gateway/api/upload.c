@@ -637,7 +637,7 @@ static enum rc do_sign(struct upload *u, const struct upload_action *act, struct
     packed = arena_alloc(&u->c->arena, n);
     if (packed == NULL) return err_set(reterr, RC_NOMEM, "a receipt");
     (void)mikura__v1__receipt_body__pack(&body, packed);
-    rc = sign_message(&u->gw->receipt_seed, SIGN_RECEIPT, (struct slice){packed, n}, signature);
+    rc = sign_message(u->gw->signer, SIGN_RECEIPT, (struct slice){packed, n}, signature);
     if (rc != RC_OK) return err_set(reterr, rc, "signing a receipt");
     ev->receipt = (struct slice){packed, n};
     ev->signature = (struct slice){signature, SIGN_SIGNATURE_BYTES};

@@ -341,7 +341,7 @@ static enum rc sign_capability(struct handing *h, struct buf *out, struct err *r
     cap.expires_unix_ms = clock_wall_ms() + h->hand->lease_ms + JOBS_CAPABILITY_MARGIN_MS;
     cap.bodies_n = capability_sort_bodies(h->bodies, h->bodies_n);
     cap.bodies = h->bodies[0].b;
-    rc = capability_encode(&cap, &gw->receipt_seed, out);
+    rc = capability_encode(&cap, gw->signer, out);
     return rc == RC_OK ? RC_OK : err_set(reterr, rc, "a capability: %s", rc_text(rc));
 }
 

@@ -24,6 +24,7 @@ MUST_CHECK enum rc __real_chunk_sealer_new(const struct key *body_key,
                                            const struct chunk_seal_out *out,
                                            struct chunk_sealer **ret_sealer, struct err *reterr);
 MUST_CHECK enum rc __real_chunk_sealer_update(struct chunk_sealer *s, const void *p, size_t n);
+void __real_chunk_sealer_update_pair(struct chunk_sealer_piece *a, struct chunk_sealer_piece *b);
 MUST_CHECK enum rc __real_chunk_sealer_finish(struct chunk_sealer *s, uint32_t *ret_leaves_n,
                                               uint8_t ret_digest[DIGEST_BYTES]);
 void __real_chunk_sealer_free(struct chunk_sealer *s);
@@ -31,6 +32,7 @@ enum rc __wrap_chunk_sealer_new(const struct key *body_key, const struct seal_id
                                 const struct chunk_seal_out *out, struct chunk_sealer **ret_sealer,
                                 struct err *reterr);
 enum rc __wrap_chunk_sealer_update(struct chunk_sealer *s, const void *p, size_t n);
+void __wrap_chunk_sealer_update_pair(struct chunk_sealer_piece *a, struct chunk_sealer_piece *b);
 enum rc __wrap_chunk_sealer_finish(struct chunk_sealer *s, uint32_t *ret_leaves_n,
                                    uint8_t ret_digest[DIGEST_BYTES]);
 void __wrap_chunk_sealer_free(struct chunk_sealer *s);
@@ -61,9 +63,8 @@ enum rc __wrap_chunk_sealer_new(const struct key *body_key, const struct seal_id
     return RC_OK;
 }
 
-enum rc __wrap_chunk_sealer_update(struct chunk_sealer *s, const void *p, size_t n)
+static void keep(const struct chunk_sealer *s, const uint8_t *p, size_t n)
 {
-    enum rc rc = __real_chunk_sealer_update(s, p, n);
     struct slot *at;
 
     (void)pthread_mutex_lock(&lock);
@@ -75,7 +76,21 @@ enum rc __wrap_chunk_sealer_update(struct chunk_sealer *s, const void *p, size_t
         at->plain_n += take;
     }
     (void)pthread_mutex_unlock(&lock);
+}
+
+enum rc __wrap_chunk_sealer_update(struct chunk_sealer *s, const void *p, size_t n)
+{
+    enum rc rc = __real_chunk_sealer_update(s, p, n);
+
+    keep(s, p, n);
     return rc;
+}
+
+void __wrap_chunk_sealer_update_pair(struct chunk_sealer_piece *a, struct chunk_sealer_piece *b)
+{
+    keep(a->sealer, a->p, a->n);
+    keep(b->sealer, b->p, b->n);
+    __real_chunk_sealer_update_pair(a, b);
 }
 
 enum rc __wrap_chunk_sealer_finish(struct chunk_sealer *s, uint32_t *ret_leaves_n,

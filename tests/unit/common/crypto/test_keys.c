@@ -219,6 +219,7 @@ static void test_sign(void **state)
     struct sign_public pub, pub2, loaded;
     uint8_t sig[SIGN_SIGNATURE_BYTES];
     struct slice m = text("receipt bytes"), s = {sig, sizeof(sig)};
+    struct signer *signer = NULL;
 
     (void)state;
     assert_int_equal(sign_public_of(&seed, &pub), RC_OK);
@@ -226,7 +227,10 @@ static void test_sign(void **state)
     assert_int_equal(sign_public_load((struct slice){pub.b, 32}, &loaded), RC_OK);
     assert_true(id128_eq(&pub.id, &loaded.id));
     assert_int_equal(sign_public_load((struct slice){pub.b, 31}, &loaded), RC_INVAL);
-    assert_int_equal(sign_message(&seed, SIGN_RECEIPT, m, sig), RC_OK);
+    assert_int_equal(signer_new(&seed, &signer), RC_OK);
+    assert_memory_equal(signer_public(signer)->b, pub.b, sizeof(pub.b));
+    assert_int_equal(sign_message(signer, SIGN_RECEIPT, m, sig), RC_OK);
+    signer_free(signer);
     assert_int_equal(sign_verify(&pub, SIGN_RECEIPT, m, s), RC_OK);
     assert_int_equal(sign_verify(&pub, SIGN_CAPABILITY, m, s), RC_DENIED);
     assert_int_equal(sign_verify(&pub2, SIGN_RECEIPT, m, s), RC_DENIED);
@@ -249,6 +253,16 @@ static struct capability cap_of(const struct id128 *bodies, uint32_t n)
                                .bodies_n = n};
 }
 
+static enum rc encode(const struct capability *cap, const struct key *seed, struct buf *out)
+{
+    struct signer *signer = NULL;
+    enum rc rc = signer_new(seed, &signer);
+
+    if (rc == RC_OK) rc = capability_encode(cap, signer, out);
+    signer_free(signer);
+    return rc;
+}
+
 static void test_capability(void **state)
 {
     struct id128 bodies[5] = {id_of(9), id_of(3), id_of(9), id_of(200), id_of(4)}, no = id_of(5);
@@ -266,11 +280,11 @@ static void test_capability(void **state)
     assert_int_equal(sign_public_of(&seed, &keys[1]), RC_OK);
     assert_int_equal(sign_public_of(&third, &keys[0]), RC_OK);
     cap = cap_of(bodies, 5);
-    assert_int_equal(capability_encode(&cap, &seed, &out), RC_INVAL); /* unsorted */
+    assert_int_equal(encode(&cap, &seed, &out), RC_INVAL); /* unsorted */
     n = capability_sort_bodies(bodies, 5);
     assert_int_equal(n, 4);
     cap = cap_of(bodies, n);
-    assert_int_equal(capability_encode(&cap, &seed, &out), RC_OK);
+    assert_int_equal(encode(&cap, &seed, &out), RC_OK);
     bytes = (struct slice){out.p, out.n};
     check = (struct capability_check){.cluster = cap.cluster,
                                       .worker_uri = cap.worker_uri,
@@ -314,11 +328,11 @@ static void test_capability(void **state)
     c.keys_n = 1;
     assert_int_equal(capability_verify(bytes, &c, &got, &err), RC_DENIED);
     buf_reset(&out);
-    assert_int_equal(capability_encode(&cap, &forger, &out), RC_OK);
+    assert_int_equal(encode(&cap, &forger, &out), RC_OK);
     assert_int_equal(capability_verify((struct slice){out.p, out.n}, &check, &got, &err),
                      RC_DENIED);
     cap.bodies_n = CAPABILITY_BODIES_MAX + 1;
-    assert_int_equal(capability_encode(&cap, &seed, &out), RC_INVAL);
+    assert_int_equal(encode(&cap, &seed, &out), RC_INVAL);
     buf_deinit(&out);
 }
 
@@ -429,6 +443,117 @@ static void test_chunk_of_several_objects(void **state)
     chunk_sealer_free(s);
 }
 
+struct half { /* of a pair */
+    uint8_t *plain, *cipher;
+    struct chunk_sealer *sealer;
+    struct chunk_leaf leaves[3];
+    uint8_t tags[64 * 16], digest[32];
+    uint32_t n, leaves_n;
+};
+static void half_begin(struct half *h, uint8_t key, uint32_t n)
+{
+    struct seal_ident id = {.suite = 1, .body = id_of(key), .plain_bytes = n};
+    struct key body = key_of(key);
+    struct chunk_seal_out out;
+    struct err err;
+
+    memset(h, 0, sizeof(*h));
+    h->n = n;
+    h->plain = malloc(n);
+    h->cipher = malloc(n);
+    assert_true(h->plain != NULL && h->cipher != NULL);
+    for (uint32_t i = 0; i < n; i++)
+        h->plain[i] = (uint8_t)(i * key + i / 251);
+    out = (struct chunk_seal_out){h->cipher, h->tags, NULL, h->leaves, 3};
+    assert_int_equal(chunk_sealer_new(&body, &id, &out, &h->sealer, &err), RC_OK);
+}
+
+static void half_check(struct half *h, uint8_t key)
+{
+    struct half alone;
+
+    assert_int_equal(chunk_sealer_finish(h->sealer, &h->leaves_n, h->digest), RC_OK);
+    half_begin(&alone, key, h->n);
+    assert_int_equal(chunk_sealer_update(alone.sealer, alone.plain, alone.n), RC_OK);
+    assert_int_equal(chunk_sealer_finish(alone.sealer, &alone.leaves_n, alone.digest), RC_OK);
+    assert_memory_equal(h->digest, alone.digest, 32);
+    assert_memory_equal(h->cipher, alone.cipher, h->n);
+    assert_memory_equal(h->tags, alone.tags, (size_t)seal_blocks(h->n) * 16);
+    assert_int_equal(h->leaves_n, alone.leaves_n);
+    chunk_sealer_free(alone.sealer);
+    free(alone.plain);
+    free(alone.cipher);
+}
+
+static void half_end(struct half *h)
+{
+    chunk_sealer_free(h->sealer);
+    free(h->plain);
+    free(h->cipher);
+}
+
+/* a's first `shift` bytes go ahead alone, so that blocks, leaves and ends fall apart. */
+static void check_pair(uint32_t a_n, uint32_t b_n, uint32_t shift)
+{
+    struct chunk_sealer_piece a, b;
+    struct half x, y;
+
+    half_begin(&x, 3, a_n);
+    half_begin(&y, 5, b_n);
+    assert_int_equal(chunk_sealer_update(x.sealer, x.plain, shift), RC_OK);
+    a = (struct chunk_sealer_piece){.sealer = x.sealer, .p = x.plain + shift, .n = a_n - shift};
+    b = (struct chunk_sealer_piece){.sealer = y.sealer, .p = y.plain, .n = b_n};
+    chunk_sealer_update_pair(&a, &b);
+    assert_int_equal(a.rc, RC_OK);
+    assert_int_equal(b.rc, RC_OK);
+    half_check(&x, 3);
+    half_check(&y, 5);
+    half_end(&x);
+    half_end(&y);
+}
+
+static void test_chunk_pair(void **state)
+{
+    struct chunk_sealer_piece a, b;
+    struct half x, y;
+
+    (void)state;
+    check_pair(1, 1, 0);
+    check_pair(64, 1000, 0);
+    check_pair(1000, 64, 63);
+    check_pair(65536, 65536, 0);
+    check_pair(512 << 10, 512 << 10, 0);
+    check_pair(512 << 10, 70000, 1);
+    check_pair((2 << 20) + 77, (1 << 20) + 1, 65535);
+    check_pair((1 << 20) + 1, (3 << 20) - 5, 40000);
+    /* one fails, and the other does not */
+    half_begin(&x, 3, 1000);
+    half_begin(&y, 5, 1000);
+    a = (struct chunk_sealer_piece){.sealer = x.sealer, .p = x.plain, .n = 1001};
+    b = (struct chunk_sealer_piece){.sealer = y.sealer, .p = y.plain, .n = 1000};
+    chunk_sealer_update_pair(&a, &b);
+    assert_int_equal(a.rc, RC_INVAL);
+    assert_int_equal(b.rc, RC_OK);
+    half_check(&y, 5);
+    half_end(&x);
+    half_end(&y);
+    /* no room for a fourth leaf */
+    half_begin(&x, 3, 100);
+    half_begin(&y, 5, 1000);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(chunk_sealer_update(x.sealer, x.plain, 1), RC_OK);
+        assert_int_equal(chunk_sealer_object_end(x.sealer), RC_OK);
+    }
+    a = (struct chunk_sealer_piece){.sealer = x.sealer, .p = x.plain, .n = 97};
+    b = (struct chunk_sealer_piece){.sealer = y.sealer, .p = y.plain, .n = 1000};
+    chunk_sealer_update_pair(&a, &b);
+    assert_int_equal(a.rc, RC_INVAL);
+    assert_int_equal(b.rc, RC_OK);
+    half_check(&y, 5);
+    half_end(&x);
+    half_end(&y);
+}
+
 static void print_hex(const char *name, const uint8_t *p, size_t n)
 {
     char *t = malloc(2 * n + 1);
@@ -485,7 +610,7 @@ static void print_vectors(void)
     print_hex("public", pub.b, 32);
     print_hex("keyid", pub.id.b, 16);
     buf_init(&out, CAPABILITY_BYTES_MAX);
-    must(capability_encode(&cap, &seed, &out));
+    must(encode(&cap, &seed, &out));
     print_hex("capability", out.p, out.n);
     buf_deinit(&out);
 }
@@ -497,6 +622,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(test_docseal),       cmocka_unit_test(test_commit_root),
         cmocka_unit_test(test_sign),          cmocka_unit_test(test_capability),
         cmocka_unit_test(test_chunk_seal),    cmocka_unit_test(test_chunk_of_several_objects),
+        cmocka_unit_test(test_chunk_pair),
     };
 
     if (argc == 2 && strcmp(argv[1], "vectors") == 0) {

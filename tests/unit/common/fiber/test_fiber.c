@@ -80,6 +80,24 @@ static void times_out(void *arg)
     note('s');
 }
 
+static void yields(void *arg)
+{
+    const char *c = arg;
+
+    note(*c);
+    fiber_yield();
+    note((char)(*c + 1));
+}
+
+static void test_yield(void **state)
+{
+    (void)state;
+    assert_int_equal(fiber_spawn(fs, yields, "a"), RC_OK);
+    assert_int_equal(fiber_spawn(fs, yields, "x"), RC_OK);
+    uv_run(&loop, UV_RUN_DEFAULT);
+    assert_string_equal(trace, "axby");
+}
+
 static void test_timeout(void **state)
 {
     (void)state;
@@ -247,6 +265,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_event, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_yield, setup, teardown),
         cmocka_unit_test_setup_teardown(test_timeout, setup, teardown),
         cmocka_unit_test_setup_teardown(test_cond, setup, teardown),
         cmocka_unit_test_setup_teardown(test_group_sem, setup, teardown),
