@@ -109,7 +109,7 @@ enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct 
     rocksdb_options_set_memtable_prefix_bloom_size_ratio(ix->opts_sought, 1.0 / 64);
     rocksdb_options_set_memtable_whole_key_filtering(ix->opts_sought, 1);
     for (int i = 0; i < CF_N; i++)
-        opts[i] = i == CF_STATE || i == CF_LOC ? ix->opts_sought : ix->opts;
+        opts[i] = i == CF_STATE || i == CF_LOC || i == CF_LOG ? ix->opts_sought : ix->opts;
     if (conf->read_only) {
         rocksdb_options_set_create_if_missing(ix->opts, 0);
         ix->db = rocksdb_open_for_read_only_column_families(
