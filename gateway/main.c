@@ -31,6 +31,7 @@
 #define TASK_LEASE_MS_MAX 3600000u
 #define TICKS_MAX         1000000u
 #define UPLOAD_BYTES_MIN  (64u << 20) /* the largest chunk */
+#define MESSAGES_BYTES    (40u << 20) /* beside chunks, of what is kept for reuse */
 
 struct settings {
     const char *name, *listen, *advertise, *ca, *cert, *key, *etcd, *cluster, *zone, *rack, *host;
@@ -700,7 +701,7 @@ int main(int argc, char **argv)
     if (fibers_open(&d->loop, &d->fs) != RC_OK) return 1;
     d->gw.fs = d->fs;
     fiber_sem_init(&d->gw.upload_bytes, d->set.upload_bytes);
-    bigmem_limit(d->set.upload_bytes);
+    bigmem_limit(d->set.upload_bytes, d->set.upload_bytes + MESSAGES_BYTES);
     if (fiber_spawn(d->fs, live, d) != RC_OK) return 1;
     (void)uv_run(&d->loop, UV_RUN_DEFAULT);
     fibers_close(d->fs);

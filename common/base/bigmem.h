@@ -2,8 +2,9 @@
  *
  * malloc gives buffers of a message's or a chunk's size back to the kernel, which clears each page
  * again at its next use: a tenth of a gateway's CPU. Freed ones are kept here, by size, up to
- * a limit for the process (bigmem_limit; BIGMEM_KEPT_DEFAULT). Contents are not cleared. Any
- * thread. */
+ * limits for the process (bigmem_limit; BIGMEM_KEPT_DEFAULT). They are mapped each by itself, so
+ * that what is not kept goes back to the kernel, whatever malloc's heap holds behind it. Contents
+ * are not cleared. Any thread. */
 #pragma once
 #include <stddef.h>
 
@@ -14,4 +15,7 @@
 void *bigmem_alloc(size_t n);
 void bigmem_free(void *p, size_t n); /* n as allocated; p may be NULL */
 size_t bigmem_kept(void);
-void bigmem_limit(size_t bytes); /* how much is kept at most, from the next free on */
+size_t bigmem_used(void); /* rounded as they are mapped */
+/* From the next call on: how much is kept at most, and with what is used at most. What is used is
+ * never refused: beyond `all` nothing is kept. */
+void bigmem_limit(size_t kept, size_t all);

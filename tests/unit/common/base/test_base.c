@@ -184,10 +184,28 @@ static void test_bigmem(void **state)
     for (size_t i = 0; i < ARRAY_N(p); i++)
         bigmem_free(p[i], 3u << 20);
     assert_true(bigmem_kept() <= BIGMEM_KEPT_DEFAULT && bigmem_kept() >= kept);
-    bigmem_limit(2u << 20);
+    bigmem_limit(2u << 20, SIZE_MAX);
     bigmem_free(bigmem_alloc(1u << 20), 1u << 20);
     assert_true(bigmem_kept() <= 2u << 20); /* the older ones went */
     bigmem_free(NULL, 1u << 20);
+    bigmem_limit(16u << 20, 20u << 20);
+    for (size_t i = 0; i < 8; i++)
+        p[i] = bigmem_alloc(2u << 20);
+    bigmem_free(p[7], 2u << 20);
+    bigmem_free(p[6], 2u << 20);
+    assert_true(bigmem_kept() + bigmem_used() <= 20u << 20);
+    p[6] = bigmem_alloc(5u << 20); /* of another size: it takes the place of what is kept */
+    assert_non_null(p[6]);
+    assert_true(bigmem_kept() + bigmem_used() <= 20u << 20);
+    p[7] = bigmem_alloc(30u << 20); /* more than all: given all the same */
+    assert_non_null(p[7]);
+    assert_int_equal(bigmem_kept(), 0);
+    bigmem_free(p[7], 30u << 20);
+    bigmem_free(p[6], 5u << 20);
+    for (size_t i = 0; i < 6; i++)
+        bigmem_free(p[i], 2u << 20);
+    assert_int_equal(bigmem_used(), 0);
+    assert_true(bigmem_kept() <= 16u << 20);
 }
 
 int main(void)
