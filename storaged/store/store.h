@@ -18,7 +18,7 @@
 #include "storaged/index/index.h"
 #include "storaged/segment/seglog.h"
 
-#define STORE_ROWS_MAX SEGLOG_APPENDS_MAX /* in one index batch */
+#define STORE_ROWS_MAX SEGLOG_APPENDS_MAX /* in one index batch of a replay */
 /* Room that the segments leave to the index on their file system: WAL and memtables that are being
  * written out are bounded by its cache each, a compaction needs as much again for a while, and rows
  * are about 1 % of small chunks. At most an eighth, so that a small disk is of use. */
