@@ -60,6 +60,8 @@ struct store {
     uint32_t known_n;
     char *index_dir;
     uint64_t measured_ms;
+    uint64_t others_bytes, ballast_bytes; /* 0: in memory */
+    bool ballast;                         /* it is there */
     bool damaged;
     bool hasty; /* waits for room no more */
     bool closing, log_closed;
@@ -430,6 +432,28 @@ void store_close(struct store *s, void (*cb)(void *data), void *data)
     seglog_close(s->log, on_log_closed, s);
 }
 
+/* Made when there is more room than the index may ever want; a start that finds little took it. */
+static void ballast_keep(struct store *s)
+{
+    uint64_t total = 0, left = 0;
+
+    if (s->ballast || s->ballast_bytes == 0 || disk_space(s->disk, &total, &left) != RC_OK) return;
+    if (left >= s->others_bytes + s->ballast_bytes)
+        s->ballast = store_ballast_make(s->dir, s->ballast_bytes);
+}
+
+/* Before the index is opened, which writes. */
+static void ballast_begin(struct store *s, const struct store_conf *conf)
+{
+    uint64_t cache = conf->cache_bytes != 0 ? conf->cache_bytes : INDEX_CACHE_DEFAULT;
+    uint64_t total = 0, left = 0;
+
+    if (conf->engine == DISK_MEMORY || disk_space(s->disk, &total, &left) != RC_OK) return;
+    s->others_bytes = STORE_OTHERS_BYTES(cache, total);
+    s->ballast_bytes = STORE_BALLAST_BYTES(cache, s->others_bytes);
+    if (left < s->ballast_bytes) store_ballast_drop(s->dir);
+}
+
 /* What the index takes of the file system, at most once a second: a few hundred files at most,
  * their inodes are in memory. */
 static void index_measure(struct store *s)
@@ -449,6 +473,7 @@ static void index_measure(struct store *s)
     }
     (void)closedir(d);
     seglog_others_used(s->log, used);
+    ballast_keep(s);
 }
 
 /* ---- opening ---- */
@@ -724,7 +749,6 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
                              .reserve_bytes = conf->reserve_bytes,
                              .limit_bytes = conf->limit_bytes};
     struct index_conf ic = {.dir = path, .cache_bytes = conf->cache_bytes};
-    uint64_t room_bytes = 0;
     enum rc rc;
 
     if (s == NULL) return err_set(reterr, RC_NOMEM, "store");
@@ -738,6 +762,7 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
     if (rc == RC_OK) rc = store_dir_damaged(s->dir, &s->damaged, reterr);
     if (rc == RC_OK) rc = sub_dir(s->dir, "segments", path, sizeof(path), reterr);
     if (rc == RC_OK) rc = disk_open(&dc, &s->disk, reterr);
+    if (rc == RC_OK) ballast_begin(s, conf);
     if (rc == RC_OK) rc = sub_dir(s->dir, "index", path, sizeof(path), reterr);
     if (rc == RC_OK) rc = index_open(&ic, &s->index, reterr);
     if (rc == RC_CORRUPT && s->disk != NULL && reterr != NULL) {
@@ -752,15 +777,7 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
         lc.disk = s->disk;
         lc.disk_id = s->disk_id;
         lc.known = s->known;
-        if (conf->engine != DISK_MEMORY) { /* there the index lies elsewhere */
-            uint64_t total = 0, left = 0;
-            uint64_t cache = conf->cache_bytes != 0 ? conf->cache_bytes : INDEX_CACHE_DEFAULT;
-
-            if (disk_space(s->disk, &total, &left) == RC_OK) {
-                lc.others_bytes = STORE_OTHERS_BYTES(cache, total);
-                room_bytes = lc.others_bytes / STORE_INDEX_ROOM;
-            }
-        }
+        lc.others_bytes = s->others_bytes;
         lc.known_n = s->known_n;
         rc = seglog_open(&lc, &s->log, reterr);
     }
@@ -782,7 +799,7 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
     }
     CHECK(uv_timer_init(s->loop, &s->again) == 0); /* never fails */
     s->again.data = s;
-    index_room_keep(s->index, room_bytes);
+    index_room_keep(s->index, s->others_bytes / STORE_INDEX_ROOM);
     *ret_store = s;
     return RC_OK;
 }
