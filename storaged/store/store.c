@@ -24,7 +24,13 @@
 #include <uv.h>
 
 #define ROOM_PAUSE_MS 100u
-#define FACTS_MAX     16u /* segments that one batch finishes; more are found out at the next start */
+/* The records that one flush made durable get their rows in several batches, not in one: the first
+ * of them are told, and the next bytes are written, while rows of the others are made (64 KiB
+ * chunks, 128 under way: 20 % more a second). Of many that wait an eighth, so that small ones
+ * share the cost of a batch. */
+#define BATCH_ROWS_MIN 16u
+#define BATCH_PART     8u
+#define FACTS_MAX      16u /* segments that one batch finishes; more are found out at the next start */
 
 struct store {
     uv_loop_t *loop;
@@ -34,7 +40,8 @@ struct store {
     struct disk *disk;
     struct seglog *log;
     struct index *index;
-    struct list logged;                  /* appends that the log is done with */
+    struct list logged; /* appends that the log is done with */
+    uint32_t logged_n;
     struct list writing;                 /* the worker's, while working */
     struct seg_position upto, work_upto; /* behind the last record with a row; the worker's */
     struct seglog_segment facts[FACTS_MAX];
@@ -53,6 +60,8 @@ struct store {
     uint32_t known_n;
     char *index_dir;
     uint64_t measured_ms;
+    uint64_t others_bytes, ballast_bytes; /* 0: in memory */
+    bool ballast;                         /* it is there */
     bool damaged;
     bool hasty; /* waits for room no more */
     bool closing, log_closed;
@@ -195,10 +204,10 @@ static void facts_find(struct store *s)
 
 static void batch_next(struct store *s)
 {
-    uint32_t n = 0;
+    uint32_t max = MAX(BATCH_ROWS_MIN, s->logged_n / BATCH_PART), n = 0;
 
     if (s->working || list_empty(&s->logged)) return;
-    for (; n < STORE_ROWS_MAX && !list_empty(&s->logged); n++) {
+    for (; n < max && !list_empty(&s->logged); n++) {
         struct list *it = s->logged.next;
         struct store_append *a = CONTAINER_OF(it, struct store_append, priv.link);
 
@@ -209,6 +218,7 @@ static void batch_next(struct store *s)
             a->err = s->failed;
         }
     }
+    s->logged_n -= n;
     facts_find(s);
     s->batch_rows = n;
     s->batch_at_us = clock_boot_us();
@@ -230,6 +240,7 @@ static void on_logged(struct seglog_append *l, enum rc rc)
         a->err = l->err;
     }
     list_push_back(&s->logged, &a->priv.link);
+    s->logged_n++;
     batch_next(s);
 }
 
@@ -421,6 +432,28 @@ void store_close(struct store *s, void (*cb)(void *data), void *data)
     seglog_close(s->log, on_log_closed, s);
 }
 
+/* Made when there is more room than the index may ever want; a start that finds little took it. */
+static void ballast_keep(struct store *s)
+{
+    uint64_t total = 0, left = 0;
+
+    if (s->ballast || s->ballast_bytes == 0 || disk_space(s->disk, &total, &left) != RC_OK) return;
+    if (left >= s->others_bytes + s->ballast_bytes)
+        s->ballast = store_ballast_make(s->dir, s->ballast_bytes);
+}
+
+/* Before the index is opened, which writes. */
+static void ballast_begin(struct store *s, const struct store_conf *conf)
+{
+    uint64_t cache = conf->cache_bytes != 0 ? conf->cache_bytes : INDEX_CACHE_DEFAULT;
+    uint64_t total = 0, left = 0;
+
+    if (conf->engine == DISK_MEMORY || disk_space(s->disk, &total, &left) != RC_OK) return;
+    s->others_bytes = STORE_OTHERS_BYTES(cache, total);
+    s->ballast_bytes = STORE_BALLAST_BYTES(cache, s->others_bytes);
+    if (left < s->ballast_bytes) store_ballast_drop(s->dir);
+}
+
 /* What the index takes of the file system, at most once a second: a few hundred files at most,
  * their inodes are in memory. */
 static void index_measure(struct store *s)
@@ -440,6 +473,7 @@ static void index_measure(struct store *s)
     }
     (void)closedir(d);
     seglog_others_used(s->log, used);
+    ballast_keep(s);
 }
 
 /* ---- opening ---- */
@@ -715,7 +749,6 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
                              .reserve_bytes = conf->reserve_bytes,
                              .limit_bytes = conf->limit_bytes};
     struct index_conf ic = {.dir = path, .cache_bytes = conf->cache_bytes};
-    uint64_t room_bytes = 0;
     enum rc rc;
 
     if (s == NULL) return err_set(reterr, RC_NOMEM, "store");
@@ -729,6 +762,7 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
     if (rc == RC_OK) rc = store_dir_damaged(s->dir, &s->damaged, reterr);
     if (rc == RC_OK) rc = sub_dir(s->dir, "segments", path, sizeof(path), reterr);
     if (rc == RC_OK) rc = disk_open(&dc, &s->disk, reterr);
+    if (rc == RC_OK) ballast_begin(s, conf);
     if (rc == RC_OK) rc = sub_dir(s->dir, "index", path, sizeof(path), reterr);
     if (rc == RC_OK) rc = index_open(&ic, &s->index, reterr);
     if (rc == RC_CORRUPT && s->disk != NULL && reterr != NULL) {
@@ -743,15 +777,7 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
         lc.disk = s->disk;
         lc.disk_id = s->disk_id;
         lc.known = s->known;
-        if (conf->engine != DISK_MEMORY) { /* there the index lies elsewhere */
-            uint64_t total = 0, left = 0;
-            uint64_t cache = conf->cache_bytes != 0 ? conf->cache_bytes : INDEX_CACHE_DEFAULT;
-
-            if (disk_space(s->disk, &total, &left) == RC_OK) {
-                lc.others_bytes = STORE_OTHERS_BYTES(cache, total);
-                room_bytes = lc.others_bytes / STORE_INDEX_ROOM;
-            }
-        }
+        lc.others_bytes = s->others_bytes;
         lc.known_n = s->known_n;
         rc = seglog_open(&lc, &s->log, reterr);
     }
@@ -773,7 +799,7 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
     }
     CHECK(uv_timer_init(s->loop, &s->again) == 0); /* never fails */
     s->again.data = s;
-    index_room_keep(s->index, room_bytes);
+    index_room_keep(s->index, s->others_bytes / STORE_INDEX_ROOM);
     *ret_store = s;
     return RC_OK;
 }

@@ -5,6 +5,7 @@
  *   DIR/LOCK      flock'd by the process that serves the disk
  *   DIR/damaged   there while something that was promised is known to be missing
  *   DIR/segments  the segment log        DIR/index  RocksDB
+ *   DIR/ballast   blocks for a start on a full file system (store_ballast.c)
  *
  * Bytes and log entries: the functions below, on the loop, asynchronous. A callback with RC_OK
  * means durable in the log *and* found in the index. Everything in the index (chunk look-up, group
@@ -18,15 +19,18 @@
 #include "storaged/index/index.h"
 #include "storaged/segment/seglog.h"
 
-#define STORE_ROWS_MAX SEGLOG_APPENDS_MAX /* in one index batch */
+#define STORE_ROWS_MAX SEGLOG_APPENDS_MAX /* in one index batch of a replay */
 /* Room that the segments leave to the index on their file system: WAL and memtables that are being
  * written out are bounded by its cache each, a compaction needs as much again for a while, and rows
  * are about 1 % of small chunks. At most an eighth, so that a small disk is of use. */
 #define STORE_OTHERS_BYTES(cache, total) MIN(3 * (cache) + (total) / 100, (total) / 8)
 /* Below that part of it the index writes nothing, so that RocksDB's own writes do not meet the full
  * file system. The log refuses all below an eighth (seglog_conf.others_bytes), that is earlier. */
-#define STORE_INDEX_ROOM  12u
-#define STORE_APPENDS_MAX (2 * SEGLOG_APPENDS_MAX) /* accepted and not yet answered */
+#define STORE_INDEX_ROOM 12u
+/* Of blocks in DIR/ballast, which a start on a full file system gives back: its WAL, which is as
+ * large as the cache at most, becomes tables then. */
+#define STORE_BALLAST_BYTES(cache, others) MIN((cache) + (4u << 20), (others) / 3)
+#define STORE_APPENDS_MAX                  (2 * SEGLOG_APPENDS_MAX) /* accepted and not yet answered */
 
 struct store;
 struct store_conf {

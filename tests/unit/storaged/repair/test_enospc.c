@@ -284,11 +284,100 @@ static void test_index_nothing_kept(void **state)
     index_full(/* keep_bytes= */ 0, /* left_bytes= */ 16u << 10);
 }
 
+static void model_on(struct model *m)
+{
+    model_init(m, DISK_AUTO, NULL);
+    model_deinit(m); /* its own folder is not used */
+    (void)snprintf(m->base, sizeof(m->base), "%s", base);
+    (void)snprintf(m->dir, sizeof(m->dir), "%s/disk", mnt);
+    m->segment_bytes = 2u << 20;
+    m->chunk_bytes = 500000;
+    m->cache_bytes = 2u << 20; /* RocksDB's files in proportion */
+}
+static int other_open(void)
+{
+    char path[160];
+    int fd;
+
+    (void)snprintf(path, sizeof(path), "%s/other", mnt);
+    fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+    return fd;
+}
+static void other_gone(int fd)
+{
+    char path[160];
+
+    (void)close(fd);
+    (void)snprintf(path, sizeof(path), "%s/other", mnt);
+    assert_int_equal(unlink(path), 0);
+    settle(); /* ext4 frees with its next commit */
+}
+
+/* Looked for once a second, when somebody asks for the status. */
+static void ballast_back(struct model *m)
+{
+    struct store_status st;
+    char path[160];
+
+    (void)snprintf(path, sizeof(path), "%s/ballast", m->dir);
+    for (uint32_t tries = 0; tries < 500 && access(path, F_OK) != 0; tries++) {
+        (void)usleep(10000);
+        store_status(m->store, &st);
+    }
+    assert_int_equal(access(path, F_OK), 0);
+}
+
+/* Started on a full file system: what is there is read, new chunks are refused, and they are taken
+ * when there is room, without another start; twice in a row while it is full, and again when it had
+ * its room back. */
+static void test_opens_full(void **state)
+{
+    const char *why = mount_fs();
+    struct model m;
+    int fd;
+
+    (void)state;
+    if (why != NULL) {
+        print_message("skipped: %s\n", why);
+        skip();
+    }
+    model_on(&m);
+    model_open(&m);
+    model_fill(&m, 0, 12, 30);
+    for (uint32_t round = 0; round < 2; round++) {
+        for (uint32_t i = 0; i < 200; i++) /* rows that are in the WAL only */
+            append_patiently(&m);
+        model_close(&m);
+        fd = other_open();
+        fill_rest(fd);
+        for (uint32_t again = 0; again < 2; again++) {
+            model_open(&m);
+            expect_works(&m);
+            model_check(&m, false);
+            assert_int_equal(model_write(&m, 20), RC_FULL);
+            assert_int_equal(model_append(&m, m.last + 1), RC_FULL);
+            if (again == 0) model_close(&m);
+        }
+        other_gone(fd);
+        for (uint32_t i = 0; i < 20; i++)
+            append_patiently(&m);
+        for (uint32_t i = 0; i < 3; i++)
+            assert_int_equal(model_write(&m, 20 + 3 * round + i), RC_OK);
+        expect_works(&m);
+        model_check(&m, false);
+        ballast_back(&m);
+    }
+    model_close(&m);
+    model_open(&m);
+    model_check(&m, false);
+    model_close(&m);
+}
+
 static void test_full(void **state)
 {
     const char *why = mount_fs();
     struct model m;
-    char path[160];
     uint32_t n;
     uint64_t kept;
     struct relief relief;
@@ -300,13 +389,7 @@ static void test_full(void **state)
         print_message("skipped: %s\n", why);
         skip();
     }
-    model_init(&m, DISK_AUTO, NULL);
-    model_deinit(&m); /* its own folder is not used */
-    (void)snprintf(m.base, sizeof(m.base), "%s", base);
-    (void)snprintf(m.dir, sizeof(m.dir), "%s/disk", mnt);
-    m.segment_bytes = 2u << 20;
-    m.chunk_bytes = 500000;
-    m.cache_bytes = 2u << 20; /* RocksDB's files in proportion */
+    model_on(&m);
     model_open(&m);
     n = fill_until_full(&m, 0);
     /* the log's reserve, of which two segments may be made already, and the index's quarter of an
@@ -328,9 +411,7 @@ static void test_full(void **state)
         assert_int_equal(model_write(&m, i), RC_OK);
 
     /* somebody else fills the file system to the last byte */
-    (void)snprintf(path, sizeof(path), "%s/other", mnt);
-    fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    assert_true(fd >= 0);
+    fd = other_open();
     fill_rest(fd);
     assert_true(fs_free() < 65536);
     relief = (struct relief){.m = &m, .fd = fd};
@@ -348,9 +429,7 @@ static void test_full(void **state)
     (void)uv_run(&loop, UV_RUN_NOWAIT);
     expect_works(&m);
     model_check(&m, false);
-    (void)close(fd);
-    assert_int_equal(unlink(path), 0);
-    settle(); /* ext4 frees with its next commit */
+    other_gone(fd);
     for (uint32_t i = 0; i < 60; i++)
         append_patiently(&m);
     assert_int_equal(model_write(&m, 2), RC_OK);
@@ -367,6 +446,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_index_resumes, unmount_fs),
         cmocka_unit_test_teardown(test_index_nothing_kept, unmount_fs),
+        cmocka_unit_test_teardown(test_opens_full, unmount_fs),
         cmocka_unit_test_teardown(test_full, unmount_fs)};
     int bad;
 
