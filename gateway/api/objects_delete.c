@@ -60,7 +60,7 @@ struct leaving { /* a PACK row that changes */
 };
 struct deleting {
     struct gw_compare compares[2 + PACKS_MAX]; /* the head first */
-    struct gw_put puts[1 + 2 * VERSIONS_MAX + PACKS_MAX];
+    struct gw_put puts[2 + 2 * VERSIONS_MAX + PACKS_MAX];
     struct slice deletes[2 * VERSIONS_MAX + PACKS_MAX];
     struct leaving *packs[PACKS_MAX];
     uint32_t compares_n, puts_n, deletes_n, packs_n;
@@ -171,7 +171,7 @@ static enum rc add_tombs(const struct doing *w, const struct gw_case *cs, struct
         if (rc != RC_OK) return rc;
         if (pack != NULL) pack_leave(&pack->rec, path, version);
         if (pack != NULL && pack->rec.objects_n > 0) continue;
-        if (d->puts_n + 2 + PACKS_MAX >= ARRAY_N(d->puts))
+        if (d->puts_n + 3 + PACKS_MAX >= ARRAY_N(d->puts))
             return err_set(reterr, RC_NOMEM, "a deletion");
         rc = upload_chunk_count(m->bodies[i].size_bytes, m->bodies[i].chunk_bytes, &t.chunks);
         if (rc == RC_OK) rc = tomb_puts(a, cs, &m->bodies[i].id, &t, d->puts + d->puts_n, reterr);
@@ -210,8 +210,46 @@ struct deletion {
     const char *path;
     uint64_t version;                      /* 0: all */
     bool held_only;                        /* one version, and only while it is in quarantine */
+    struct id128 request;                  /* zero: of the gateway's own */
+    bool repeated;                         /* out: done before, by this very request */
     uint64_t versions_deleted, generation; /* out */
 };
+
+/* The request's DELETION row, if it was carried out before; else its key. */
+static enum rc repeat_look(const struct doing *w, const struct gw_case *cs, struct deletion *del,
+                           struct slice *ret_key, struct err *reterr)
+{
+    uint8_t *key = arena_raw(w->a, RECORD_KEY_BYTES_MAX);
+    Mikura__Internal__V1__GetResponse *got;
+    struct record_deletion rec;
+    enum rc rc;
+
+    if (key == NULL) return err_set(reterr, RC_NOMEM, "a deletion");
+    *ret_key = (struct slice){key, record_key_id(&cs->anchor, RECORD_DELETION, &del->request, key)};
+    rc = route_get(w->gw->route, cs->at, ret_key, 1, w->left_ms, w->a, &got, reterr);
+    if (rc != RC_OK || got->items[0]->version == 0) return rc;
+    rc = record_deletion_decode(gw_bytes(got->items[0]->value), &rec, reterr);
+    if (rc != RC_OK) return rc;
+    if (rec.version != del->version || !gw_slice_is(rec.path, del->path))
+        return err_set(reterr, RC_EXISTS, "this request id belongs to another request");
+    del->versions_deleted = rec.versions_deleted;
+    del->generation = rec.generation;
+    del->repeated = true;
+    return RC_OK;
+}
+
+static enum rc repeat_put(struct arena *a, const struct deletion *del, struct slice key,
+                          struct deleting *d, struct err *reterr)
+{
+    struct record_deletion rec = {.path = gw_text(del->path),
+                                  .version = del->version,
+                                  .versions_deleted = del->versions_deleted,
+                                  .generation = del->generation,
+                                  .deleted_unix_ms = (int64_t)clock_wall_ms()};
+
+    d->puts[d->puts_n].key = key;
+    return GW_ENCODE(a, deletion, &rec, &d->puts[d->puts_n++].value, reterr);
+}
 
 /* One try; *ret_done false: the case changed meanwhile. */
 static enum rc delete_once(const struct doing *w, const struct gw_case *cs, struct deletion *del,
@@ -225,7 +263,8 @@ static enum rc delete_once(const struct doing *w, const struct gw_case *cs, stru
     struct deleting *d = arena_alloc(a, sizeof *d);
     struct record_head head = cs->head;
     struct record_index *idx = arena_alloc(a, sizeof *idx);
-    bool newest_seen = false, held;
+    bool newest_seen = false, held, keyed = !id128_is_zero(&del->request);
+    struct slice request_key = {0};
     uint64_t visible_n = 0;
     size_t n;
     enum rc rc;
@@ -233,6 +272,11 @@ static enum rc delete_once(const struct doing *w, const struct gw_case *cs, stru
     if (from == NULL || until == NULL || head_key == NULL || vs == NULL || d == NULL ||
         idx == NULL) {
         return err_set(reterr, RC_NOMEM, "a deletion");
+    }
+    if (keyed) {
+        rc = repeat_look(w, cs, del, &request_key, reterr);
+        *ret_done = del->repeated;
+        if (rc != RC_OK || del->repeated) return rc;
     }
     vs->a = a;
     vs->only = del->version;
@@ -259,6 +303,7 @@ static enum rc delete_once(const struct doing *w, const struct gw_case *cs, stru
                            (unsigned long long)vs->v[i].version);
         }
         visible_n++;
+        head.version_floor = MAX(head.version_floor, vs->v[i].version);
         if (!newest_seen && !held && !idx->delete_marker && vs->only == 0) {
             head.objects -= MIN(head.objects, 1);
             head.bytes_stored -= MIN(head.bytes_stored, idx->size_bytes);
@@ -277,6 +322,9 @@ static enum rc delete_once(const struct doing *w, const struct gw_case *cs, stru
     if (rc != RC_OK) return rc;
     del->versions_deleted = visible_n;
     del->generation = head.generation;
+    /* the head's condition keeps two of the same request apart */
+    if (keyed) rc = repeat_put(a, del, request_key, d, reterr);
+    if (rc != RC_OK) return rc;
     return gw_txn(gw, cs->at, d->compares, d->compares_n, d->puts, d->puts_n, d->deletes,
                   d->deletes_n, a, w->left_ms, ret_done, NULL, NULL, reterr);
 }
@@ -328,6 +376,8 @@ enum rc objects_delete(struct fcall *c, struct err *reterr)
         rc = gw_collection(gw, req->object->collection, &c->arena, gw_left_ms(c), col, reterr);
     if (rc != RC_OK) return rc;
     rc = gw_allowed(c, col, GW_ADMIN, reterr);
+    if (rc == RC_OK && req->request_id != NULL)
+        rc = objects_request_id(req->request_id, &del.request, reterr);
     del.path = req->object->path;
     del.version = req->object->version;
     w.left_ms = gw_left_ms(c);
@@ -336,8 +386,8 @@ enum rc objects_delete(struct fcall *c, struct err *reterr)
     if (rc != RC_OK) return rc;
     answer.versions_deleted = del.versions_deleted;
     answer.case_generation = del.generation;
-    log_info("object_deleted", "rid=%s collection=%s versions=%llu by=%s", fcall_rid(c),
-             req->object->collection, (unsigned long long)answer.versions_deleted,
+    log_info("object_deleted", "rid=%s collection=%s versions=%llu repeated=%d by=%s", fcall_rid(c),
+             req->object->collection, (unsigned long long)answer.versions_deleted, del.repeated,
              fcall_peer(c)->uri);
     return fcall_send(c, &answer.base);
 }
@@ -406,6 +456,8 @@ static enum rc drop_once(struct fcall *c, const struct gw_case *cs, const char *
     head.closing = 0;
     head.closing_request = (struct id128){0};
     head.stage++;
+    for (uint32_t i = 0; i < s->n; i++)
+        head.version_floor = MAX(head.version_floor, s->o[i].version);
     rc = GW_ENCODE(a, head, &head, &d->puts[0].value, reterr);
     for (uint32_t i = 0; rc == RC_OK && i < s->n; i++) {
         d->deletes[d->deletes_n++] = s->o[i].key;

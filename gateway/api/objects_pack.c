@@ -314,7 +314,7 @@ static void put_chunk(void *arg)
 }
 
 /* ---- rows ---- */
-/* The newest versions there are of the pack's paths, staged ones too. */
+/* The newest versions there are of the pack's paths, staged ones too, or that ever were. */
 static enum rc newest(struct pack *p, uint64_t *ret, struct err *reterr)
 {
     struct gw *gw = p->c->service;
@@ -333,6 +333,7 @@ static enum rc newest(struct pack *p, uint64_t *ret, struct err *reterr)
         ret[i] = 0;
         if (got->items[i]->version != 0)
             rc = record_key_parse_object(gw_bytes(got->items[i]->key), &path, &ret[i]);
+        ret[i] = MAX(ret[i], p->w.cs->head.version_floor);
     }
     return rc;
 }

@@ -2,9 +2,10 @@
  *
  * recover_core decides, group by group; here answers are gathered and the result is written: first
  * pools and groups, each under the condition that its key is as it was read, the cluster's id last,
- * since storage nodes believe what they read under their own id only. A run that was cut off is
- * begun again. While one group can't be decided nothing is written: a group that is absent beside
- * others would be made anew, and empty. */
+ * since storage nodes believe what they read under their own id only. What another cluster left
+ * there (groups with other prefix bits, pools that nobody keeps) goes before it. A run that was cut
+ * off is begun again. While one group can't be decided nothing is written: a group that is absent
+ * beside others would be made anew, and empty. */
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/placement/group_config.h"
@@ -49,8 +50,10 @@ struct recovery {
     uint32_t pools_n;
     struct plan_group *groups;
     uint32_t groups_n;
-    struct etcd_kv *kvs; /* all below pg/ */
-    uint32_t kvs_n;
+    struct etcd_kv *kvs, *pool_kvs; /* all below pg/ and pools/ */
+    uint32_t kvs_n, pool_kvs_n;
+    const struct etcd_kv **others; /* of those none of this cluster's */
+    uint32_t others_n;
     int64_t id_revision;
     bool foreign; /* etcd has another id, or none */
     Response *ret;
@@ -313,6 +316,42 @@ static enum rc decide(struct recovery *r, struct err *reterr)
     return rc;
 }
 
+/* Only where another cluster's id, or none, stands over it: this cluster's own may know more groups
+ * than this program. */
+static enum rc decide_others(struct recovery *r, struct err *reterr)
+{
+    uint32_t n = r->kvs_n + r->pool_kvs_n;
+
+    if (!r->foreign) return RC_OK;
+    r->others = arena_alloc(r->a, (n + 1) * sizeof(const struct etcd_kv *));
+    if (r->others == NULL) return err_set(reterr, RC_NOMEM, "etcd's content");
+    for (uint32_t i = 0; i < n; i++)
+        r->others[i] = i < r->kvs_n ? &r->kvs[i] : &r->pool_kvs[i - r->kvs_n];
+    for (uint32_t i = 0; i < r->groups_n + r->pools_n; i++) {
+        char *key = i < r->groups_n ? view_group_key(r->gw->cluster_name, r->a, &r->groups[i].id)
+                                    : arena_str(r->a, "/mikura/%s/pools/%u", r->gw->cluster_name,
+                                                r->pools[i - r->groups_n].pool.id);
+        char *wish = key == NULL ? NULL : arena_str(r->a, "%s/desired", key);
+
+        if (wish == NULL) return err_set(reterr, RC_NOMEM, "a key");
+        for (uint32_t k = 0; k < n; k++) {
+            if (r->others[k] != NULL &&
+                (gw_slice_is(r->others[k]->key, key) || gw_slice_is(r->others[k]->key, wish)))
+                r->others[k] = NULL;
+        }
+    }
+    for (uint32_t k = 0; k < n; k++) {
+        if (r->others[k] != NULL) r->others[r->others_n++] = r->others[k];
+    }
+    if (r->others_n > 0 && r->ret->groups_refused == 0) /* else nothing is written anyhow */
+        reason(r, arena_str(r->a,
+                            "%u keys of another cluster lie in etcd below pg/ and pools/, such as "
+                            "%.*s: --apply deletes them",
+                            r->others_n, (int)MIN(r->others[0]->key.n, (size_t)200),
+                            (const char *)r->others[0]->key.p));
+    return RC_OK;
+}
+
 /* ---- writing ---- */
 static enum rc write_txn(struct recovery *r, const struct etcd_txn *t, struct err *reterr)
 {
@@ -355,6 +394,23 @@ static enum rc write_groups(struct recovery *r, uint32_t *at, struct err *reterr
     return t.then_n == 0 ? RC_OK : write_txn(r, &t, reterr);
 }
 
+static enum rc drop_others(struct recovery *r, uint32_t *at, struct err *reterr)
+{
+    struct etcd_compare *compares = arena_alloc(r->a, BATCH * sizeof *compares);
+    struct etcd_op *ops = arena_alloc(r->a, BATCH * sizeof *ops);
+    struct etcd_txn t = {.compares = compares, .then = ops};
+
+    if (compares == NULL || ops == NULL) return err_set(reterr, RC_NOMEM, "another cluster's keys");
+    for (; *at < r->others_n && t.then_n < BATCH; (*at)++) {
+        const struct etcd_kv *kv = r->others[*at];
+
+        compares[t.compares_n++] =
+            (struct etcd_compare){.kind = ETCD_MOD_EQ, .key = kv->key, .number = kv->mod_revision};
+        ops[t.then_n++] = (struct etcd_op){.kind = ETCD_DELETE, .key = kv->key};
+    }
+    return write_txn(r, &t, reterr);
+}
+
 static enum rc put_key(struct recovery *r, const char *leaf, struct slice value,
                        const struct etcd_compare *same, struct err *reterr)
 {
@@ -383,6 +439,8 @@ static enum rc write_all(struct recovery *r, struct err *reterr)
                      NULL, reterr);
     for (uint32_t at = 0; at < r->groups_n && rc == RC_OK;)
         rc = write_groups(r, &at, reterr);
+    for (uint32_t at = 0; at < r->others_n && rc == RC_OK;)
+        rc = drop_others(r, &at, reterr);
     if (rc == RC_OK)
         rc = put_key(r, "key-fingerprint", gw_text(r->gw->master_fingerprint), NULL, reterr);
     if (rc == RC_OK && r->gw->receipt_ready)
@@ -401,14 +459,18 @@ static enum rc write_all(struct recovery *r, struct err *reterr)
 static enum rc etcd_now(struct recovery *r, struct err *reterr)
 {
     char *prefix = arena_str(r->a, "/mikura/%s/pg/", r->gw->cluster_name);
+    char *pools = arena_str(r->a, "/mikura/%s/pools/", r->gw->cluster_name);
     char *id_key = arena_str(r->a, "/mikura/%s/id", r->gw->cluster_name);
     char text[ID128_TEXT_BYTES];
     struct etcd_kv *kvs;
     uint32_t n;
     enum rc rc;
 
-    if (prefix == NULL || id_key == NULL) return err_set(reterr, RC_NOMEM, "etcd's content");
+    if (prefix == NULL || pools == NULL || id_key == NULL)
+        return err_set(reterr, RC_NOMEM, "etcd's content");
     rc = truth_prefix(r->gw->etcd, prefix, r->a, &r->kvs, &r->kvs_n, reterr);
+    if (rc == RC_OK)
+        rc = truth_prefix(r->gw->etcd, pools, r->a, &r->pool_kvs, &r->pool_kvs_n, reterr);
     if (rc == RC_OK)
         rc = truth_get(r->gw->etcd, gw_text(id_key), (struct slice){NULL, 0}, r->a, &kvs, &n,
                        reterr);
@@ -436,14 +498,15 @@ enum rc recover_config(struct fcall *c, struct err *reterr)
     rc = gather(&r, reterr);
     if (rc == RC_OK) rc = etcd_now(&r, reterr);
     if (rc == RC_OK) rc = decide(&r, reterr);
+    if (rc == RC_OK) rc = decide_others(&r, reterr);
     if (rc != RC_OK) return rc;
     answer.cluster_id = nodes_id(r.a, &r.id);
     log_warn("recover_config",
              "rid=%s by=%s apply=%d nodes=%u silent=%u groups=%u there=%u made=%u "
-             "refused=%u behind=%u",
+             "refused=%u behind=%u others=%u",
              fcall_rid(c), fcall_peer(c)->uri, req->apply, answer.nodes, answer.nodes_silent,
              answer.groups, answer.groups_there, answer.groups_made, answer.groups_refused,
-             answer.replicas_behind);
+             answer.replicas_behind, r.others_n);
     if (req->apply && answer.groups_refused > 0)
         return err_set(reterr, RC_PRECOND,
                        "%u groups can't be decided, nothing was written: %.100s",

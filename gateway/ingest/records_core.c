@@ -307,6 +307,10 @@ static void io_head(struct io *io, struct record_head *rec)
     U64(objects);
     U64(bytes_stored);
     I64(committed_unix_ms);
+    if (io->out != NULL ? rec->version_floor != 0 : io->left > 0) {
+        U64(version_floor);
+        io_limit(io, rec->version_floor != 0, "version_floor");
+    }
     io_limit(io, rec->stage > rec->visible && rec->stage > rec->closing, "stage");
     io_limit(io, rec->closing == 0 || rec->closing > rec->visible, "closing");
 }
@@ -489,6 +493,15 @@ static void io_pack(struct io *io, struct record_pack *rec)
     }
 }
 
+static void io_deletion(struct io *io, struct record_deletion *rec)
+{
+    STR(path, RECORD_NAME_BYTES_MAX);
+    U64(version);
+    U64(versions_deleted);
+    U64(generation);
+    I64(deleted_unix_ms);
+}
+
 static void io_collection(struct io *io, struct record_collection *rec)
 {
     ID(id);
@@ -646,6 +659,7 @@ static void io_start(struct io *io, uint8_t kind)
 #define KIND_commit     RECORD_COMMIT
 #define KIND_tomb       RECORD_TOMB
 #define KIND_pack       RECORD_PACK
+#define KIND_deletion   RECORD_DELETION
 #define KIND_collection RECORD_COLLECTION
 #define KIND_job        RECORD_JOB
 #define KIND_task       RECORD_TASK

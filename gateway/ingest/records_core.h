@@ -50,6 +50,7 @@ enum record_kind {
     RECORD_CLAIM = 10,
     RECORD_PACK = 11, /* anchored at the case, + body: who shares it, so that the last one's end is
                          the body's */
+    RECORD_DELETION = 12, /* + request id: what that request deleted */
     /* anchored at a collection: SHA-256("mikura collection 1", name) */
     RECORD_COLLECTION = 16,
     /* anchored at a job: SHA-256("mikura job 1", job id) */
@@ -88,8 +89,9 @@ static inline struct slice record_out_slice(const struct record_out *o)
 /* Each gives the key's length; out holds RECORD_KEY_BYTES_MAX. path has at most
  * RECORD_NAME_BYTES_MAX bytes and no zero byte (gateway/ingest/name.h checked it): CHECKed. */
 size_t record_key(const struct record_anchor *a, enum record_kind kind, uint8_t *out);
-size_t record_key_id(const struct record_anchor *a, enum record_kind kind, const struct id128 *id,
-                     uint8_t *out); /* SESSION, TOMB, PACK; the prefix of a session's CHUNK rows */
+size_t
+record_key_id(const struct record_anchor *a, enum record_kind kind, const struct id128 *id,
+              uint8_t *out); /* SESSION, TOMB, PACK, DELETION; prefix of a session's CHUNK rows */
 size_t record_key_claim(uint64_t placement_hash, const struct id128 *upload, uint8_t *out);
 size_t record_key_chunk(const struct record_anchor *a, const struct id128 *upload, uint32_t index,
                         uint8_t *out);
@@ -157,6 +159,10 @@ struct record_head {
     struct id128 closing_request, last_request;   /* of the commit under way; of `generation` */
     uint64_t objects, bytes_stored;               /* visible, newest versions */
     int64_t committed_unix_ms;
+    /* Highest version number of any object here that was deleted or dropped: none is given again,
+     * since jobs, receipts and senders name versions. 0 is not written (as before there was this
+     * field). */
+    uint64_t version_floor;
 };
 struct record_case {
     struct id128 collection;
@@ -235,6 +241,12 @@ struct record_commit {
     struct slice receipt, signature; /* exactly as signed */
     struct slice key_id;
     int64_t committed_unix_ms;
+};
+struct record_deletion {
+    struct slice path;
+    uint64_t version; /* asked for; 0 = all */
+    uint64_t versions_deleted, generation;
+    int64_t deleted_unix_ms;
 };
 struct record_tomb {
     struct id128 upload;
@@ -345,6 +357,7 @@ struct record_collect { /* of a data group: which of its chunks have been looked
     X(commit)                                                                                      \
     X(tomb)                                                                                        \
     X(pack)                                                                                        \
+    X(deletion)                                                                                    \
     X(collection)                                                                                  \
     X(job)                                                                                         \
     X(task)                                                                                        \

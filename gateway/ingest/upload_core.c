@@ -830,7 +830,7 @@ void upload_step(struct upload_core *c, const struct upload_event *ev, struct up
         }
         break;
     case UPLOAD_EV_NEWEST:
-        c->version = ev->newest + 1;
+        c->version = MAX(ev->newest, c->head.version_floor) + 1;
         gather(c);
         break;
     case UPLOAD_EV_MADE:

@@ -63,6 +63,7 @@ struct route_chunk {
     uint64_t owner_hash;
     struct id128 upload_id;
     struct bulk_buf *cipher; /* plain_bytes at 0; borrowed */
+    bool bytes_only;         /* tests: no ChunkAdd, as if its gateway had died before it */
     struct id128 won;        /* out: seal id of the chunk that exists now */
 };
 /* RC_EXISTS: other plaintext is there under this identity. RC_PRECOND: it was dropped. */

@@ -145,7 +145,7 @@ static enum rc write_bytes(struct route *r, struct route_chunk *c, uint8_t mac_k
     w.mac_key.len = 32;
     w.mac.data = mac;
     w.mac.len = 16;
-    w.add = true;
+    w.add = !c->bytes_only;
     *ret_added = false;
     req.kind_case = MIKURA__INTERNAL__V1__BULK_REQUEST__KIND_WRITE;
     req.write = &w;
@@ -192,7 +192,7 @@ enum rc route_chunk_put(struct route *r, struct route_chunk *c, uint64_t left_ms
     if (rc != RC_OK) return err_set(reterr, rc, "GMAC of a chunk");
     route_try_init(&t, r, c->at, left_ms);
     rc = write_bytes(r, c, mac_key, mac, &t, &added, &add_rc, reterr);
-    if (rc != RC_OK || added) return rc != RC_OK ? rc : add_rc;
+    if (rc != RC_OK || added || c->bytes_only) return rc != RC_OK ? rc : add_rc;
     chunk_ref(&ref, &c->ident.body, c->ident.index, &c->ident.seal_id);
     add.chunk = &ref;
     add.plain_bytes = c->ident.plain_bytes;

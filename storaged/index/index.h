@@ -155,11 +155,13 @@ enum index_place { INDEX_DEAD, INDEX_LIVE, INDEX_QUARANTINED };
 MUST_CHECK enum rc index_place_of(struct index *ix, const struct record_header *h,
                                   const struct seg_location *loc, enum index_place *ret,
                                   struct err *reterr);
-/* A live chunk's record whose group's state has a tombstone or another sealing for the chunk: its
- * row is dropped (such a write came late). kinds: pool and bits of the groups there are here. */
+/* What the state of a live chunk's group says of its record; one with a tombstone or another
+ * sealing in its place is dropped (such a write came late). kinds: pool and bits of the groups
+ * there are here. */
+enum index_listing { INDEX_LISTED, INDEX_UNLISTED /* nothing */, INDEX_DROPPED };
 MUST_CHECK enum rc index_orphan_drop(struct index *ix, const struct index_group *kinds,
                                      uint32_t kinds_n, const struct record_header *h,
-                                     const struct seg_location *loc, bool *ret_dropped,
+                                     const struct seg_location *loc, enum index_listing *ret,
                                      struct err *reterr);
 /* RocksDB's table files as of now. free(*ret). */
 struct index_file {
@@ -202,6 +204,12 @@ MUST_CHECK enum rc index_note_put(struct index *ix, const char *name, struct sli
 /* RC_NOTFOUND, RC_RANGE (cap). */
 MUST_CHECK enum rc index_note_get(struct index *ix, const char *name, uint8_t *p, size_t cap,
                                   size_t *ret_n, struct err *reterr);
+
+/* Each whose name begins with prefix, by name; RC_RANGE from fn ends it with RC_OK. */
+MUST_CHECK enum rc index_notes_each(struct index *ix, const char *prefix,
+                                    enum rc (*fn)(void *ctx, const char *name, struct slice value),
+                                    void *ctx, struct err *reterr);
+MUST_CHECK enum rc index_note_drop(struct index *ix, const char *name, struct err *reterr);
 
 /* Forget that row, if it still is this one: its bytes are lost. It leaves a hole. */
 MUST_CHECK enum rc index_log_drop(struct index *ix, const struct index_group *g,

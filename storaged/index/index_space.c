@@ -543,17 +543,17 @@ enum rc index_place_of(struct index *ix, const struct record_header *h,
 
 enum rc index_orphan_drop(struct index *ix, const struct index_group *kinds, uint32_t kinds_n,
                           const struct record_header *h, const struct seg_location *loc,
-                          bool *ret_dropped, struct err *reterr)
+                          enum index_listing *ret, struct err *reterr)
 {
     struct index_chunk_id id = id_of(h);
     uint8_t key[APPLY_CHUNK_KEY_BYTES];
     struct buf v;
     enum rc rc = RC_OK;
 
-    *ret_dropped = false;
+    *ret = INDEX_UNLISTED;
     apply_chunk_key(h->placement_hash, &h->body, h->index, key);
     buf_init(&v, 4096);
-    for (uint32_t i = 0; i < kinds_n && rc == RC_OK && !*ret_dropped; i++) {
+    for (uint32_t i = 0; i < kinds_n && rc == RC_OK && *ret == INDEX_UNLISTED; i++) {
         struct index_group g = kinds[i];
         struct apply_chunk row;
         uint64_t index;
@@ -564,11 +564,12 @@ enum rc index_orphan_drop(struct index *ix, const struct index_group *kinds, uin
         buf_reset(&v);
         rc = index_state_get(ix, &g, (struct slice){key, sizeof(key)}, &v, reterr);
         if (rc == RC_OK) rc = apply_chunk_row((struct slice){v.p, v.n}, &row, &tomb, &index);
-        if (rc == RC_OK) *ret_dropped = tomb || !id128_eq(&row.seal_id, &h->seal_id);
+        if (rc == RC_OK)
+            *ret = tomb || !id128_eq(&row.seal_id, &h->seal_id) ? INDEX_DROPPED : INDEX_LISTED;
         if (rc == RC_NOTFOUND) rc = RC_OK;
     }
     buf_deinit(&v);
-    if (rc == RC_OK && *ret_dropped) rc = index_chunk_drop(ix, &id, loc, reterr);
+    if (rc == RC_OK && *ret == INDEX_DROPPED) rc = index_chunk_drop(ix, &id, loc, reterr);
     return rc;
 }
 
@@ -644,4 +645,41 @@ enum rc index_note_get(struct index *ix, const char *name, uint8_t *p, size_t ca
     }
     rocksdb_free(v);
     return rc;
+}
+
+enum rc index_notes_each(struct index *ix, const char *prefix,
+                         enum rc (*fn)(void *ctx, const char *name, struct slice value), void *ctx,
+                         struct err *reterr)
+{
+    rocksdb_iterator_t *it = rocksdb_create_iterator_cf(ix->db, ix->ro, ix->cf[CF_DEFAULT]);
+    char from[64], name[64];
+    size_t from_n = note_key(prefix, from);
+    enum rc rc = RC_OK;
+
+    for (rocksdb_iter_seek(it, from, from_n); rc == RC_OK && rocksdb_iter_valid(it);
+         rocksdb_iter_next(it)) {
+        size_t n = 0, value_n = 0;
+        const char *k = rocksdb_iter_key(it, &n);
+        const char *v = rocksdb_iter_value(it, &value_n);
+
+        if (n < from_n || memcmp(k, from, from_n) != 0) break;
+        if (n - 2 >= sizeof(name)) continue; /* none of ours */
+        memcpy(name, k + 2, n - 2);          /* without "n/" */
+        name[n - 2] = 0;
+        rc = fn(ctx, name, (struct slice){(const uint8_t *)v, value_n});
+    }
+    if (rc == RC_RANGE) rc = RC_OK;
+    if (rc == RC_OK) rc = iter_rc(it, reterr);
+    rocksdb_iter_destroy(it);
+    return rc;
+}
+
+enum rc index_note_drop(struct index *ix, const char *name, struct err *reterr)
+{
+    char k[64], *e = NULL;
+    enum rc rc = room_check(ix, reterr);
+
+    if (rc != RC_OK) return rc;
+    rocksdb_delete_cf(ix->db, ix->wo, ix->cf[CF_DEFAULT], k, note_key(name, k), &e);
+    return write_rc(ix, e, "note", reterr);
 }

@@ -17,7 +17,7 @@ enum phase { PHASE_REST, PHASE_SEGMENTS, PHASE_FILES };
 struct seen { /* a record of the batch */
     struct walk_record rec;
     enum index_place place;
-    bool orphan;
+    enum index_listing listing;
 };
 struct suspect {
     struct index_ref ref;
@@ -270,7 +270,7 @@ static void look_work(void *arg)
 
         l->rc = index_place_of(ix, &b->rec.h, &b->rec.loc, &b->place, &l->err);
         if (l->rc == RC_OK && b->place == INDEX_LIVE && b->rec.h.type == RECORD_CHUNK)
-            l->rc = index_orphan_drop(ix, s->kinds, s->kinds_n, &b->rec.h, &b->rec.loc, &b->orphan,
+            l->rc = index_orphan_drop(ix, s->kinds, s->kinds_n, &b->rec.h, &b->rec.loc, &b->listing,
                                       &l->err);
     }
 }
@@ -310,11 +310,13 @@ static enum rc batch_end(struct scrub *s, struct err *reterr)
         struct index_ref ref = ref_of(&b->rec);
 
         s->stats.records_n++;
-        s->stats.orphans_n += b->orphan;
+        s->stats.orphans_n += b->listing == INDEX_DROPPED;
         if (b->place == INDEX_LIVE) s->live_bytes += bytes;
         if (b->place == INDEX_QUARANTINED) s->bad_bytes += bytes;
+        if (b->listing == INDEX_UNLISTED && s->conf.stray != NULL)
+            s->conf.stray(s->conf.data, &b->rec.h, &b->rec.loc);
         if (!b->rec.payload_bad) continue;
-        if (b->place == INDEX_LIVE && !b->orphan) {
+        if (b->place == INDEX_LIVE && b->listing != INDEX_DROPPED) {
             suspect_add(s, &ref, SCRUB_PAYLOAD);
         } else if (b->place == INDEX_DEAD) {
             s->stats.bad_dead_n++;
@@ -421,7 +423,7 @@ static enum rc segment_walk(struct scrub *s, struct walk *w, bool *ret_bad, stru
         if (rc != RC_OK) break;
         s->seen[rec.loc.offset / RECORD_ALIGN_BYTES / 8] |=
             (uint8_t)(1u << rec.loc.offset / RECORD_ALIGN_BYTES % 8);
-        s->batch[s->batch_n++].rec = rec;
+        s->batch[s->batch_n++] = (struct seen){.rec = rec, .listing = INDEX_LISTED};
         if (s->batch_n == SCRUB_BATCH) rc = batch_end(s, reterr);
     }
     return rc == RC_RANGE ? batch_end(s, reterr) : rc;

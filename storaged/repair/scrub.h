@@ -13,9 +13,10 @@
  * called: the disk is out dead bytes         counted only
  *
  * A chunk's record whose sealing lost or that has a tombstone is dropped from the index on the way
- * (a write that came late). The place in the pass is a note of the index (README.md), so that a
- * restart goes on from there. Speed: what the period needs and a fifth more, at most bytes_per_s,
- * and the foreground first (pace.h). In a fiber of the caller's. */
+ * (a write that came late); of one that no state lists conf.stray is told. The place in the pass is
+ * a note of the index (README.md), so that a restart goes on from there. Speed: what the period
+ * needs and a fifth more, at most bytes_per_s, and the foreground first (pace.h). In a fiber of the
+ * caller's. */
 #pragma once
 #include "storaged/store/store.h"
 
@@ -39,6 +40,8 @@ struct scrub_conf {
     void (*chunk)(void *data, const struct index_chunk_id *id);
     void (*entry)(void *data, const struct index_group *g, const struct index_log_row *row);
     void (*index)(void *data, const struct err *e);
+    /* A live record of which its group's state here says nothing. */
+    void (*stray)(void *data, const struct record_header *h, const struct seg_location *loc);
     void *data;
 };
 struct scrub_stats {

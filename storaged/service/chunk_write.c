@@ -31,6 +31,7 @@ struct writing {
     enum rc add_rc;
     struct apply_outcome added_as;
     struct err add_err;
+    uint64_t stray_mark;
 };
 
 static enum rc check(struct writing *x, struct err *reterr)
@@ -148,6 +149,7 @@ static enum rc write_start(struct writing *x, struct err *reterr)
     memcpy(c.plain_digest, w->plain_digest.data, 32);
     c.blocks = x->blocks;
     x->append.data = x;
+    x->stray_mark = stray_mark(&x->g->disk->stray);
     for (;;) {
         rc = x->g->dead ? RC_UNAVAIL
                         : store_chunk_write(x->g->disk->store, &x->append, &c, on_written);
@@ -201,11 +203,13 @@ static void add(struct writing *x)
                                       .seal_id = x->id.seal_id,
                                       .plain_bytes = x->w->plain_bytes,
                                       .owner_hash = x->w->owner_hash}};
+    struct stray_id stray = {x->id.body, x->id.seal_id, x->id.index};
     enum rc rc;
 
     memcpy(e.chunk.plain_digest, x->w->plain_digest.data, sizeof e.chunk.plain_digest);
     memcpy(e.chunk.upload_id.b, x->w->upload_id.data, sizeof e.chunk.upload_id.b);
     if (x->g->dead || replica_may_write(&x->g->core) != RC_OK) return;
+    if (!stray_still(&x->g->disk->stray, &stray, x->stray_mark)) return; /* asked again */
     rc = group_run(x->g, &e, bulk_op_left_ms(x->op, UINT64_MAX), &x->added_as, &x->add_err);
     if (rc != RC_OK) return; /* unknown, or not executed: the sender asks again */
     x->added = true;

@@ -9,10 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK_SKIP_NAME_BYTES 38u /* skip/, 32 digits */
-#define PULL_TIMEOUT_MS       10000u
-#define PULL_PAUSE_MS_MAX     1000u
-#define PULL_TRIES_TOLD       10u /* 4 s or more */
+#define SKIP_FORMAT       2u
+#define SKIP_BYTES        58u
+#define PULL_TIMEOUT_MS   10000u
+#define PULL_PAUSE_MS_MAX 1000u
+#define PULL_TRIES_TOLD   10u /* 4 s or more */
 
 struct look {
     const struct index_chunk_id *id;
@@ -31,7 +32,10 @@ enum rc chunk_held(struct sd_group *g, const struct index_chunk_id *id, struct i
                    struct err *reterr)
 {
     struct look l = {.id = id, .ret = ret, .err = reterr};
+    struct stray_id stray = {id->body, id->seal_id, id->index};
 
+    while (!stray_needed(&g->disk->stray, &stray))
+        fiber_cond_wait(&g->disk->stray_cond);
     return disk_look(g->disk, look, &l);
 }
 
@@ -84,7 +88,8 @@ bool chunk_decided(struct sd_group *g, const struct apply_chunk *c)
 /* ---- left out for good ----
  * A chunk that was decided when it should have been pulled is answered for without its bytes. The
  * state that decided may be another's, and after a power cut ours may be behind it: so the disk
- * remembers. What was decided once stays so, hence a note is right for ever. Rare. */
+ * remembers. What was decided once stays so, hence a note is right for ever; it goes when the state
+ * here says it by itself (group_stray.c). Rare. */
 static void chunk_skip_name(const struct index_chunk_id *id, char name[CHUNK_SKIP_NAME_BYTES])
 {
     uint8_t text[36], digest[32];
@@ -93,23 +98,49 @@ static void chunk_skip_name(const struct index_chunk_id *id, char name[CHUNK_SKI
     le_put32(text + 16, id->index);
     memcpy(text + 20, id->seal_id.b, 16);
     (void)SHA256(text, sizeof text, digest);
-    memcpy(name, "skip/", 5);
+    memcpy(name, CHUNK_SKIP_PREFIX, 5);
     hex_encode(digest, 16, name + 5);
 }
 
 enum rc chunk_skipped(struct index *ix, const struct index_chunk_id *id, struct err *reterr)
 {
     char name[CHUNK_SKIP_NAME_BYTES];
-    uint8_t v[8];
+    uint8_t v[SKIP_BYTES];
     size_t n;
 
     chunk_skip_name(id, name);
     return index_note_get(ix, name, v, sizeof v, &n, reterr);
 }
 
+static void skip_encode(const struct index_group *g, uint64_t hash, const struct index_chunk_id *id,
+                        uint8_t out[SKIP_BYTES])
+{
+    out[0] = SKIP_FORMAT;
+    le_put32(out + 1, g->pool);
+    out[5] = g->bits;
+    le_put64(out + 6, g->prefix);
+    le_put64(out + 14, hash);
+    memcpy(out + 22, id->body.b, 16);
+    le_put32(out + 38, id->index);
+    memcpy(out + 42, id->seal_id.b, 16);
+}
+
+bool chunk_skip_decode(struct slice value, struct index_group *ret_group, uint64_t *ret_hash,
+                       struct index_chunk_id *ret_id)
+{
+    if (value.n != SKIP_BYTES || value.p[0] != SKIP_FORMAT) return false;
+    *ret_group = (struct index_group){le_get32(value.p + 1), value.p[5], le_get64(value.p + 6)};
+    *ret_hash = le_get64(value.p + 14);
+    memcpy(ret_id->body.b, value.p + 22, 16);
+    ret_id->index = le_get32(value.p + 38);
+    memcpy(ret_id->seal_id.b, value.p + 42, 16);
+    return true;
+}
+
 struct skip {
     struct sd_group *g;
     struct index_chunk_id id;
+    uint64_t hash;
     bool keep; /* else look */
     enum rc rc;
     struct err err;
@@ -120,18 +151,20 @@ static void skip_work(void *arg)
     struct skip *s = arg;
     struct index *ix = store_index(s->g->disk->store);
     char name[CHUNK_SKIP_NAME_BYTES];
-    static const uint8_t one[] = {1};
+    uint8_t value[SKIP_BYTES];
 
     s->rc = chunk_skipped(ix, &s->id, &s->err);
     if (!s->keep || s->rc != RC_NOTFOUND) return;
     chunk_skip_name(&s->id, name);
-    s->rc = index_note_put(ix, name, (struct slice){one, sizeof one}, &s->err);
+    skip_encode(&s->g->ix, s->hash, &s->id, value);
+    s->rc = index_note_put(ix, name, (struct slice){value, sizeof value}, &s->err);
     if (s->rc == RC_OK) s->rc = index_sync(ix, &s->err);
 }
 
 static enum rc skip(struct sd_group *g, const struct apply_chunk *c, bool keep, struct err *reterr)
 {
-    struct skip s = {.g = g, .id = {c->body, c->index, c->seal_id}, .keep = keep};
+    struct skip s = {
+        .g = g, .id = {c->body, c->index, c->seal_id}, .hash = c->placement_hash, .keep = keep};
     enum rc rc = fiber_work(skip_work, &s);
 
     if (rc == RC_OK) rc = s.rc;

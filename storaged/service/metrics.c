@@ -52,6 +52,8 @@ static struct metric counters[SDM_N] = {
                                                "chunks that a comparison found missing or wrong"),
     [SDM_COMPARE_MENDED] = METRIC_COUNTER_INIT("mikura_compare_chunks_mended_total", NULL,
                                                "those of them with a good copy again"),
+    [SDM_STRAYS] = METRIC_COUNTER_INIT("mikura_strays_dropped_total", NULL,
+                                       "chunk bytes dropped whose ChunkAdd never came"),
 };
 
 void sdm_add(enum sd_metric m, int64_t v)

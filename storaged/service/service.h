@@ -17,6 +17,7 @@
 #include "storaged/repair/reclaim.h"
 #include "storaged/repair/scrub.h"
 #include "storaged/replica/replica_msg.h"
+#include "storaged/replica/stray_core.h"
 #include "storaged/service/chunk_pool.h"
 #include "storaged/service/entry_cache.h"
 #include "storaged/service/limits.h"
@@ -27,7 +28,7 @@ struct sd_settings {
     const char *disks, *data, *log_level, *engine, *faults;
     uint64_t segment_bytes, reserve_bytes, limit_bytes, chunk_bytes, index_bytes, entry_bytes;
     uint64_t tick_ms, retire_ms, log_keep, reclaim_rate, reclaim_dead, scrub_period_ms, scrub_rate;
-    uint64_t compare_period_ms, compare_rate;
+    uint64_t compare_period_ms, compare_rate, stray_grace_ms;
 };
 struct sd;
 
@@ -48,7 +49,11 @@ struct sd_disk {
     struct reclaim *reclaim; /* upkeep.c */
     struct scrub *scrub;
     struct fiber_event repair_wake;
-    uint32_t suspects_n; /* records being read once more */
+    uint32_t suspects_n;     /* records being read once more */
+    struct stray_core stray; /* group_stray.c */
+    struct fiber_cond stray_cond;
+    struct seg_position stray_old, stray_new; /* marks, stray_grace apart */
+    uint64_t stray_ms, skips_ms;
 };
 /* One that did not open at the start: the node goes on with the others. */
 struct sd_dark {
@@ -69,6 +74,9 @@ void disk_upkeep_free(struct sd_disk *d); /* all of it ended */
 /* A read found that record bad. */
 void disk_suspect(struct sd_disk *d, const struct index_chunk_id *id,
                   const struct seg_location *loc);
+/* group_stray.c: the scrub found bytes that no state lists; and once a second, from a fiber. */
+void disk_stray(struct sd_disk *d, const struct record_header *h, const struct seg_location *loc);
+void disk_leftovers(struct sd_disk *d);
 /* fn looks something up in ix and tells: RC_BUSY, it lies on the disk. It is called at once with
  * the view that never blocks, and where that is not enough again, on a thread. Fiber. */
 enum rc disk_look(struct sd_disk *d, enum rc (*fn)(void *arg, struct index *ix), void *arg);
@@ -201,6 +209,8 @@ MUST_CHECK enum rc chunk_ensure(struct sd_group *g, const struct apply_chunk *c,
                                 const struct id128 *from_disk, struct err *reterr);
 /* Likewise, from any other replica in sync. RC_UNAVAIL: there is none. */
 MUST_CHECK enum rc chunk_fetch(struct sd_group *g, const struct apply_chunk *c, struct err *reterr);
+/* Whoever rests on the answer: for an entry that is in the log here by now, else between stray_mark
+ * and stray_still. Fiber. */
 MUST_CHECK enum rc chunk_held(struct sd_group *g, const struct index_chunk_id *id,
                               struct index_chunk *ret, struct err *reterr);
 /* What the group's committed state says of a chunk. RC_NOTFOUND, as index_state_get. */
@@ -211,6 +221,11 @@ bool chunk_decided(struct sd_group *g, const struct apply_chunk *c);
 /* This disk answered for the chunk without its bytes, since it was decided. RC_NOTFOUND: no. */
 MUST_CHECK enum rc chunk_skipped(struct index *ix, const struct index_chunk_id *id,
                                  struct err *reterr);
+#define CHUNK_SKIP_PREFIX     "skip/"
+#define CHUNK_SKIP_NAME_BYTES 38u /* and 32 digits */
+/* What a note says. False: one of format 1, which says nothing. */
+bool chunk_skip_decode(struct slice value, struct index_group *ret_group, uint64_t *ret_hash,
+                       struct index_chunk_id *ret_id);
 /* group_snap.c */
 void group_snapshot(struct sd_group *g, const struct replica_action *a);
 void snap_page_arrived(struct sd_group *g, struct slice body);
@@ -414,6 +429,7 @@ enum sd_metric {
     SDM_COMPARE_UNDECIDED,
     SDM_COMPARE_LACKED,
     SDM_COMPARE_MENDED,
+    SDM_STRAYS,
     SDM_N
 };
 void sdm_add(enum sd_metric m, int64_t v);

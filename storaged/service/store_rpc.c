@@ -440,7 +440,9 @@ static enum rc do_chunk_add(struct fcall *c, struct err *reterr)
     struct apply_entry e = {0};
     struct apply_outcome out;
     struct index_chunk_id id;
+    struct stray_id stray;
     struct sd_group *g;
+    bool held = false;
     enum rc rc =
         fcall_request(c, &mikura__internal__v1__chunk_add_request__descriptor, (void *)&q, reterr);
 
@@ -464,12 +466,16 @@ static enum rc do_chunk_add(struct fcall *c, struct err *reterr)
     rc = group_for(c, q->group, &g, reterr);
     if (rc != RC_OK) return rc;
     e.chunk.placement_hash = q->group->placement_hash;
+    stray = (struct stray_id){id.body, id.seal_id, id.index};
     rc = replica_may_write(&g->core);
     if (rc == RC_BUSY) return err_set(reterr, rc, "too many requests of this group under way");
     if (rc != RC_OK) return refuse(c, g, rc, reterr);
-    if (!q->drop) {
+    while (!q->drop && !held) { /* the same step proposes */
+        uint64_t mark = stray_mark(&g->disk->stray);
+
         rc = bytes_here(g, &e.chunk, reterr);
         if (rc != RC_OK) return rc;
+        held = stray_still(&g->disk->stray, &stray, mark);
     }
     rc = propose(c, g, &e, &out, reterr);
     if (rc != RC_OK) return rc;

@@ -133,6 +133,7 @@ static void repair_run(void *arg)
         store_status(d->store, &st);
         if (b == NULL) b = calloc(1, sizeof *b);
         if (st.index.quarantined_n > 0 && b != NULL) repair_all(d, b);
+        disk_leftovers(d);
         (void)!fiber_event_wait_ms(&d->repair_wake, REPAIR_PAUSE_MS); /* either way: look */
     }
     free(b);
@@ -204,6 +205,11 @@ static void on_bad_entry(void *data, const struct index_group *g, const struct i
     group_entry_bad(data, g, row->index);
 }
 
+static void on_stray(void *data, const struct record_header *h, const struct seg_location *loc)
+{
+    disk_stray(data, h, loc);
+}
+
 /* Rows can't be trusted any more: this disk ends, the next start makes the index again. */
 static void on_bad_file(void *data, const struct err *e)
 {
@@ -245,6 +251,7 @@ static enum rc upkeep_start(struct sd_disk *d, struct err *reterr)
                                  .bytes_per_s = s->scrub_rate,
                                  .pause_ms = SD_UPKEEP_MS,
                                  .chunk = on_bad_chunk,
+                                 .stray = on_stray,
                                  .entry = on_bad_entry,
                                  .index = on_bad_file,
                                  .data = d};

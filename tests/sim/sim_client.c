@@ -155,15 +155,32 @@ void client_event(const struct sim_event *e)
 static void propose(struct node *n, const struct sim_event *e)
 {
     struct op *op = &w.ops[e->a];
-    bool late = e->b != 0;
+    bool late = (e->b & 1) != 0, bytes_sent = (e->b & 2) != 0;
+    uint64_t mark = stray_mark(&n->stray);
 
     if (op->done && !late) return;
-    if (op->kind == OP_CHUNK_ADD) { /* bytes first: on the proposer, and mostly on the others */
+    if (op->kind == OP_CHUNK_ADD && bytes_sent) {
+        struct stray_id id = stray_id_of(op->chunk);
+
+        if (!stray_still(&n->stray, &id, e->c)) {
+            if (!late) client_again(op, 10 * MS);
+            return;
+        }
+    } else if (op->kind ==
+               OP_CHUNK_ADD) { /* bytes first: on the proposer, and mostly on the others */
         if (!MUTANT(47)) node_chunk_put(n, op->chunk);
         for (uint32_t i = 0; i < w.n; i++) {
             if (chance(7000) && w.nodes[i].alive)
                 later(EV_CHUNK_COPY, (int)i, between(0, 20 * MS),
                       (struct sim_event){.a = op->chunk});
+        }
+        if (w.strays) { /* a while passes before the entry; at times it never comes */
+            uint64_t in_us = sim_rand(&w.stray_rng, 100 * MS);
+
+            if (sim_chance(&w.stray_rng, 9000))
+                later(EV_PROPOSE, node_idx(n), in_us,
+                      (struct sim_event){.a = e->a, .b = e->b | 2, .c = mark});
+            return;
         }
     }
     node_step(n, (struct replica_event){.type = REPLICA_EV_PROPOSE,

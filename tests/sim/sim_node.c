@@ -106,6 +106,7 @@ static void log_add(struct node *n, uint64_t epoch, uint64_t index, struct slice
     }
     n->log[n->log_n++] = (struct rec){epoch, index, bytes};
     if (n->at[index] != 0) n->replaced_n++;
+    n->log_top = MAX(n->log_top, index);
     n->at[index] = (uint32_t)n->log_n;
 }
 
@@ -160,6 +161,8 @@ void node_chunk_put(struct node *n, uint32_t chunk)
 {
     n->chunks[chunk] = 1;
     n->gone[chunk] = 0;
+    if (n->stray.state == STRAY_DROPS && le_get32(n->stray.id.seal_id.b) == chunk)
+        n->stray_written = true; /* another record: the drop is of the old one */
 }
 
 /* What an entry makes superfluous goes in the batch that applies it (group_apply.c): from then on
@@ -181,28 +184,56 @@ static void chunks_flush(struct node *n)
 {
     for (uint32_t k = 0; k < w.chunks_n; k++) {
         if (n->gone[k] != 0) n->chunks[k] = n->gone[k] = 0;
+        if (n->unskipped[k] != 0) n->skipped[k] = n->unskipped[k] = 0;
     }
+}
+
+/* What the state says of a chunk's body; false: nothing. */
+static bool chunk_row(struct node *n, uint32_t chunk, struct apply_chunk *ret, bool *ret_dropped)
+{
+    struct apply_map ops = sim_map_ops(&n->map);
+    uint8_t key[APPLY_CHUNK_KEY_BYTES];
+    struct id128 body = {{0}};
+    struct slice row;
+    uint64_t index;
+
+    le_put32(body.b, w.chunk_body[chunk] + 1);
+    apply_chunk_key(HASH, &body, 0, key);
+    if (ops.get(ops.ctx, (struct slice){key, sizeof(key)}, &row) != RC_OK) return false;
+    if (apply_chunk_row(row, ret, ret_dropped, &index) != RC_OK) fail("a chunk's row is broken");
+    return true;
+}
+
+static bool state_decided(struct node *n, uint32_t chunk)
+{
+    struct apply_chunk c;
+    bool dropped;
+
+    return chunk_row(n, chunk, &c, &dropped) && (dropped || le_get32(c.seal_id.b) != chunk);
 }
 
 /* n's state has a tombstone or another sealing, or it was so when the disk left the bytes out: as
  * chunk_decided and chunk_skipped of the service. */
 static bool chunk_decided(struct node *n, uint32_t chunk)
 {
-    struct apply_map ops = sim_map_ops(&n->map);
-    uint8_t key[APPLY_CHUNK_KEY_BYTES];
-    struct id128 body = {{0}};
-    struct apply_chunk c;
-    struct slice row;
-    uint64_t index;
-    bool dropped;
+    if (n->skipped[chunk] != 0 && n->unskipped[chunk] == 0 && !MUTANT(75)) return true;
+    return !MUTANT(73) && state_decided(n, chunk);
+}
 
-    if (n->skipped[chunk] != 0 && !MUTANT(75)) return true;
-    le_put32(body.b, w.chunk_body[chunk] + 1);
-    apply_chunk_key(HASH, &body, 0, key);
-    if (MUTANT(73) || ops.get(ops.ctx, (struct slice){key, sizeof(key)}, &row) != RC_OK)
-        return false;
-    if (apply_chunk_row(row, &c, &dropped, &index) != RC_OK) fail("a chunk's row is broken");
-    return dropped || le_get32(c.seal_id.b) != chunk;
+/* The state here says by itself what a note says: the note goes, in a batch behind that state's. */
+static void skips_look(struct node *n)
+{
+    if (n->skips_n == 0) return;
+    n->skips_n = 0;
+    for (uint32_t k = 0; k < w.chunks_n; k++) {
+        if (n->skipped[k] == 0 || n->unskipped[k] != 0) continue;
+        if (state_decided(n, k)) {
+            n->unskipped[k] = 1;
+            if (MUTANT(81)) n->skipped[k] = n->unskipped[k] = 0;
+        } else {
+            n->skips_n++;
+        }
+    }
 }
 
 /* The engine's state becomes durable now and then; the log is trimmed below it at times (P6). */
@@ -253,6 +284,7 @@ static void apply_one(struct node *n, uint64_t index)
     n->applied = index;
     truth_applied(n, index, e, &out);
     chunks_drop(n, e, &out);
+    skips_look(n);
     for (uint32_t i = 0; i < n->waits_n; i++) {
         struct op *op;
 
@@ -291,7 +323,7 @@ static bool chunks_fetch(struct node *n, struct node *p)
         k = le_get32(c.seal_id.b);
         if (!dropped) {
             whole = whole && node_has(p, k);
-            if (node_has(p, k)) node_chunk_put(n, k);
+            if (node_has(p, k) && !(w.strays && node_has(n, k))) node_chunk_put(n, k);
         }
         memcpy(after, key.p, MIN(key.n, sizeof(after) - 1));
         at = sim_copy(&w.arena, (struct slice){after, key.n + 1});
@@ -305,6 +337,10 @@ static void do_snapshot(struct node *n, const struct sim_event *e)
     struct replica_event ev = {.type = REPLICA_EV_SNAPSHOT, .epoch = e->a, .rc = RC_UNAVAIL};
     int i = node_idx(n), j = p == NULL ? 0 : node_idx(p);
 
+    if (n->stray.state == STRAY_DROPS) { /* it may be one of those listed: its end is waited for */
+        later(EV_SNAP, i, 1 * MS, *e);
+        return;
+    }
     if (p != NULL && p->alive && w.cut[i][j] <= w.now && w.cut[j][i] <= w.now &&
         p->applied + 1 >= e->b && (MUTANT(42) || chunks_fetch(n, p))) {
         if (MUTANT(43)) { /* merged, never replaced */
@@ -317,7 +353,8 @@ static void do_snapshot(struct node *n, const struct sim_event *e)
         }
         sim_map_copy(&n->flushed, &n->map);
         chunks_flush(n);
-        n->applied = n->flushed_index = n->apply_to = p->applied;
+        n->applied = n->flushed_index = n->apply_to = n->log_top = p->applied;
+        skips_look(n);
         memset(n->at, 0, sizeof(n->at));
         n->log_base = MAX(n->log_base, p->applied + 1);
         n->broken = false;
@@ -345,8 +382,13 @@ static void chunk_try(struct node *n, const struct sim_event *e)
 {
     const struct pull *g = e->p;
     struct node *p = node_of_disk(&g->peer);
+    struct stray_id id = stray_id_of(g->chunk);
     int i = node_idx(n);
 
+    if (!stray_needed(&n->stray, &id)) {
+        later(EV_CHUNK, i, 1 * MS, *e);
+        return;
+    }
     if (g->epoch < n->forget && chance(7000)) return;
     if (!node_has(n, g->chunk)) {
         bool there = p != NULL && p != n && p->alive && w.cut[node_idx(p)][i] <= w.now &&
@@ -360,6 +402,8 @@ static void chunk_try(struct node *n, const struct sim_event *e)
             return;
         } else {
             n->skipped[g->chunk] = 1;
+            n->unskipped[g->chunk] = 0;
+            n->skips_n++;
         }
     }
     node_step(
@@ -381,11 +425,78 @@ static void do_tail(struct node *n, const struct sim_event *e)
 
     while (upto < e->c && n->at[upto + 1] != 0) { /* one that changed meanwhile: of a past epoch */
         struct slice s = n->log[n->at[upto + 1] - 1].bytes;
+        struct stray_id id;
 
+        if (is_chunk(s)) {
+            id = stray_id_of(chunk_of(s));
+            if (!stray_needed(&n->stray, &id)) {
+                later(EV_TAIL, node_idx(n), 1 * MS, *e);
+                return;
+            }
+        }
         if (is_chunk(s) && !node_has(n, chunk_of(s)) && !chunk_decided(n, chunk_of(s))) break;
         upto++;
     }
     node_step(n, (struct replica_event){.type = REPLICA_EV_TAIL, .epoch = e->a, .index = upto});
+}
+
+/* ---- strays: bytes that no ChunkAdd made exist ---- */
+
+struct stray_id stray_id_of(uint32_t chunk)
+{
+    struct stray_id id = {.index = 0};
+
+    le_put32(id.body.b, w.chunk_body[chunk] + 1);
+    le_put32(id.seal_id.b, chunk);
+    return id;
+}
+
+static bool is_stray(struct node *n, uint32_t chunk)
+{
+    struct apply_chunk c;
+    bool dropped;
+
+    return node_has(n, chunk) && !chunk_row(n, chunk, &c, &dropped);
+}
+
+static void stray_pick(struct node *n)
+{
+    for (uint32_t tries = 0; tries < 8 && w.chunks_n > 0; tries++) {
+        uint32_t k = w.chunks_n - 1 - (uint32_t)sim_rand(&w.stray_rng, MIN(w.chunks_n, 16u));
+        struct stray_id id = stray_id_of(k);
+
+        if (!is_stray(n, k)) continue;
+        stray_begin(&n->stray, &id, n->log_top);
+        return;
+    }
+}
+
+/* Its drop takes as long as a look into the state and a batch; a crash may take it back. */
+static void do_stray(struct node *n)
+{
+    enum replica_role role = replica_role(&n->core);
+    bool may = (role == REPLICA_BACKUP || role == REPLICA_PRIMARY) && !n->core.damaged &&
+               !n->core.snapshot_running;
+    uint32_t k = le_get32(n->stray.id.seal_id.b);
+
+    later(EV_STRAY, node_idx(n), 1 * MS + sim_rand(&w.stray_rng, 40 * MS), (struct sim_event){0});
+    switch (n->stray.state) {
+    case STRAY_IDLE:
+        if (may) stray_pick(n);
+        break;
+    case STRAY_WAITS:
+        if (stray_look(&n->stray, n->applied, may) != STRAY_DROP) break;
+        n->stray_written = false;
+        if (!is_stray(n, k)) stray_end(&n->stray);
+        break;
+    case STRAY_DROPS:
+        stray_end(&n->stray);
+        if (n->stray_written || !node_has(n, k)) break;
+        trace("n%d: drops the stray %u", node_idx(n), k);
+        n->gone[k] = 1;
+        w.strays_dropped++;
+        break;
+    }
 }
 
 /* ---- actions ---- */
@@ -563,6 +674,10 @@ void node_start(struct node *n)
     n->fsync_running = n->apply_running = false;
     n->forget = 0;
     memset(n->gone, 0, sizeof(n->gone));
+    memset(n->unskipped, 0, sizeof(n->unskipped));
+    n->skips_n = 1; /* maybe */
+    n->stray = (struct stray_core){0};
+    n->log_top = last;
     n->promise_id = n->promise_pending_id = 0;
     n->asked = n->promise;
     n->waits_n = 0;
@@ -578,6 +693,7 @@ void node_start(struct node *n)
     later(EV_RELIST, i, chance(3000) ? between(0, 2500 * MS) : between(0, 50 * MS),
           (struct sim_event){0});
     later(EV_FLUSH, i, between(50 * MS, 4000 * MS), (struct sim_event){0});
+    if (w.strays) later(EV_STRAY, i, 1 * MS, (struct sim_event){0});
 }
 
 void node_crash(struct node *n)
@@ -663,6 +779,9 @@ void node_event(struct node *n, const struct sim_event *e)
         break;
     case EV_SNAP:
         do_snapshot(n, e);
+        break;
+    case EV_STRAY:
+        do_stray(n);
         break;
     case EV_FLUSH:
         do_flush(n);

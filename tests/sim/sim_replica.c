@@ -19,7 +19,7 @@ struct sim w;
 bool sim_tracing;
 uint8_t sim_scratch[APPLY_SCRATCH_BYTES];
 static uint64_t total_steps, total_acked, total_reads, total_faults, total_epochs, total_losses,
-    total_us, faults_least = UINT64_MAX;
+    total_strays, total_us, faults_least = UINT64_MAX;
 
 void trace(const char *fmt, ...)
 {
@@ -201,6 +201,8 @@ static void world_draw(uint64_t seed)
     w.chunky = chance(1500) ? 60 : 10;
     w.mad_clocks = chance(700);
     w.odds = seed % 4 == 3; /* no draw: the other worlds stay as they were */
+    w.strays = seed % 4 == 0;
+    w.stray_rng.s = seed ^ 0x9e3779b97f4a7c15u;
     w.faults_left = (uint32_t)between(FAULTS_MIN, 2u * FAULTS_MIN);
     w.revision = (int64_t)between(1, 1000);
 }
@@ -240,6 +242,7 @@ static void world(uint64_t seed)
     total_reads += w.reads;
     total_faults += w.faults;
     total_losses += w.losses;
+    total_strays += w.strays_dropped;
     total_us += w.now;
     faults_least = MIN(faults_least, w.faults);
     total_epochs += etcd_now()->cfg.epoch;
@@ -282,10 +285,11 @@ int main(int argc, char **argv)
         world(s);
     (void)printf(
         "%llu seeds from %llu held: %llu steps, %.0f s, %llu faults (at least %llu a seed), "
-        "%llu disks lost, %llu epochs, %llu acknowledged writes, %llu reads\n",
+        "%llu disks lost, %llu strays dropped, %llu epochs, %llu acknowledged writes, %llu reads\n",
         (unsigned long long)seeds, (unsigned long long)first, (unsigned long long)total_steps,
         (double)total_us / 1e6, (unsigned long long)total_faults, (unsigned long long)faults_least,
-        (unsigned long long)total_losses, (unsigned long long)total_epochs,
-        (unsigned long long)total_acked, (unsigned long long)total_reads);
+        (unsigned long long)total_losses, (unsigned long long)total_strays,
+        (unsigned long long)total_epochs, (unsigned long long)total_acked,
+        (unsigned long long)total_reads);
     return 0;
 }

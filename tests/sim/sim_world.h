@@ -6,6 +6,7 @@
 #pragma once
 #include "storaged/replica/mutant_core.h"
 #include "storaged/replica/replica_msg.h"
+#include "storaged/replica/stray_core.h"
 #include "tests/sim/sim_base.h"
 
 enum {
@@ -46,6 +47,7 @@ enum ev {
     EV_MANAGER,
     EV_CHUNK_COPY,
     EV_ODD,
+    EV_STRAY,
 };
 
 struct rec {
@@ -75,6 +77,9 @@ struct node {
     uint8_t chunks[CHUNKS_MAX];  /* 1 = these bytes are durable here */
     uint32_t odds_coming;        /* word of it is on its way */
     uint8_t skipped[CHUNKS_MAX]; /* 1 = answered for without them, since nobody needs them */
+    uint8_t
+        unskipped[CHUNKS_MAX]; /* 1 = the state in memory says so too, not yet the durable one */
+    uint32_t skips_n;
     uint8_t gone[CHUNKS_MAX]; /* 1 = dropped by the state in memory, not yet by the durable one */
     uint32_t disk_at[INDEX_MAX]; /* index -> synced record that a restart would take, + 1 */
     uint64_t slow_us;            /* the disk stalls until */
@@ -85,6 +90,9 @@ struct node {
     uint64_t applied, apply_to;
     uint32_t at[INDEX_MAX]; /* index -> place in log + 1 */
     bool fsync_running, apply_running;
+    struct stray_core stray;
+    bool stray_written; /* what is being dropped came anew meanwhile */
+    uint64_t log_top;
     uint64_t forget, replaced_n;
     struct replica_durable asked; /* the last PERSIST */
     struct wait waits[REPLICA_WINDOW * 4];
@@ -127,13 +135,14 @@ struct cas_request {
 
 struct sim {
     uint64_t seed, now, end_us;
-    struct sim_rng rng;
+    struct sim_rng rng, stray_rng; /* another: the worlds without strays stay as they were */
     struct sim_arena arena;
     struct sim_queue q;
     struct node nodes[NODES_MAX];
     uint32_t n, min_in_sync, copies;
     bool mad_clocks; /* beyond the drift that leases allow: reads may be old, nothing else */
     bool odds;       /* replicas are told that they are odd, too */
+    bool strays;     /* bytes that no ChunkAdd made exist are collected */
     bool ended;      /* no faults, no new requests */
     /* sim_fault.c */
     uint64_t cut[NODES_MAX][NODES_MAX]; /* from, to, until */
@@ -161,7 +170,7 @@ struct sim {
     bool body_dropped[CHUNKS_MAX];
     uint32_t body_won[CHUNKS_MAX]; /* the chunk that came to exist, + 1 */
     struct client clients[CLIENTS];
-    uint64_t acked, reads, steps, faults;
+    uint64_t acked, reads, steps, faults, strays_dropped;
 };
 extern struct sim w;
 extern bool sim_tracing;
@@ -202,6 +211,7 @@ static inline bool node_has(const struct node *n, uint32_t chunk)
     return n->chunks[chunk] != 0 && n->gone[chunk] == 0;
 }
 void node_chunk_put(struct node *n, uint32_t chunk); /* its bytes are durable there */
+struct stray_id stray_id_of(uint32_t chunk);
 
 /* sim_etcd.c */
 const struct record *etcd_now(void);

@@ -424,6 +424,38 @@ def etcd_away(agent, reader, state):
     failed.check(after['names'] == before['names'], 'lists after etcd was away: %s' % after)
 
 
+def deletes(agent, op):
+    """A deletion that is repeated answers as it did and takes nothing more; no version number comes twice."""
+    def delete(rid, path='d.bin', version=0):
+        return op.call('Objects.Delete', v1('DeleteRequest', request_id=rid, object=v1(
+            'ObjectRef', collection='bad', case_id='good', path=path, version=version)))
+    api = cluster.api('researcher/reader')
+    for i in range(2):
+        agent.put('bad', 'good', 'd.bin', blob('d%d' % i, 5000))
+    agent.put('bad', 'good', 'other.bin', blob('other', 5000))
+    first, second = request_id(), request_id()
+    was = delete(first, version=2)
+    failed.check(was.versions_deleted == 1, 'one version deleted: %s' % was)
+    agent.put('bad', 'good', 'd.bin', blob('d2', 5000))  # above the one that was deleted
+    failed.check(delete(first, version=2) == was, 'a repeated deletion answers otherwise')
+    code, text = api.code('Objects.Stat', v1('StatRequest', object=v1('ObjectRef', collection='bad', case_id='good', path='d.bin', version=2)))
+    failed.check(code == 'NOT_FOUND', 'version 2, which was deleted: %s %s' % (code, text))
+    failed.check(api.get('bad', 'good', 'd.bin') == blob('d2', 5000), 'a repeated deletion took a newer version')
+    was = delete(second)
+    failed.check(was.versions_deleted == 2, 'all versions deleted: %s' % was)
+    agent.put('bad', 'good', 'd.bin', blob('d3', 5000))
+    failed.check(delete(second) == was, 'a repeated deletion of all answers otherwise')
+    for version in (1, 2, 3):
+        code, text = api.code('Objects.Stat', v1('StatRequest', object=v1('ObjectRef', collection='bad', case_id='good', path='d.bin', version=version)))
+        failed.check(code == 'NOT_FOUND', 'version %d came again: %s %s' % (version, code, text))
+    failed.check(api.get('bad', 'good', 'd.bin') == blob('d3', 5000), 'the object after its deletion')
+    code, text = op.code('Objects.Delete', v1('DeleteRequest', request_id=second, object=v1(
+        'ObjectRef', collection='bad', case_id='good', path='other.bin')))
+    failed.check(code == 'ALREADY_EXISTS' and 'request id' in text, 'a request id for another object: %s %s' % (code, text))
+    for path in ('d.bin', 'other.bin'):
+        delete(request_id(), path)
+
+
 def full_disk(state, agent, reader):
     """Disks that are full refuse, say so, serve what they hold, and take again what is deleted."""
     before = state.take()
@@ -466,7 +498,7 @@ def main():
     before = state.take()
     rows = [
         ('names', lambda: names(agent, op)), ('packs', lambda: packs(agent)), ('unknown', lambda: unknown(agent, op, reader)), ('tokens', lambda: tokens(op, reader)),
-        ('sizes', lambda: sizes(agent, reader)),
+        ('sizes', lambda: sizes(agent, reader)), ('deletes', lambda: deletes(agent, op)),
         ('oversize', lambda: oversize(agent, reader)), ('people', people), ('files', files), ('truncated', lambda: truncated(op, agent, reader)),
         ('daemons', daemons), ('etcd_away', lambda: etcd_away(agent, reader, state)), ('full_disk', lambda: full_disk(state, agent, reader)),
     ]

@@ -6,9 +6,11 @@ written.
 import os
 import shutil
 
-from mk import Cluster, Refused, blob, check, collection, fail, grant, ready, until, v1
+from mk import Api, Cluster, Proto, Refused, blob, check, collection, fail, grant, ready, until, v1
 
 cluster = Cluster()
+etcd_proto = Proto('etcd/rpc.proto')
+PREFIX = '/mikura/local/'
 MIB = 1 << 20
 STORAGE = ['storaged-1', 'storaged-2', 'storaged-3']
 kept = {}
@@ -42,6 +44,29 @@ def recover(api, apply=False):
                 raise
     fail('20 times ABORTED')
     return None
+
+
+def etcd(method, request):
+    """etcd itself, as a gateway's certificate may."""
+    api = Api(cluster.address('etcd-1'), cluster.pki, 'node/gateway/gateway-1')
+    path = '/etcdserverpb.KV/' + method
+    got = api.channel.unary_unary(path, request_serializer=lambda m: m.SerializeToString(),
+                                  response_deserializer=etcd_proto.methods[path][1].FromString)(request, timeout=20)
+    api.close()
+    return got
+
+
+def etcd_put(key):
+    def message(name, **fields):
+        return etcd_proto.message('etcdserverpb.' + name, **fields)
+    put = message('PutRequest', key=(PREFIX + key).encode(), value=b'x')
+    etcd('Txn', message('TxnRequest', success=[message('RequestOp', request_put=put)]))
+
+
+def below(prefix):
+    key = (PREFIX + prefix).encode()
+    got = etcd('Range', etcd_proto.message('etcdserverpb.RangeRequest', key=key, range_end=key[:-1] + b'0'))
+    return {kv.key.decode()[len(PREFIX):] for kv in got.kvs}
 
 
 def main():
@@ -98,8 +123,17 @@ def main():
     wipe()
     cluster('start', 'etcd-1')
     until('all nodes are known again', 60, lambda: recover(op).nodes == 3)
-    check(recover(op).groups_made == 8, 'the plan under a running cluster: %s' % recover(op))
+    # another cluster's groups, with other prefix bits, and a pool of its own
+    ours = {'pg/%d/2/%016x%s' % (pool, i << 62, wish) for pool in (1, 2) for i in range(4) for wish in ('', '/desired')}
+    for k in ('pg/1/5/0800000000000000', 'pg/1/5/0800000000000000/desired', 'pg/7/0/0000000000000000', 'pools/7'):
+        etcd_put(k)
+    dry = recover(op)
+    check(dry.groups_made == 8, 'the plan under a running cluster: %s' % dry)
+    check(any('4 keys of another cluster' in r for r in dry.reasons), 'no word of what another cluster left: %s' % dry)
     check(recover(op, apply=True).applied, 'recovered under a running cluster')
+    left = below('pg/')
+    check(left == ours, 'groups in etcd after the recovery: %s' % sorted(left ^ ours))
+    check(below('pools/') == {'pools/1', 'pools/2'}, 'pools after the recovery: %s' % below('pools/'))
     ready(op)
     check(op.call('Admin.Status', v1('StatusRequest')).cluster_id == was.cluster_id, 'another cluster id')
     whole('after the recovery of a running cluster')

@@ -3,6 +3,7 @@
  *
  *   store_load ETCD CA CERT KEY setup NODES GROUP_BITS [COPIES MIN_IN_SYNC]
  *   store_load ... load FIRST N FIBERS ACKED     append the number of each acknowledged item
+ *   store_load ... strays FIRST N               chunk bytes only, no ChunkAdd; prints how many
  *   store_load ... check ACKED                   every one, each chunk from every in-sync replica
  *   store_load ... wish NODES                    all disks that are there shall be members
  *   store_load ... wait IN_SYNC                  until all groups have so many in sync
@@ -105,7 +106,7 @@ static enum rc meta_put(uint64_t i, struct err *err)
     return rc;
 }
 
-static enum rc chunk_put(uint64_t i, struct err *err)
+static enum rc chunk_put(uint64_t i, bool bytes_only, struct err *err)
 {
     uint32_t n = chunk_bytes(i), blocks = seal_blocks(n);
     struct bulk_buf *buf = bulk_buf_new(n);
@@ -117,7 +118,8 @@ static enum rc chunk_put(uint64_t i, struct err *err)
                                       .seal_id = id_of(i, 2),
                                       .plain_bytes = n},
                             .owner_hash = i,
-                            .upload_id = id_of(i, 3)};
+                            .upload_id = id_of(i, 3),
+                            .bytes_only = bytes_only};
     enum rc rc;
 
     if (buf == NULL || tags == NULL) FAIL("out of memory");
@@ -145,7 +147,7 @@ static void load_run(void *arg)
     while (l->next < l->end) {
         uint64_t i = l->next++, began = uv_now(&loop), took;
         struct err err = {0};
-        enum rc rc = has_chunk(i) ? chunk_put(i, &err) : RC_OK;
+        enum rc rc = has_chunk(i) ? chunk_put(i, false, &err) : RC_OK;
 
         if (rc == RC_OK) rc = meta_put(i, &err);
         if (rc != RC_OK) {
@@ -179,6 +181,19 @@ static void load(void)
            " ms\n",
            l.ok_n, l.failed_n, uv_now(&loop) - began, l.slowest_ms);
     if (l.failed_n > 0) exit(1);
+}
+
+static void strays(void)
+{
+    uint64_t i = strtoull(args[6], NULL, 10), end = i + strtoull(args[7], NULL, 10), n = 0;
+    struct err err;
+
+    for (; i < end; i++) {
+        if (!has_chunk(i)) continue;
+        if (chunk_put(i, true, &err) != RC_OK) FAIL("chunk %" PRIu64 ": %s", i, err.msg);
+        n++;
+    }
+    printf("%" PRIu64 "\n", n);
 }
 
 /* ---- checks ---- */
@@ -480,6 +495,8 @@ static void run(void *arg)
         if (route_open(&rconf, &route) != RC_OK) FAIL("route");
         if (strcmp(args[5], "load") == 0 && args_n == 10) {
             load();
+        } else if (strcmp(args[5], "strays") == 0 && args_n == 8) {
+            strays();
         } else if (strcmp(args[5], "check") == 0 && args_n == 7) {
             check();
         } else if (strcmp(args[5], "wish") == 0 && args_n == 7) {

@@ -123,6 +123,7 @@ static void test_case_records(void **state)
     struct record_pack p = {
         .upload = {{6}}, .objects_n = 2, .objects = {{text("a"), 1}, {text("b"), UINT64_MAX}}};
     struct record_list l = {.created_unix_ms = 4};
+    struct record_deletion x = {.path = text("a/b"), .versions_deleted = 3, .generation = 9}, x2;
     struct record_head h2;
     struct record_case c2;
     struct record_document d2;
@@ -138,6 +139,16 @@ static void test_case_records(void **state)
     (void)state;
     ROUND(head, &h, &h2);
     assert_true(h2.stage == 5 && h2.closing == 4 && h2.committed_unix_ms == -5);
+    h.version_floor = 7; /* written only when it is not 0: older heads end before it */
+    assert_int_equal(record_head_encode(&h, &out, &err), RC_OK);
+    assert_int_equal(record_head_decode(record_out_slice(&out), &h2, &err), RC_OK);
+    assert_int_equal(h2.version_floor, 7);
+    for (size_t cut = 1; cut < out.n; cut++)
+        assert_int_equal(record_head_decode((struct slice){bytes, cut}, &h2, &err),
+                         cut == out.n - 8 ? RC_OK : RC_CORRUPT);
+    memset(bytes + out.n - 8, 0, 8);
+    assert_int_equal(record_head_decode(record_out_slice(&out), &h2, &err), RC_CORRUPT);
+    out.n = 0;
     ROUND(case, &c, &c2);
     assert_true(same(c2.case_id, "c1") && same(c2.key.bytes, "wrapped"));
     ROUND(document, &d, &d2);
@@ -151,6 +162,8 @@ static void test_case_records(void **state)
     ROUND(pack, &p, &p2);
     assert_true(p2.objects_n == 2 && same(p2.objects[1].path, "b") && p2.upload.b[0] == 6);
     ROUND(list, &l, &l2);
+    ROUND(deletion, &x, &x2);
+    assert_true(same(x2.path, "a/b") && x2.versions_deleted == 3 && x2.generation == 9);
     t.confirmed = 6;
     assert_int_equal(record_tomb_encode(&t, &out, &err), RC_INVAL);
     assert_non_null(strstr(err.msg, "confirmed"));

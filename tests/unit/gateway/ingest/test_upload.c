@@ -37,6 +37,43 @@ static void begin(const struct upload_request *req, struct id128 last)
     got(record_out_slice(&out), 9);
 }
 
+/* Version numbers that were deleted are not given again: jobs and receipts name them. */
+static void test_version_behind_a_deletion(void **unused)
+{
+    static const struct {
+        uint64_t newest, floor, given;
+    } rows[] = {{0, 0, 1}, {4, 0, 5}, {0, 6, 7}, {2, 6, 7}, {8, 6, 9}};
+    uint8_t value[256], session[1024];
+
+    (void)unused;
+    for (size_t i = 0; i < ARRAY_N(rows); i++) {
+        struct record_session one = {.state = RECORD_SESSION_OPEN,
+                                     .path = {(const uint8_t *)"p", 1}};
+        struct upload_request req = {.op = UPLOAD_COMPLETE, .id = {{7}}};
+        struct upload_item items[2];
+        struct upload_event ev = {.type = UPLOAD_EV_GOT, .items = items};
+        struct record_out out = {.p = value, .cap = sizeof value},
+                          out2 = {.p = session, .cap = sizeof session};
+
+        head = (struct record_head){.state = RECORD_CASE_OPEN, .stage = 1};
+        head.version_floor = rows[i].floor;
+        one.expire_tick = 10;
+        assert_int_equal(record_head_encode(&head, &out, NULL), RC_OK);
+        assert_int_equal(record_session_encode(&one, &out2, NULL), RC_OK);
+        upload_start(&core, &req, mem, sizeof mem, &act);
+        assert_int_equal(act.type, UPLOAD_ACT_GET);
+        assert_int_equal(act.keys_n, 2);
+        items[0] = (struct upload_item){record_out_slice(&out), 9};
+        items[1] = (struct upload_item){record_out_slice(&out2), 8};
+        upload_step(&core, &ev, &act);
+        assert_int_equal(act.type, UPLOAD_ACT_NEWEST);
+        ev = (struct upload_event){.type = UPLOAD_EV_NEWEST, .newest = rows[i].newest};
+        upload_step(&core, &ev, &act);
+        assert_int_equal(act.type, UPLOAD_ACT_GATHER);
+        assert_int_equal(act.version, rows[i].given);
+    }
+}
+
 /* A deletion, too, makes a new generation of its case, and no commit's record: a commit that
  * expected the one before it has lost against it, nothing is damaged. */
 static void test_commit_behind_a_deletion(void **unused)
@@ -73,7 +110,8 @@ static void test_commit_before_a_deletion(void **unused)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_commit_behind_a_deletion),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_version_behind_a_deletion),
+                                       cmocka_unit_test(test_commit_behind_a_deletion),
                                        cmocka_unit_test(test_commit_before_a_deletion)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);

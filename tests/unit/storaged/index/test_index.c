@@ -703,6 +703,51 @@ static void test_open(void **state)
     assert_int_equal(index_open(&c, &again, &err), RC_IO);
 }
 
+struct notes {
+    char names[8][64];
+    uint32_t n, until;
+};
+
+static enum rc on_note(void *ctx, const char *name, struct slice value)
+{
+    struct notes *s = ctx;
+
+    assert_int_equal(value.n, 1);
+    (void)snprintf(s->names[s->n++], sizeof s->names[0], "%s%c", name, value.p[0]);
+    return s->n == s->until ? RC_RANGE : RC_OK;
+}
+
+static void test_notes(void **state)
+{
+    static const char *const names[] = {"a", "skip/1", "skip/2", "skip/3", "skiq", "z"};
+    struct notes s = {.until = 8};
+    uint8_t got[8];
+    size_t n;
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_N(names); i++) {
+        uint8_t v = (uint8_t)('0' + i);
+
+        assert_int_equal(index_note_put(ix, names[i], (struct slice){&v, 1}, &err), RC_OK);
+    }
+    assert_int_equal(index_notes_each(ix, "skip/", on_note, &s, &err), RC_OK);
+    assert_int_equal(s.n, 3);
+    assert_string_equal(s.names[0], "skip/11");
+    assert_string_equal(s.names[2], "skip/33");
+    s = (struct notes){.until = 1};
+    assert_int_equal(index_notes_each(ix, "skip/", on_note, &s, &err), RC_OK);
+    assert_int_equal(s.n, 1);
+    assert_int_equal(index_note_drop(ix, "skip/2", &err), RC_OK);
+    assert_int_equal(index_note_drop(ix, "skip/2", &err), RC_OK);
+    assert_int_equal(index_note_get(ix, "skip/2", got, sizeof got, &n, &err), RC_NOTFOUND);
+    assert_int_equal(index_note_get(ix, "skip/3", got, sizeof got, &n, &err), RC_OK);
+    assert_int_equal(index_sync(ix, &err), RC_OK);
+    reopen();
+    s = (struct notes){.until = 8};
+    assert_int_equal(index_notes_each(ix, "skip/", on_note, &s, &err), RC_OK);
+    assert_int_equal(s.n, 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -710,6 +755,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_space, setup, teardown),
         cmocka_unit_test_setup_teardown(test_log, setup, teardown),
         cmocka_unit_test_setup_teardown(test_protocol, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_notes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_batch_model, setup, teardown),
         cmocka_unit_test_setup_teardown(test_scan, setup, teardown),
         cmocka_unit_test_setup_teardown(test_first_cached, setup, teardown),

@@ -13,7 +13,7 @@
 
 struct told {
     struct model *m;
-    uint32_t chunks_n, entries_n, files_n;
+    uint32_t chunks_n, entries_n, files_n, strays_n;
     uint32_t chunk[MODEL_CHUNKS];
     uint64_t entry[MODEL_ENTRIES + 1];
 };
@@ -40,6 +40,14 @@ static void on_file(void *data, const struct err *e)
 
     (void)e;
     t->files_n++;
+}
+static void on_stray(void *data, const struct record_header *h, const struct seg_location *loc)
+{
+    struct told *t = data;
+
+    assert_int_equal(h->type, RECORD_CHUNK);
+    assert_int_equal(h->plain_bytes, loc->plain_bytes);
+    t->strays_n++;
 }
 struct pass {
     struct scrub *s;
@@ -71,6 +79,7 @@ static struct scrub *new_scrub(struct model *m, struct told *t)
                               .chunk = on_chunk,
                               .entry = on_entry,
                               .index = on_file,
+                              .stray = on_stray,
                               .data = t};
     struct scrub *s = NULL;
     struct err err;
@@ -327,6 +336,7 @@ static void test_orphans(void **state)
     state_put(&m, 5, APPLY_CHUNK_ADD, 1);  /* another sealing won */
     st = pass(&m, &t);
     assert_int_equal(st.orphans_n, 2);
+    assert_int_equal(t.strays_n, 27); /* no state lists them */
     assert_int_equal(t.chunks_n, 0);
     for (uint32_t i = 0; i < 30; i++)
         assert_int_equal(model_read(&m, i), i == 4 || i == 5 ? RC_NOTFOUND : RC_OK);
