@@ -73,6 +73,8 @@ MUST_CHECK enum rc mikura_model_add(struct mikura_client *c, const char *name, i
 typedef void (*mikura_progress_fn)(void *data, int64_t bytes); /* negative: a try began again */
 /* Before so many bytes go: waits in the fiber as long as they should. Not RC_OK ends the upload. */
 typedef enum rc (*mikura_pace_fn)(void *data, uint32_t bytes, struct err *reterr);
+/* A gateway has these bytes of a chunk or a pack, and said so: none of them is sent again. */
+typedef void (*mikura_answered_fn)(void *data, uint64_t bytes);
 
 struct mikura_put {
     const char *collection, *case_id, *path, *media_type; /* media_type: "" = found by content */
@@ -85,6 +87,7 @@ struct mikura_put {
     bool chunked;                /* a session of chunks, however small: a break costs a chunk */
     mikura_progress_fn progress; /* or NULL */
     mikura_pace_fn pace;         /* or NULL */
+    mikura_answered_fn answered; /* or NULL; of chunks only */
     void *data;
 };
 struct mikura_put_result {
@@ -122,6 +125,7 @@ struct mikura_pack {
     bool again; /* an earlier run may have stored it: it is asked for before any byte goes */
     mikura_progress_fn progress; /* or NULL */
     mikura_pace_fn pace;         /* or NULL */
+    mikura_answered_fn answered; /* or NULL */
     void *data;
 };
 /* As mikura_put. RC_EXISTS, RC_PRECOND: what an earlier try under this id was is of no use; take

@@ -115,9 +115,9 @@ static enum rc send_all(struct packing *k, struct fstream *s, bool *ret_stopped,
             free(k->p);
             return rc;
         }
-        if (k->n == 0) {
+        if (k->n == 0) { /* only empty files are left; the header may have gone before */
             free(k->p);
-            *ret_stopped = fstream_send(s, &k->first.base) != RC_OK;
+            *ret_stopped = first && fstream_send(s, &k->first.base) != RC_OK;
             return RC_OK;
         }
         pl = (struct rpc_payload){DATA_FIELD, k->p, (uint32_t)k->n, k->p, free};
@@ -215,6 +215,7 @@ static enum rc pack_try(struct packing *k, struct attempt *a, struct err *reterr
     mikura__v1__put_pack_response__free_unpacked(answer, NULL);
     if (rc != RC_OK && k->pack->progress != NULL && k->sent > 0)
         k->pack->progress(k->pack->data, -(int64_t)k->sent);
+    if (rc == RC_OK && k->pack->answered != NULL) k->pack->answered(k->pack->data, k->sent);
     return rc;
 }
 

@@ -340,6 +340,7 @@ static enum rc chunk_try(struct session *s, struct attempt *a, uint32_t index, s
     }
     fstream_close(st);
     if (rc != RC_OK && put->progress != NULL) put->progress(put->data, -(int64_t)sent);
+    if (rc == RC_OK && put->answered != NULL) put->answered(put->data, sent);
     return rc;
 }
 

@@ -11,6 +11,7 @@ struct magic {
 static const struct magic magics[] = {
     /* first: its preamble may pose as another format (PS3.10 7.1, dual-personality files) */
     {128, 4, "DICM", "application/dicom"},
+    {0, 3, "\xff\xd8\xff", "image/jpeg"}, /* before what looks behind the first four bytes */
     {0, 8, "\x89PNG\r\n\x1a\n", "image/png"},
     {0, 4, "II*\0", "image/tiff"},
     {0, 4, "MM\0*", "image/tiff"},
@@ -76,9 +77,10 @@ const char *image_sniff(const uint8_t *head, size_t n)
     for (size_t i = 0; i < ARRAY_N(magics); i++) {
         const struct magic *m = &magics[i];
 
-        if (n >= m->off + m->n && memcmp(head + m->off, m->bytes, m->n) == 0) return m->type;
+        if (n < m->off + m->n || memcmp(head + m->off, m->bytes, m->n) != 0) continue;
+        if (m->off == 8 && memcmp(head, "RIFF", 4) != 0) continue;
+        return strcmp(m->type, "image/jpeg") == 0 ? sniff_jpeg(head, n) : m->type;
     }
-    if (n >= 3 && head[0] == 0xff && head[1] == 0xd8 && head[2] == 0xff) return sniff_jpeg(head, n);
     if (n >= 14 && head[0] == 'B' && head[1] == 'M' && le_get32(head + 6) == 0) return "image/bmp";
     if (sniff_bare_dicom(head, n)) return "application/dicom";
     if (is_text(head, n)) {

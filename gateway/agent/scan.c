@@ -2,11 +2,11 @@
 #include "gateway/agent/scan.h"
 #include "common/base/buf.h"
 #include "common/crypto/tree_sha256.h"
+#include "gateway/agent/case_list.h"
 #include "gateway/ingest/name.h"
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +15,6 @@
 
 #define DEPTH_MAX      64u
 #define LIST_BYTES_MAX (64u << 20)
-#define COLUMNS_MAX    32u
 
 struct entry {
     char *root, *case_id; /* case_id NULL: by the root's name */
@@ -172,18 +171,15 @@ static char *dup_or_null(const char *s)
     return s == NULL || s[0] == 0 ? NULL : strdup(s);
 }
 
-/* A row: where its files are, beside the list unless absolute. */
-static enum rc row_add(struct scan *s, const char *case_id, const char *folder,
-                       const char *facility, json_t *document, size_t row, struct err *reterr)
+/* Where its files are: beside the list unless absolute. */
+static enum rc row_add(void *data, const struct case_list_row *row, struct err *reterr)
 {
-    const char *slash = strrchr(s->conf.list, '/');
+    struct scan *s = data;
+    const char *slash = strrchr(s->conf.list, '/'), *folder = row->folder;
     struct entry *e;
     char *root = NULL;
     int n;
 
-    if (case_id == NULL || case_id[0] == 0)
-        return err_set(reterr, RC_INVAL, "case list '%s', row %zu: no case_id", s->conf.list, row);
-    if (folder == NULL || folder[0] == 0) folder = case_id;
     if (folder[0] == '/' || slash == NULL) {
         n = asprintf(&root, "%s", folder);
     } else {
@@ -192,145 +188,13 @@ static enum rc row_add(struct scan *s, const char *case_id, const char *folder,
     e = n < 0 ? NULL : entry_new(s, root);
     free(root);
     if (e == NULL) return err_set(reterr, RC_NOMEM, "a case list");
-    e->case_id = strdup(case_id);
-    e->facility = dup_or_null(facility);
-    if (document != NULL && json_object_size(document) > 0) {
-        e->document = json_dumps(document, JSON_COMPACT | JSON_SORT_KEYS);
-        if (e->document == NULL) return err_set(reterr, RC_NOMEM, "a case list");
-    }
-    return e->case_id == NULL ? err_set(reterr, RC_NOMEM, "a case list") : RC_OK;
-}
-
-static enum rc json_list(struct scan *s, const char *text, size_t n, struct err *reterr)
-{
-    json_error_t why;
-    json_t *all = json_loadb(text, n, JSON_REJECT_DUPLICATES, &why), *row;
-    size_t i;
-    enum rc rc = RC_OK;
-
-    if (!json_is_array(all)) {
-        json_decref(all);
-        return err_set(reterr, RC_INVAL,
-                       "case list '%s', line %d: %s; expected an array of objects with case_id, "
-                       "folder, facility, document",
-                       s->conf.list, why.line, all == NULL ? why.text : "no array");
-    }
-    json_array_foreach(all, i, row)
-    {
-        json_t *document = json_object_get(row, "document"), *own = NULL;
-
-        if (document == NULL) {
-            static const char *const KEYS[] = {"history", "labels"};
-
-            document = own = json_object();
-            for (size_t k = 0; k < ARRAY_N(KEYS); k++) {
-                json_t *v = json_object_get(row, KEYS[k]);
-
-                if (v != NULL) (void)json_object_set(own, KEYS[k], v); /* of memory: then no doc */
-            }
-        }
-        rc = row_add(s, json_string_value(json_object_get(row, "case_id")),
-                     json_string_value(json_object_get(row, "folder")),
-                     json_string_value(json_object_get(row, "facility")), document, i + 1, reterr);
-        json_decref(own);
-        if (rc != RC_OK) break;
-    }
-    json_decref(all);
-    return rc;
-}
-
-/* One field of RFC 4180, unquoted in place; *at moves past the comma or to the line's end. */
-static char *csv_field(char **at, bool *ret_last)
-{
-    char *p = *at, *from = p, *to;
-
-    *ret_last = false;
-    if (*p == '"') {
-        for (from = to = ++p; *p != 0; p++) {
-            if (*p == '"' && p[1] != '"') break;
-            if (*p == '"') p++;
-            *to++ = *p;
-        }
-        if (*p == '"') p++;
-        while (*p != 0 && *p != ',' && *p != '\n')
-            p++;
-    } else {
-        p += strcspn(p, ",\n");
-        to = p;
-        if (to > from && to[-1] == '\r') to--;
-    }
-    *ret_last = *p != ',';
-    *at = *p == 0 ? p : p + 1;
-    *to = 0;
-    return from;
-}
-
-/* "a; b" or JSON. */
-static json_t *labels_of(const char *text)
-{
-    json_t *j = json_loads(text, 0, NULL), *list;
-
-    if (j != NULL) return j;
-    list = json_array();
-    for (const char *p = text; list != NULL && *p != 0;) {
-        size_t n = strcspn(p, ";");
-        const char *next = p[n] == 0 ? p + n : p + n + 1;
-
-        while (n > 0 && *p == ' ')
-            p++, n--;
-        if (n > 0) (void)json_array_append_new(list, json_stringn(p, n)); /* not UTF-8: left out */
-        p = next;
-    }
-    return list;
-}
-
-static enum rc csv_list(struct scan *s, char *text, struct err *reterr)
-{
-    const char *names[COLUMNS_MAX], *value[COLUMNS_MAX];
-    size_t cols = 0, row = 1;
-    bool last = false;
-    char *at = text;
-    enum rc rc = RC_OK;
-
-    while (!last && cols < COLUMNS_MAX)
-        names[cols++] = csv_field(&at, &last);
-    while (rc == RC_OK && *at != 0) {
-        const char *case_id = NULL, *folder = NULL, *facility = NULL;
-        json_t *doc = json_object();
-        size_t n = 0;
-
-        last = false;
-        row++;
-        while (!last && n < cols)
-            value[n++] = csv_field(&at, &last);
-        if (n == 1 && value[0][0] == 0) { /* an empty line */
-            json_decref(doc);
-            continue;
-        }
-        if (n != cols || !last) {
-            rc = err_set(reterr, RC_INVAL, "case list '%s', row %zu: it has not %zu columns",
-                         s->conf.list, row, cols);
-        }
-        for (size_t i = 0; rc == RC_OK && i < n; i++) {
-            if (strcmp(names[i], "case_id") == 0) {
-                case_id = value[i];
-            } else if (strcmp(names[i], "folder") == 0) {
-                folder = value[i];
-            } else if (strcmp(names[i], "facility") == 0) {
-                facility = value[i];
-            } else if (value[i][0] != 0) {
-                json_t *v =
-                    strcmp(names[i], "labels") == 0 ? labels_of(value[i]) : json_string(value[i]);
-
-                if (v == NULL || json_object_set_new(doc, names[i], v) != 0)
-                    rc = err_set(reterr, RC_INVAL, "case list '%s', row %zu: '%s' is not UTF-8",
-                                 s->conf.list, row, names[i]);
-            }
-        }
-        if (rc == RC_OK) rc = row_add(s, case_id, folder, facility, doc, row, reterr);
-        json_decref(doc);
-    }
-    return rc;
+    e->case_id = strdup(row->case_id);
+    e->facility = dup_or_null(row->facility);
+    e->document = dup_or_null(row->document);
+    if (e->case_id == NULL || (e->facility == NULL && row->facility[0] != 0) ||
+        (e->document == NULL && row->document[0] != 0))
+        return err_set(reterr, RC_NOMEM, "a case list");
+    return RC_OK;
 }
 
 static enum rc list_add(struct scan *s, struct err *reterr)
@@ -341,13 +205,8 @@ static enum rc list_add(struct scan *s, struct err *reterr)
     enum rc rc = list_read(s->conf.list, &text, &n, reterr);
 
     if (rc != RC_OK) return rc;
-    if (strlen(text) != n) {
-        rc = err_set(reterr, RC_INVAL, "case list '%s' is no text", s->conf.list);
-    } else if (dot != NULL && strcmp(dot, ".json") == 0) {
-        rc = json_list(s, text, n, reterr);
-    } else {
-        rc = csv_list(s, strncmp(text, "\xef\xbb\xbf", 3) == 0 ? text + 3 : text, reterr);
-    }
+    rc = case_list_parse(s->conf.list, dot != NULL && strcmp(dot, ".json") == 0, text, n, row_add,
+                         s, reterr);
     free(text);
     return rc;
 }

@@ -76,6 +76,13 @@ static void progress(void *data, int64_t bytes)
     if (bytes < 0) agent_tell(w->a, "cut", "{s:s, s:I}", "id", b->id, "bytes", (json_int_t)-bytes);
 }
 
+static void answered(void *data, uint64_t bytes)
+{
+    struct batch *b = data;
+
+    agent_tell(b->w->a, "answered", "{s:s, s:I}", "id", b->id, "bytes", (json_int_t)bytes);
+}
+
 /* ---- one upload ---- */
 static bool as_seen(const struct source *s, const struct stat *st)
 {
@@ -167,6 +174,7 @@ static enum rc call(struct batch *b, const struct id128 *id, bool again,
                                          .again = again,
                                          .progress = progress,
                                          .pace = pace,
+                                         .answered = answered,
                                          .data = b};
 
         return mikura_pack(w->a->client, &pack, reterr);
@@ -182,6 +190,7 @@ static enum rc call(struct batch *b, const struct id128 *id, bool again,
                                        .chunked = true,
                                        .progress = progress,
                                        .pace = pace,
+                                       .answered = answered,
                                        .data = b};
 
         rc = mikura_put(w->a->client, &put, &one, reterr);

@@ -102,7 +102,7 @@ static void on_tell(void *data, const char *event, json_t *fields)
         return;
     }
     if (r->progress.f != NULL && !r->c->json) {
-        static const char *const QUIET[] = {"try", "sent", "cut"}; /* the bar tells */
+        static const char *const QUIET[] = {"try", "sent", "cut", "answered"}; /* the bar tells */
 
         for (size_t i = 0; i < ARRAY_N(QUIET); i++) {
             if (strcmp(event, QUIET[i]) == 0) {

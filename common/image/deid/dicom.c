@@ -256,6 +256,20 @@ static enum rc pixels_end(struct dicom_run *c, const struct dcm_elem *e, bool *r
     return rc;
 }
 
+/* What says that the object must be looked at, or what it is: gone, nobody would look. */
+static bool is_witness(const struct dicom_run *c, const struct dcm_elem *e)
+{
+    static const uint32_t WITNESSES[] = {DCM_TAG(0x0008, 0x0008), DCM_TAG(0x0008, 0x0016),
+                                         DCM_TAG(0x0008, 0x0064), DCM_TAG(0x0028, 0x0004),
+                                         DCM_TAG(0x0028, 0x0301), DCM_TAG(0x0028, 0x0302),
+                                         DCM_TAG(0x0048, 0x0010)};
+
+    for (size_t i = 0; c->w.depth == 0 && i < ARRAY_N(WITNESSES); i++) {
+        if (e->tag == WITNESSES[i]) return true;
+    }
+    return false;
+}
+
 static enum rc element(struct dicom_run *c, struct err *reterr)
 {
     const struct dcm_elem *e = &c->w.e;
@@ -266,6 +280,7 @@ static enum rc element(struct dicom_run *c, struct err *reterr)
     if (e->tag == DCM_TAG(0xfffc, 0xfffc)) return padding(c, e, reterr);
     value_read(c, &c->d, e);
     v = dicom_judge(c, e, c->w.depth);
+    if (v.how == HOW_REMOVE && is_witness(c, e)) v.how = HOW_NOTHING;
     if (overlay_in_pixels(c, e)) v.how = HOW_NOTHING; /* it stays, as a witness */
     rc = pixels_end(c, e, &hidden, reterr);
     if (rc != RC_OK) return rc;

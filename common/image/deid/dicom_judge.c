@@ -98,6 +98,53 @@ static bool text_fits(const struct dicom_run *c, const struct value *v)
     return v->len <= DICOM_VALUE_MAX && !leaks(c, v->p, v->n);
 }
 
+/* Words of PositionReferenceIndicator that are landmarks: consoles write the study's description or
+ * an operator's words there, too. Letters that stand for one (SN: sternal notch), parts of the
+ * body, sides, vertebrae. */
+static bool is_landmark(const uint8_t *p, size_t n)
+{
+    static const char WORDS[] =
+        " SN XY IC OM EM NA VP GT KN SP CP PB BM MP LM AX"
+        " ABDOMEN ABDOMINAL ACROMION ANKLE AORTA ARM AXILLA BODY BONE BRAIN BREAST CALF CANTHUS"
+        " CAROTID CAROTIDS CENTER CENTRE CHEST CHIN CLAVICLE CORNER CREST DISC EAR ELBOW EXTERNAL"
+        " EXTREMITY EYE EYES FEMUR FINGER FOOT FOREARM GREATER HAND HEAD HEART HIP HUMERUS IAM"
+        " ILIAC INFERIOR JAW JOINT JUGULAR KIDNEY KNEE LEFT LEG LINE LIVER LOWER LUMBAR MALLEOLUS"
+        " MANDIBLE MEATAL MEATUS MEDIAL LATERAL MIDLINE NASION NECK NIPPLE NONE NOSE NOTCH OF ORBIT"
+        " ORBITAL ORBITOMEATAL PATELLA PELVIC PELVIS PITUITARY PROMINENS PROSTATE PUBIC PUBIS RIB"
+        " RIGHT SACRAL SACRUM SCAPULA SELLA SHOULDER SKULL SLIDE SPINE STERNAL STERNUM"
+        " SUPERIOR SUPRASTERNAL SYMPHYSIS TEMPORAL THIGH THORACIC THORAX THUMB TIBIA TMJ TO TOE"
+        " TROCHANTER UPPER UTERUS VERTEBRA VERTEX WRIST XIPHOID PROCESS AUDITORY THE AND CERVICAL ";
+    char word[20];
+
+    if (n >= 2 && n <= 3 && memchr("CTLS", p[0], 4) != NULL) { /* C7, T12 */
+        size_t digits = 1;
+
+        while (digits < n && p[digits] >= '0' && p[digits] <= '9')
+            digits++;
+        if (digits == n) return true;
+    }
+    if (n + 3 > sizeof(word)) return false;
+    word[0] = ' ';
+    for (size_t i = 0; i < n; i++)
+        word[1 + i] = (char)(p[i] >= 'a' && p[i] <= 'z' ? p[i] - 'a' + 'A' : p[i]);
+    word[1 + n] = ' ';
+    word[2 + n] = '\0';
+    return strstr(WORDS, word) != NULL;
+}
+
+static bool is_landmarks(const struct value *v)
+{
+    size_t n;
+
+    for (size_t at = 0; at < v->n; at += n + 1) {
+        n = 0;
+        while (at + n < v->n && memchr(" ,-_/\\", v->p[at + n], 6) == NULL)
+            n++;
+        if (n > 0 && !is_landmark(v->p + at, n)) return false;
+    }
+    return v->len <= DICOM_VALUE_MAX;
+}
+
 static struct verdict judge_date(const struct dicom_run *c, const struct value *v, const char *vr)
 {
     static const char *const DUMMIES[] = {"19000101", "000000", "19000101000000"};
@@ -151,6 +198,8 @@ static struct verdict judge_kept(const struct dicom_run *c, const struct tag_row
     struct verdict bad = {DEID_VALUE, HOW_REMOVE};
 
     if (row->tag == DCM_TAG(0x0010, 0x1010)) return judge_age(v);
+    if (row->tag == DCM_TAG(0x0020, 0x1040) && !is_landmarks(v))
+        return (struct verdict){DEID_TEXT, HOW_EMPTY};
     switch (k) {
     case VC_CODE:
         return code_fits(v) ? FINE : bad;

@@ -35,6 +35,10 @@ struct component {
 struct span {
     uint32_t x0, x1, idx;
 };
+struct run { /* a line in the making */
+    uint32_t letters, glyphs, x0, y0, x1, y1, heights, aligned;
+    bool bar; /* one component, smeared together */
+};
 struct finder {
     uint32_t w, h; /* of this scale */
     bool dark;     /* grey is inverted: dark letters are searched */
@@ -43,6 +47,7 @@ struct finder {
     struct component *comp; /* COMPONENTS_MAX; after gathering the first glyph_n are letters */
     struct span *above, *here;
     struct text_lines *lines;
+    struct run run[TEXT_LINES_MAX]; /* of lines->line; a crop is made when this scale is done */
 };
 
 static void min_row(const uint8_t *restrict in, uint8_t *restrict out, uint32_t n)
@@ -238,11 +243,6 @@ static void pair_up(struct finder *f, uint32_t n)
     }
 }
 
-struct run { /* a line in the making */
-    uint32_t letters, glyphs, x0, y0, x1, y1, heights, aligned;
-    bool bar; /* one component, smeared together */
-};
-
 /* How much like a line of letters it is; 0: not. */
 static uint32_t run_score(const struct run *r)
 {
@@ -304,7 +304,7 @@ static bool same_line(const struct text_line *a, const struct text_line *b)
 }
 
 /* Into the list when it is among the likeliest; one of two that lie over each other stays. */
-static enum rc offer(struct finder *f, const struct run *r, uint32_t scale, struct err *reterr)
+static void offer(struct finder *f, const struct run *r, uint32_t scale)
 {
     struct text_lines *t = f->lines;
     struct text_line line = {.x = r->x0 << scale,
@@ -315,34 +315,35 @@ static enum rc offer(struct finder *f, const struct run *r, uint32_t scale, stru
                              .score = run_score(r)};
     uint32_t at;
 
-    if (line.score == 0) return RC_OK;
+    if (line.score == 0) return;
     for (uint32_t i = 0; i < t->n; i++) {
         if (!same_line(&t->line[i], &line)) continue;
-        if (t->line[i].score >= line.score) return RC_OK;
+        if (t->line[i].score >= line.score) return;
         free(t->line[i].crop);
-        memmove(&t->line[i], &t->line[i + 1], (--t->n - i) * sizeof(line));
+        t->n--;
+        memmove(&t->line[i], &t->line[i + 1], (t->n - i) * sizeof(line));
+        memmove(&f->run[i], &f->run[i + 1], (t->n - i) * sizeof(*r));
         i--;
     }
     if (t->n == TEXT_LINES_MAX) {
-        if (t->line[t->n - 1].score >= line.score) return RC_OK;
+        if (t->line[t->n - 1].score >= line.score) return;
         free(t->line[--t->n].crop);
     }
-    crop_make(f, r, &line);
-    if (line.crop == NULL) return err_set(reterr, RC_NOMEM, "a line of text");
-    for (at = t->n; at > 0 && t->line[at - 1].score < line.score; at--)
+    for (at = t->n; at > 0 && t->line[at - 1].score < line.score; at--) {
         t->line[at] = t->line[at - 1];
+        f->run[at] = f->run[at - 1];
+    }
     t->line[at] = line;
+    f->run[at] = *r;
     t->n++;
-    return RC_OK;
 }
 
-static enum rc runs(struct finder *f, uint32_t n, uint32_t scale, struct err *reterr)
+static void runs(struct finder *f, uint32_t n, uint32_t scale)
 {
     struct component *c = f->comp;
-    enum rc rc = RC_OK;
 
     /* roots are leftmost, so each line's letters follow its root */
-    for (uint32_t i = 0; i < n && rc == RC_OK; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         struct run r = {.x0 = UINT32_MAX, .y0 = UINT32_MAX};
         uint32_t tops = 0, bottoms = 0;
 
@@ -364,9 +365,8 @@ static enum rc runs(struct finder *f, uint32_t n, uint32_t scale, struct err *re
             bottoms += (uint32_t)abs((int)c[j].y1 - (int)c[i].y1) <= slack;
         }
         r.aligned = MAX(tops, bottoms);
-        rc = offer(f, &r, scale, reterr);
+        offer(f, &r, scale);
     }
-    return rc;
 }
 
 /* Greatest over RADIUS pixels to each side and one up and down: parts of a letter and letters of a
@@ -391,11 +391,9 @@ static void smear(struct finder *f)
 }
 
 /* Bars: as high as letters, long, and full. */
-static enum rc bars(struct finder *f, uint32_t scale, struct err *reterr)
+static void bars(struct finder *f, uint32_t scale)
 {
-    enum rc rc = RC_OK;
-
-    for (uint32_t i = 0; i < f->comp_n && rc == RC_OK; i++) {
+    for (uint32_t i = 0; i < f->comp_n; i++) {
         const struct component *c = &f->comp[i];
         uint32_t w = c->x1 - c->x0, h = c->y1 - c->y0;
         struct run r = {.letters = w / h, .glyphs = 1, .heights = h - 2, .aligned = 0};
@@ -408,27 +406,31 @@ static enum rc bars(struct finder *f, uint32_t scale, struct err *reterr)
         r.y0 = c->y0 + 1;
         r.y1 = c->y1 - 1;
         r.bar = true;
-        rc = offer(f, &r, scale, reterr);
+        offer(f, &r, scale);
     }
-    return rc;
 }
 
 static enum rc find_at(struct finder *f, uint32_t scale, struct err *reterr)
 {
-    enum rc rc = RC_OK;
+    struct text_lines *t = f->lines;
 
     top_hat(f);
-    for (size_t i = 0; i < ARRAY_N(THRESHOLDS) && rc == RC_OK; i++) {
+    for (size_t i = 0; i < ARRAY_N(THRESHOLDS); i++) {
         uint32_t n = components(f, f->hat, THRESHOLDS[i]) ? gather(f) : 0;
 
         pair_up(f, n);
-        rc = runs(f, n, scale, reterr);
+        runs(f, n, scale);
     }
     smear(f);
-    for (size_t i = 0; i < ARRAY_N(SMEARED) && rc == RC_OK; i++) {
-        if (components(f, f->bars, SMEARED[i])) rc = bars(f, scale, reterr);
+    for (size_t i = 0; i < ARRAY_N(SMEARED); i++) {
+        if (components(f, f->bars, SMEARED[i])) bars(f, scale);
     }
-    return rc;
+    for (uint32_t i = 0; i < t->n; i++) {
+        if (t->line[i].crop != NULL) continue;
+        crop_make(f, &f->run[i], &t->line[i]);
+        if (t->line[i].crop == NULL) return err_set(reterr, RC_NOMEM, "a line of text");
+    }
+    return RC_OK;
 }
 
 static void halve(struct finder *f)

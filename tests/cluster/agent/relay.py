@@ -1,8 +1,8 @@
-"""tests/cluster/agent/relay.py - a line that breaks: relays to gateways, each connection reset after so many bytes.
+"""tests/cluster/agent/relay.py - a line that breaks: relays to gateways that reset connections in the middle of a flow.
 
 The cut falls anywhere, within a TLS record or a message: nothing is known of what passes. A process of its own;
-words on its standard input: `cut BYTES N` (connections live for 0..2 BYTES on the way up, N more times), `stop` (all
-connections end, none is accepted), `go`, `count` (prints: bytes up, cuts made, connections).
+words on its standard input: `cut BYTES` (a connection over which bytes flow is reset after 1..BYTES more of them on the
+way up), `stop` (all connections end, none is accepted), `go`, `count`; all print: bytes up, cuts made, connections.
 """
 import asyncio
 import random
@@ -15,14 +15,9 @@ class Relay:
     def __init__(self, seed):
         self.random = random.Random(seed)
         self.up = self.cuts = self.connections = 0
-        self.mean = self.left = 0
+        self.within = []  # cuts that are wished for and not yet on a connection
         self.stopped = False
         self.live = set()
-
-    def budget(self):
-        if self.left <= 0:
-            return None
-        return self.random.randrange(1, 2 * self.mean)
 
     async def pump(self, reader, writer, cut, counts):
         try:
@@ -31,14 +26,17 @@ class Relay:
                 if not data:
                     break
                 if counts:
-                    self.up += len(data)
-                    if cut['left'] is not None and self.left > 0:
+                    if cut['left'] is None and self.within and len(data) > 1000:
+                        cut['left'] = self.random.randrange(1, self.within.pop())
+                    if cut['left'] is not None:
                         if len(data) >= cut['left']:
+                            self.up += cut['left']
                             writer.write(data[:cut['left']])
-                            self.left -= 1
                             self.cuts += 1
+                            cut['left'] = None
                             break
                         cut['left'] -= len(data)
+                    self.up += len(data)
                 writer.write(data)
                 await writer.drain()
         except (ConnectionError, OSError):
@@ -55,12 +53,14 @@ class Relay:
             self.reset(writer)
             return
         self.connections += 1
-        cut = {'left': self.budget(), 'end': asyncio.Event()}
+        cut = {'left': None, 'end': asyncio.Event()}
         pair = (writer, there_w)
         self.live.add(pair)
         tasks = [asyncio.create_task(self.pump(reader, there_w, cut, True)),
                  asyncio.create_task(self.pump(there, writer, cut, False))]
         await cut['end'].wait()
+        if cut['left'] is not None:  # it ended before: another one instead
+            self.within.append(cut['left'] + 1)
         self.live.discard(pair)
         for t in tasks:
             t.cancel()
@@ -85,7 +85,7 @@ class Relay:
             if not line:
                 return
             if line[0] == 'cut':
-                self.mean, self.left = int(line[1]), int(line[2])
+                self.within.append(int(line[1]))
             elif line[0] == 'stop':
                 self.stopped = True
                 for pair in list(self.live):

@@ -175,6 +175,14 @@ expect 9 '"case_id":"s2","event":"committed"' once ct st-ct "$work/ct" --deident
 expect 0 '2 cases are stored' agent verify --state "$work/st-ct" --collection ct
 if grep -rqE 'YAMADA|P-10017|19610203' "$work/st-ct" "$work/events" "$work/c/logs"; then fail "a value was told, logged or kept"; fi
 
+# ---- a message of a pack that is full to the byte, and only an empty file behind it ----
+mkdir -p "$work/full-pack/p"
+for i in 1 2; do head -c 524288 /dev/urandom >"$work/full-pack/p/$i"; done
+: >"$work/full-pack/p/3"
+expect 0 '"case_id":"p","event":"committed"' once plain st-pack "$work/full-pack" --profile none
+rin get plain/p -o "$work/back-p" --quiet >/dev/null
+diff -r "$work/full-pack/p" "$work/back-p" || fail "a full pack"
+
 # ---- a file that vanishes after it was staged: what is staged is forgotten and sent anew ----
 mkdir -p "$work/gone/g"
 for i in 1 2 3 4; do head -c 3000000 /dev/urandom >"$work/gone/g/$i"; done

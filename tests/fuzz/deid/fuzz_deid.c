@@ -1,6 +1,9 @@
 /* tests/fuzz/deid/fuzz_deid.c - any bytes get a verdict from a check and from a cleaning, under a
  * strict profile and a loose one; findings name places only; and what a cleaning says is clean gets
- * the same verdict when it is checked again (a TIFF's: no better one). */
+ * the same verdict when it is checked again (a TIFF's: no better one).
+ *
+ * Under libFuzzer an input's last byte says which profile and which of the two, so that an
+ * execution is one run and not six; a seed is the content alone and is replayed under all. */
 #include "common/base/buf.h"
 #include "common/base/le.h"
 #include "common/image/deid/deid.h"
@@ -61,27 +64,39 @@ static enum rc on_pseudonym(void *ctx, enum deid_pseudonym kind, const void *p, 
     return RC_OK;
 }
 
-static void both(const struct deid_profile *p, const uint8_t *data, size_t n)
+static void check(const struct deid_profile *p, const uint8_t *data, size_t n)
+{
+    enum deid_outcome checked = DEID_OUTCOME_N;
+    struct image_source_mem mem;
+    struct image_source src;
+    struct err err;
+
+    image_source_mem_init(&mem, data, n, &src);
+    CHECK(deid_check(&src, p, on_finding, NULL, &checked, &err) == RC_OK);
+    CHECK(checked < DEID_OUTCOME_N);
+}
+
+static void clean(const struct deid_profile *p, const uint8_t *data, size_t n)
 {
     struct cleaned c = {.src = {data, n}};
     const struct deid_out out = {&c, on_copy, on_data, on_pseudonym};
-    enum deid_outcome checked = DEID_OUTCOME_N, cleaned = DEID_OUTCOME_N, again = DEID_OUTCOME_N;
-    bool may_overlap = n > 2 && (memcmp(data, "II", 2) == 0 || memcmp(data, "MM", 2) == 0);
+    enum deid_outcome cleaned = DEID_OUTCOME_N, again = DEID_OUTCOME_N;
+    bool stricter = n > 2 && (memcmp(data, "II", 2) == 0 || memcmp(data, "MM", 2) == 0);
     struct image_source_mem mem;
     struct image_source src;
     struct err err;
 
     buf_init(&c.b, OUT_MAX);
     image_source_mem_init(&mem, data, n, &src);
-    CHECK(deid_check(&src, p, on_finding, NULL, &checked, &err) == RC_OK);
-    CHECK(checked < DEID_OUTCOME_N);
     if (deid_clean(&src, p, &out, on_finding, NULL, &cleaned, &err) == RC_OK &&
         cleaned != DEID_REFUSED) {
         image_source_mem_init(&mem, c.b.p, c.b.n, &src);
         CHECK(deid_check(&src, p, on_finding, NULL, &again, &err) == RC_OK);
-        /* a TIFF's values may share bytes: blanking one breaks another, to the strict side */
+        /* a TIFF's values may share bytes: blanking one breaks another, to the strict side; so does
+         * a DICOM prefix that has moved to where it counts */
+        if (c.b.n > 132 && memcmp(c.b.p + 128, "DICM", 4) == 0) stricter = true;
         CHECK(again == cleaned ||
-              (may_overlap && (again == DEID_REFUSED || again == DEID_QUARANTINED)));
+              (stricter && (again == DEID_REFUSED || again == DEID_QUARANTINED)));
     }
     buf_deinit(&c.b);
 }
@@ -99,7 +114,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     for (size_t i = 0; i < ARRAY_N(TEXTS); i++) {
         if (profiles[i].name[0] == 0)
             CHECK(deid_profile_parse(TEXTS[i], strlen(TEXTS[i]), &profiles[i], &err) == RC_OK);
-        both(&profiles[i], data, n);
     }
+#ifdef MIKURA_FUZZER
+    if (n == 0) return 0;
+    n--;
+    (data[n] % 4 < 2 ? check : clean)(&profiles[data[n] % 2], data, n);
+#else
+    for (size_t i = 0; i < ARRAY_N(TEXTS); i++) {
+        check(&profiles[i], data, n);
+        clean(&profiles[i], data, n);
+    }
+#endif
     return 0;
 }

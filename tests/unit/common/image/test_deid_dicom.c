@@ -150,6 +150,11 @@ static const struct one ONES[] = {
     {T(0x18, 0x50), "DS", "Taro", DEID_VALUE, DEID_REMOVED, NULL},
     {T(0x28, 0x10), "US", "\2", DEID_RULE_N, 0, NULL},
     {T(0x28, 0x10), "LT", "a text behind a number's tag", DEID_VALUE, DEID_REMOVED, NULL},
+    {T(0x20, 0x1040), "LO", "SN", DEID_RULE_N, 0, "SN"},
+    {T(0x20, 0x1040), "LO", "Left knee, L4/T12", DEID_RULE_N, 0, "Left knee, L4/T12"},
+    {T(0x20, 0x1040), "LO", "Brain-MRA", DEID_TEXT, DEID_EMPTIED, NULL},
+    {T(0x20, 0x1040), "LO", "CHEST TANAKA", DEID_TEXT, DEID_EMPTIED, NULL},
+    {T(0x20, 0x1040), "LO", "L1234567", DEID_TEXT, DEID_EMPTIED, NULL},
     {T(0x20, 0x4000), "LT", "seen by Dr. A", DEID_DESCRIPTION, DEID_REMOVED, NULL},
     {T(0x40, 0xa160), "UT", "The patient, Mr. Y,", DEID_TEXT, DEID_REPLACED, "REMOVED"},
     {T(0x40, 0xa123), "PN", "KUROSAWA^A", DEID_IDENTITY, DEID_REPLACED, "REMOVED"},
@@ -523,6 +528,33 @@ static void test_class_with_a_tail(void **state)
     buf_deinit(&w.b);
 }
 
+/* What sends an object to a person does not go because its value is broken: nobody would look. */
+static void test_witness_stays(void **state)
+{
+    static const struct {
+        uint32_t tag;
+        const char *value;
+    } WITNESSES[] = {{T(8, 0x64), "WSD"}, {T(0x28, 0x301), "YES"}, {T(0x28, 0x302), "YES"}};
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_N(WITNESSES); i++) {
+        struct cleaned c;
+        struct writer w;
+        struct told t;
+
+        begin(&w, EXPLICIT);
+        harmless_to_8(&w, CT);
+        if (WITNESSES[i].tag < T(0x10, 0)) elem(&w, WITNESSES[i].tag, "LT", WITNESSES[i].value);
+        elem(&w, T(0x28, 4), "CS", "MONOCHROME2");
+        if (WITNESSES[i].tag > T(0x10, 0)) elem(&w, WITNESSES[i].tag, "LT", WITNESSES[i].value);
+        elem_n(&w, T(0x7fe0, 0x10), "OW", "\1\2\3\4", 4);
+        assert_int_equal(help_clean(&profile, w.b.p, w.b.n, &t, &c), DEID_REFUSED);
+        assert_int_equal(help_find(&t, DEID_VALUE)->change, DEID_KEPT);
+        buf_deinit(&c.b);
+        buf_deinit(&w.b);
+    }
+}
+
 /* The patient's name in a text that would stay: a maker's name, the meaning of a code. */
 static void test_name_elsewhere(void **state)
 {
@@ -623,6 +655,7 @@ int main(void)
                                        cmocka_unit_test(test_preamble_and_padding),
                                        cmocka_unit_test(test_overlay_in_pixels),
                                        cmocka_unit_test(test_class_with_a_tail),
+                                       cmocka_unit_test(test_witness_stays),
                                        cmocka_unit_test(test_pixels_too_long),
                                        cmocka_unit_test(test_name_elsewhere),
                                        cmocka_unit_test(test_cut_everywhere),

@@ -24,6 +24,11 @@ static void test_types(void **state)
          "ftypmp42",
          12, "video/mp4"},
         {"RIFF\0\0\0\0WEBP", 12, "image/webp"},
+        {"\xff\xd8\xff\xfe\0\xffJFWEBP", 12, "image/jpeg"}, /* inside a comment */
+        {"\xff\xd8\xff\xe0"
+         "ftyp\0\0\0\0",
+         12, "image/jpeg"},
+        {"RAFF\0\0\0\0WEBP", 12, "application/octet-stream"},
         {"\x08\0\x05\0CS\x0a\0ISO_IR 1", 16, "application/dicom"},
         {"\x08\0\x05\0\x0a\0\0\0ISO_IR 1", 16, "application/dicom"},
         {"\x08\0\x05\0\x0a\0\0\x10ISO_IR 1", 16, "application/octet-stream"},
