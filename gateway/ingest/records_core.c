@@ -52,7 +52,7 @@ size_t record_key_number(const struct record_anchor *a, enum record_kind kind, u
 {
     size_t n = record_key(a, kind, out);
 
-    if (kind == RECORD_ITEM || kind == RECORD_RESULT) {
+    if (kind == RECORD_ITEM || kind == RECORD_RESULT || kind == RECORD_SERIES) {
         CHECK(v <= UINT32_MAX);
         be_put32(out + n, (uint32_t)v);
         return n + 4;
@@ -118,6 +118,7 @@ enum rc record_key_parse_number(struct slice key, uint64_t *ret_n)
     switch (key.p[head - 1]) {
     case RECORD_ITEM:
     case RECORD_RESULT:
+    case RECORD_SERIES:
         if (key.n != head + 4) return key_bad();
         *ret_n = be_get32(key.p + head);
         return RC_OK;
@@ -587,6 +588,17 @@ static void io_result(struct io *io, struct record_result *rec)
     BLOB(detail, 65536);
 }
 
+static void io_series(struct io *io, struct record_series *rec)
+{
+    STR(uid, 64);
+    COUNT(slices_n, RECORD_SLICES_MAX);
+    for (uint32_t i = 0; i < rec->slices_n && io->bad == NULL; i++) {
+        STR(slices[i].path, RECORD_NAME_BYTES_MAX);
+        U64(slices[i].version);
+        U64(slices[i].size_bytes);
+    }
+}
+
 static void io_model(struct io *io, struct record_model *rec)
 {
     STR(name, 63);
@@ -651,6 +663,7 @@ static void io_start(struct io *io, uint8_t kind)
 #define KIND_task       RECORD_TASK
 #define KIND_item       RECORD_ITEM
 #define KIND_result     RECORD_RESULT
+#define KIND_series     RECORD_SERIES
 #define KIND_model      RECORD_MODEL
 #define KIND_list       RECORD_LIST
 #define KIND_collect    RECORD_COLLECT

@@ -222,6 +222,7 @@ static void test_others(void **state)
     struct record_item i = {.case_id = text("c"), .path = text("p"), .version = 1}, i2;
     struct record_result r = {.attempt = 2, .label = text("usable"), .detail = text("pb")}, r2;
     struct record_model m = {.name = text("q"), .version = 1, .manifest = text("m")}, m2;
+    static struct record_series s, s2;
 
     (void)state;
     c.name = text("radiology");
@@ -245,6 +246,12 @@ static void test_others(void **state)
     ROUND(result, &r, &r2);
     assert_true(same(r2.label, "usable"));
     ROUND(model, &m, &m2);
+    s.uid = text("1.2.840");
+    s.slices_n = 2;
+    s.slices[0] = (struct record_series_slice){text("a.dcm"), 3, 500};
+    s.slices[1] = (struct record_series_slice){text("b.dcm"), 4, 501};
+    ROUND(series, &s, &s2);
+    assert_true(same(s2.slices[1].path, "b.dcm") && s2.slices[1].version == 4);
 }
 
 static void test_keys(void **state)
