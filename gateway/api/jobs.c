@@ -378,19 +378,23 @@ out:
 static enum rc write_series(struct rows *r, const struct cohort *co, uint32_t item,
                             const struct series_item *s, struct err *reterr)
 {
-    struct record_series *rec = calloc(1, sizeof *rec);
-    enum rc rc;
+    struct record_out list = {.p = malloc(RECORD_VALUE_MAX), .cap = RECORD_VALUE_MAX};
+    struct record_series rec = {.uid = s->uid, .slices_n = s->n};
+    enum rc rc = list.p == NULL ? RC_NOMEM : RC_OK;
 
-    if (rec == NULL) return err_set(reterr, RC_NOMEM, "a series");
-    rec->uid = s->uid;
-    for (uint32_t k = 0; k < s->n; k++) {
+    for (uint32_t k = 0; k < s->n && rc == RC_OK; k++) {
         const struct record_item *o = &co->objects[co->series.order[s->first + k]];
+        struct record_series_slice slice = {o->path, o->version, o->size_bytes};
 
-        rec->slices[rec->slices_n++] =
-            (struct record_series_slice){o->path, o->version, o->size_bytes};
+        rc = record_series_put(&list, &slice);
     }
-    rc = rows_add(r, RECORD_SERIES, item, record_series_encode(rec, gw_scratch(), reterr), reterr);
-    free(rec);
+    rec.list = record_out_slice(&list);
+    if (rc != RC_OK)
+        (void)err_set(reterr, rc, "the names of a series' slices");
+    else
+        rc = rows_add(r, RECORD_SERIES, item, record_series_encode(&rec, gw_scratch(), reterr),
+                      reterr);
+    free(list.p);
     return rc;
 }
 
@@ -828,9 +832,13 @@ static enum rc series_message(const struct record_series *rec, struct arena *a,
 {
     Mikura__V1__Series *s = arena_alloc(a, sizeof *s);
     Mikura__V1__SliceRef *refs = arena_alloc(a, rec->slices_n * sizeof *refs);
+    struct record_series_slice *slices = arena_alloc(a, rec->slices_n * sizeof *slices);
     const Mikura__V1__Series *told = m->series;
+    struct slice list = rec->list;
 
-    if (s == NULL || refs == NULL) return RC_NOMEM;
+    if (s == NULL || refs == NULL || slices == NULL) return RC_NOMEM;
+    for (uint32_t i = 0; i < rec->slices_n; i++)
+        if (record_series_next(&list, &slices[i]) != RC_OK) return RC_CORRUPT;
     if (told != NULL && told->n_order != rec->slices_n) return RC_CORRUPT;
     mikura__v1__series__init(s);
     s->uid = gw_dup(a, rec->uid);
@@ -842,8 +850,8 @@ static enum rc series_message(const struct record_series *rec, struct arena *a,
 
         if (at >= rec->slices_n) return RC_CORRUPT;
         mikura__v1__slice_ref__init(&refs[i]);
-        refs[i].path = gw_dup(a, rec->slices[at].path);
-        refs[i].version = rec->slices[at].version;
+        refs[i].path = gw_dup(a, slices[at].path);
+        refs[i].version = slices[at].version;
         if (refs[i].path == NULL) return RC_NOMEM;
         s->slices[s->n_slices++] = &refs[i];
     }
@@ -860,17 +868,15 @@ static enum rc series_send(struct results *r, const struct gw_job *job, uint32_t
     uint8_t key[RECORD_KEY_BYTES_MAX];
     struct slice k = {key, record_key_number(&job->anchor, RECORD_SERIES, item, key)};
     Mikura__Internal__V1__GetResponse *got;
-    struct record_series *rec;
+    struct record_series rec;
     struct arena a;
     enum rc rc = results_flush(r);
 
     if (rc != RC_OK) return rc;
     arena_init(&a);
-    rec = arena_alloc(&a, sizeof *rec);
-    rc =
-        rec == NULL ? RC_NOMEM : route_get(gw->route, job->at, &k, 1, GW_CALL_MS, &a, &got, reterr);
-    if (rc == RC_OK) rc = record_series_decode(gw_bytes(got->items[0]->value), rec, reterr);
-    if (rc == RC_OK) rc = series_message(rec, &a, m);
+    rc = route_get(gw->route, job->at, &k, 1, GW_CALL_MS, &a, &got, reterr);
+    if (rc == RC_OK) rc = record_series_decode(gw_bytes(got->items[0]->value), &rec, reterr);
+    if (rc == RC_OK) rc = series_message(&rec, &a, m);
     answer.items = &m;
     answer.n_items = 1;
     if (rc == RC_OK) rc = fcall_send(r->c, &answer.base);

@@ -568,7 +568,8 @@ static enum rc slices(struct fcall *c, struct err *reterr)
     struct gw *gw = c->service;
     Mikura__Internal__V1__SlicesRequest *req;
     struct handing *h = arena_alloc(&c->arena, sizeof *h);
-    struct record_series *series = arena_alloc(&c->arena, sizeof *series);
+    struct record_series series = {.slices_n = 0};
+    struct record_series_slice slice;
     struct gw_hand hand = {.lease_ms = 0};
     struct record_item it;
     struct arena batch;
@@ -576,7 +577,7 @@ static enum rc slices(struct fcall *c, struct err *reterr)
 
     if (rc == RC_OK) rc = job_id(req->job, &hand.job, reterr);
     if (rc != RC_OK) return rc;
-    if (h == NULL || series == NULL) return err_set(reterr, RC_NOMEM, "a series");
+    if (h == NULL) return err_set(reterr, RC_NOMEM, "a series");
     hand.task = req->task;
     hand.attempt = req->attempt;
     h->c = c;
@@ -588,17 +589,23 @@ static enum rc slices(struct fcall *c, struct err *reterr)
     if (h->job == NULL) return err_set(reterr, RC_NOMEM, "a series");
     rc = gw_job_read(gw, &hand.job, &c->arena, gw_left_ms(c), h->job, reterr);
     h->a = &c->arena;
-    if (rc == RC_OK) rc = slices_find(h, req, &it, series, reterr);
+    if (rc == RC_OK) rc = slices_find(h, req, &it, &series, reterr);
     arena_init(&batch);
     h->a = &batch;
-    for (uint32_t i = 0; i < series->slices_n && rc == RC_OK; i++) {
-        it.path = series->slices[i].path;
-        it.version = series->slices[i].version;
+    for (uint32_t i = 0; i < series.slices_n && rc == RC_OK; i++) {
+        rc = record_series_next(&series.list, &slice);
+        if (rc != RC_OK) {
+            rc = err_set(reterr, RC_CORRUPT, "a SERIES row");
+            break;
+        }
+        it.path = slice.path;
+        it.version = slice.version;
+        it.size_bytes = slice.size_bytes;
         rc = open_input(h, i, &it, reterr);
         if (rc != RC_OK)
             (void)err_prefix(reterr, "slice %.*s", (int)MIN(it.path.n, (size_t)96),
                              (const char *)it.path.p);
-        if (rc == RC_OK && (h->inputs_n == JOBS_TASK_ITEMS_MAX || i + 1 == series->slices_n))
+        if (rc == RC_OK && (h->inputs_n == JOBS_TASK_ITEMS_MAX || i + 1 == series.slices_n))
             rc = slices_send(h, reterr);
     }
     handing_end(h);

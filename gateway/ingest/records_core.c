@@ -592,11 +592,14 @@ static void io_series(struct io *io, struct record_series *rec)
 {
     STR(uid, 64);
     COUNT(slices_n, RECORD_SLICES_MAX);
-    for (uint32_t i = 0; i < rec->slices_n && io->bad == NULL; i++) {
-        STR(slices[i].path, RECORD_NAME_BYTES_MAX);
-        U64(slices[i].version);
-        U64(slices[i].size_bytes);
-    }
+    BLOB(list, RECORD_VALUE_MAX - 128);
+}
+
+static void io_series_slice(struct io *io, struct record_series_slice *rec)
+{
+    STR(path, RECORD_NAME_BYTES_MAX);
+    U64(version);
+    U64(size_bytes);
 }
 
 static void io_model(struct io *io, struct record_model *rec)
@@ -691,6 +694,28 @@ static void io_start(struct io *io, uint8_t kind)
         return dec_end(&io, #name, reterr);                                                        \
     }
 RECORD_TYPES(RECORD_CODEC)
+
+enum rc record_series_put(struct record_out *out, const struct record_series_slice *s)
+{
+    struct io io = {.out = out};
+    struct record_series_slice copy = *s;
+
+    io_series_slice(&io, &copy);
+    return io.bad != NULL ? RC_INVAL : out->rc;
+}
+
+enum rc record_series_next(struct slice *list, struct record_series_slice *ret)
+{
+    struct io io = {.p = list->p, .left = list->n};
+    struct record_series_slice s = {.version = 0};
+
+    if (list->n == 0) return RC_RANGE;
+    io_series_slice(&io, &s);
+    if (io.bad != NULL) return RC_CORRUPT;
+    *list = (struct slice){io.p, io.left};
+    *ret = s;
+    return RC_OK;
+}
 
 enum rc record_manifest_covered(struct slice value, struct slice *ret_covered)
 {

@@ -318,8 +318,8 @@ struct record_series_slice {
 };
 struct record_series { /* of the item's case */
     struct slice uid;  /* SeriesInstanceUID: in clear, as the study's, which is the case id */
-    uint32_t slices_n;
-    struct record_series_slice slices[RECORD_SLICES_MAX]; /* by path */
+    uint32_t slices_n; /* 1..RECORD_SLICES_MAX */
+    struct slice list; /* by path: record_series_put(), record_series_next() */
 };
 struct record_result {
     uint32_t attempt;
@@ -376,6 +376,10 @@ struct record_collect { /* of a data group: which of its chunks have been looked
 RECORD_TYPES(RECORD_DECL)
 #undef RECORD_DECL
 
+/* A series' list. put: appends to out; RC_NOMEM. next: takes the first off list; RC_RANGE: none is
+ * left; RC_CORRUPT. */
+MUST_CHECK enum rc record_series_put(struct record_out *out, const struct record_series_slice *s);
+MUST_CHECK enum rc record_series_next(struct slice *list, struct record_series_slice *ret);
 /* The bytes of a MANIFEST value that its MAC covers: all but the last 32. RC_CORRUPT. */
 MUST_CHECK enum rc record_manifest_covered(struct slice value, struct slice *ret_covered);
 /* Where byte `offset` (< size) of the object lies: extent idx, chunk and offset in it, and how many
