@@ -618,3 +618,81 @@ enum rc image_dicom_open(struct image *img, struct err *reterr)
     img->impl = m;
     return RC_OK;
 }
+
+/* ---- a slice of a series ---- */
+
+static struct dicom *dicom_of(const struct image *img)
+{
+    return img->ops == &dicom_ops ? img->impl : NULL;
+}
+
+static bool numbers(struct dcm *d, uint32_t tag, uint32_t n, double *ret)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (!dcm_number(d, tag, i, &ret[i])) return false;
+    return true;
+}
+
+enum rc image_slice_get(struct image *img, struct image_slice *ret, struct err *reterr)
+{
+    struct dicom *m = dicom_of(img);
+    struct image_slice s = {0};
+    double number;
+
+    if (m == NULL || m->frame_n != 1)
+        return err_set(reterr, RC_UNIMPL, "%s of %u frames is no slice of a series",
+                       img->info.media_type, img->info.frame_n);
+    dcm_text(&m->d, DCM_TAG(0x0020, 0x000e), s.series, sizeof(s.series));
+    s.width = m->like.width;
+    s.height = m->like.height;
+    s.channel_n = m->channel_n;
+    s.has_position = numbers(&m->d, DCM_TAG(0x0020, 0x0032), 3, s.position);
+    s.has_orientation = numbers(&m->d, DCM_TAG(0x0020, 0x0037), 6, s.orientation);
+    s.has_spacing = numbers(&m->d, DCM_TAG(0x0028, 0x0030), 2, s.spacing);
+    s.has_number = dcm_number(&m->d, DCM_TAG(0x0020, 0x0013), 0, &number);
+    if (s.has_number) s.number = (int64_t)number; /* dcm_number: less than 1e12 */
+    *ret = s;
+    return RC_OK;
+}
+
+enum image_window_from image_window_get(const struct image *img, struct image_window *ret)
+{
+    const struct dicom *m = dicom_of(img);
+
+    if (m == NULL || m->channel_n != 1) return IMAGE_WINDOW_NONE;
+    if (m->grey.window) {
+        *ret = (struct image_window){m->grey.center, m->grey.width};
+        return IMAGE_WINDOW_OWN;
+    }
+    return m->like.bits_allocated == 1 || (m->like.bits_stored == 8 && !m->like.is_signed)
+               ? IMAGE_WINDOW_NONE
+               : IMAGE_WINDOW_FRAME;
+}
+
+void image_window_set(struct image *img, const struct image_window *w)
+{
+    struct dicom *m = dicom_of(img);
+
+    if (m == NULL || m->channel_n != 1) return;
+    m->grey.window = true;
+    m->grey.center = w->center;
+    m->grey.width = MAX(w->width, 1.0);
+    m->cached = false;
+}
+
+enum rc image_window_frame(struct image *img, uint32_t frame_idx, struct image_window *ret,
+                           struct err *reterr)
+{
+    struct dicom *m = dicom_of(img);
+    double a, b;
+    enum rc rc;
+
+    if (m == NULL || frame_idx >= m->frame_n)
+        return err_set(reterr, RC_RANGE, "frame %u of %u", frame_idx, img->info.frame_n);
+    rc = decode_frame(m, frame_idx, reterr);
+    if (rc != RC_OK) return rc;
+    a = m->grey.seen_lo * m->grey.slope + m->grey.intercept;
+    b = m->grey.seen_hi * m->grey.slope + m->grey.intercept;
+    *ret = (struct image_window){(a + b) / 2 + 0.5, (a > b ? a - b : b - a) + 1};
+    return RC_OK;
+}

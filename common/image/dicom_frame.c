@@ -50,7 +50,7 @@ static bool extent(const struct dicom_raw *r, const struct dicom_grey *g, size_t
     return lo <= hi;
 }
 
-static void grey_to8(const struct dicom_raw *r, const struct dicom_grey *g, uint8_t *out, size_t n)
+static void grey_to8(const struct dicom_raw *r, struct dicom_grey *g, uint8_t *out, size_t n)
 {
     bool invert = strcmp(r->photometric, "MONOCHROME1") == 0;
     double lo = 0, hi = 255, scale;
@@ -64,6 +64,8 @@ static void grey_to8(const struct dicom_raw *r, const struct dicom_grey *g, uint
     } else if (r->bits_stored != 8 || r->is_signed) {
         if (!extent(r, g, n, &lo, &hi)) lo = hi = 0;
     }
+    g->seen_lo = lo;
+    g->seen_hi = hi;
     scale = hi > lo ? 255.0 / (hi - lo) : hi < lo ? -255.0 / (lo - hi) : 0;
     for (size_t i = 0; i < n; i++) {
         double v = (double)sample(r, i);
@@ -122,7 +124,7 @@ static bool is_colour(const char *p)
 }
 
 enum rc dicom_frame_to8(const struct dicom_raw *r, const struct dicom_lut *lut,
-                        const struct dicom_grey *grey, uint8_t *out, struct err *reterr)
+                        struct dicom_grey *grey, uint8_t *out, struct err *reterr)
 {
     size_t n = (size_t)r->width * r->height;
     uint64_t bits = (uint64_t)n * r->samples * r->bits_allocated + r->bit_off;

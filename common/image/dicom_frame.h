@@ -24,11 +24,12 @@ struct dicom_grey {
     bool window, padding;
     double center, width, slope, intercept;
     int64_t padding_value;
+    double seen_lo, seen_hi; /* out: samples that became 0 and 255 */
 };
 
 /* Writes width * height * channel_n bytes; channel_n is 1 for MONOCHROME1/2, else 3. RC_UNIMPL for
  * photometric interpretations that are not known, RC_CORRUPT when p is too short. */
 enum rc dicom_frame_to8(const struct dicom_raw *raw, const struct dicom_lut *lut,
-                        const struct dicom_grey *grey, uint8_t *out, struct err *reterr);
+                        struct dicom_grey *grey, uint8_t *out, struct err *reterr);
 /* RLE (PS3.5 annex G) into planar samples, little-endian. RC_CORRUPT. */
 enum rc dicom_rle_decode(const uint8_t *p, size_t n, struct dicom_raw *raw, struct err *reterr);

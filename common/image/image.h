@@ -128,3 +128,35 @@ struct image_rect {
 MUST_CHECK enum rc image_read(struct image *img, uint32_t level_idx, uint32_t frame_idx,
                               struct image_rect rect, enum image_format format, uint8_t *out,
                               struct err *reterr);
+
+/* ---- a slice of a DICOM series ---- */
+
+struct image_slice { /* what its header says of where it lies */
+    char series[65]; /* SeriesInstanceUID; "" when absent */
+    uint32_t width, height, channel_n;
+    bool has_position, has_orientation, has_spacing, has_number;
+    double position[3];    /* ImagePositionPatient, mm */
+    double orientation[6]; /* ImageOrientationPatient */
+    double spacing[2];     /* PixelSpacing: rows, columns, mm */
+    int64_t number;        /* InstanceNumber */
+};
+/* RC_UNIMPL: not DICOM, or of several frames. */
+MUST_CHECK enum rc image_slice_get(struct image *img, struct image_slice *ret, struct err *reterr);
+
+/* Which values of a DICOM grey image are black and white, after RescaleSlope and Intercept, as
+ * WindowCenter and WindowWidth; width >= 1. */
+struct image_window {
+    double center, width;
+};
+enum image_window_from {
+    IMAGE_WINDOW_NONE,  /* no grey DICOM, or 8 bits as they are */
+    IMAGE_WINDOW_OWN,   /* its first window: *ret */
+    IMAGE_WINDOW_FRAME, /* each frame's least and greatest value */
+};
+enum image_window_from image_window_get(const struct image *img, struct image_window *ret);
+/* From now on; nothing where the image is no grey DICOM. */
+void image_window_set(struct image *img, const struct image_window *w);
+/* Least and greatest value of a frame, as a window. Only where image_window_get says FRAME. RC_*
+ * as image_read. */
+MUST_CHECK enum rc image_window_frame(struct image *img, uint32_t frame_idx,
+                                      struct image_window *ret, struct err *reterr);

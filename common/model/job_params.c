@@ -99,6 +99,18 @@ static bool resize(const char *s, struct job_params *p)
            p->crop_part >= 0.1 && p->crop_part <= 1;
 }
 
+static bool window(const char *s, struct job_params *p)
+{
+    double center, width;
+
+    if (!number(s, &s, &center) || *s++ != ',' || !number(s, &s, &width) || *s != '\0' || width < 1)
+        return false;
+    p->window = true;
+    p->window_center = center;
+    p->window_width = width;
+    return true;
+}
+
 static bool positive(const double *v, uint8_t n)
 {
     for (uint8_t i = 0; i < n; i++)
@@ -134,6 +146,9 @@ enum rc job_params_set(struct job_params *p, const char *name, const char *value
     } else if (network && strcmp(name, "resize") == 0) {
         if (!resize(value, p))
             return expected(name, value, "stretch, crop or crop:PART (0.1 to 1)", reterr);
+    } else if (network && strcmp(name, "window") == 0) {
+        if (!window(value, p))
+            return expected(name, value, "CENTER,WIDTH, the width at least 1", reterr);
     } else if (network && strcmp(name, "mean") == 0) {
         if (!numbers(value, p->mean, &p->mean_n))
             return expected(name, value, "one number or three, with commas", reterr);
@@ -152,8 +167,8 @@ enum rc job_params_set(struct job_params *p, const char *name, const char *value
         return err_set(reterr, RC_INVAL, "kind %s has no parameter '%.64s'; it has: precision, %s",
                        KINDS[p->kind], name,
                        p->kind == JOB_QUALITY    ? "tiles_max"
-                       : p->kind == JOB_CLASSIFY ? "size, resize, mean, std, apply, top"
-                                                 : "size, resize, mean, std");
+                       : p->kind == JOB_CLASSIFY ? "size, resize, window, mean, std, apply, top"
+                                                 : "size, resize, window, mean, std");
     }
     return RC_OK;
 }

@@ -2,6 +2,7 @@
  * resampled across, then added with its weight to the rows of the input tensor that it touches: so
  * a picture of any size needs one band and the tensor. */
 #include "computed/analysis/network.h"
+#include "computed/analysis/series.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -362,19 +363,113 @@ static void normalise(struct network *n)
     }
 }
 
-static enum rc input_make(struct network *n, struct image *img, struct err *reterr)
+/* Frames in order: of one image, or one a slice. */
+struct stack {
+    struct image *one; /* NULL: a series */
+    const struct network_slices *slices;
+    const uint16_t *order;
+    uint32_t n;
+    struct image *open; /* of a series: the slice at hand */
+    uint32_t open_idx;
+    bool windowed; /* all through this one */
+    struct image_window window;
+};
+
+static void stack_end(struct stack *k)
 {
-    const struct image_info *in = image_info(img);
+    image_close(k->open);
+    k->open = NULL;
+}
+
+static enum rc stack_at(struct stack *k, uint32_t idx, struct image **ret_img, uint32_t *ret_frame,
+                        struct err *reterr)
+{
+    enum rc rc = RC_OK;
+
+    *ret_frame = k->one != NULL ? idx : 0;
+    *ret_img = k->one;
+    if (k->one != NULL) return RC_OK;
+    if (k->open == NULL || k->open_idx != idx) {
+        stack_end(k);
+        rc = k->slices->open(k->slices->data, k->order[idx], &k->open, reterr);
+        if (rc != RC_OK) return rc;
+        k->open_idx = idx;
+        if (k->windowed) image_window_set(k->open, &k->window);
+    }
+    *ret_img = k->open;
+    return RC_OK;
+}
+
+/* Which frame becomes slice d of the input. */
+static uint32_t frame_of(const struct network *n, const struct stack *k, uint32_t d)
+{
+    return (uint32_t)(((uint64_t)2 * d + 1) * k->n / ((uint64_t)2 * n->depth));
+}
+
+/* From the least to the greatest value of the frames that are taken. */
+static enum rc window_over(const struct network *n, struct stack *k, struct image_window *ret,
+                           struct err *reterr)
+{
+    double lo = INFINITY, hi = -INFINITY;
+
+    for (uint32_t d = 0; d < n->depth; d++) {
+        struct image_window w;
+        struct image *img;
+        uint32_t frame;
+        enum rc rc;
+
+        if (d > 0 && frame_of(n, k, d) == frame_of(n, k, d - 1)) continue;
+        rc = stack_at(k, frame_of(n, k, d), &img, &frame, reterr);
+        if (rc == RC_OK) rc = image_window_frame(img, frame, &w, reterr);
+        if (rc != RC_OK) return rc;
+        lo = fmin(lo, w.center - 0.5 - (w.width - 1) / 2);
+        hi = fmax(hi, w.center - 0.5 + (w.width - 1) / 2);
+    }
+    *ret = (struct image_window){(lo + hi) / 2 + 0.5, hi - lo + 1};
+    return RC_OK;
+}
+
+/* Frames that were each stretched on their own would be no volume. */
+static enum rc stack_window(const struct network *n, struct stack *k, struct err *reterr)
+{
+    enum image_window_from from;
+    struct image_window w;
+    struct image *img;
+    uint32_t frame;
+    enum rc rc = stack_at(k, k->n / 2, &img, &frame, reterr);
+
+    if (rc != RC_OK) return rc;
+    from = image_window_get(img, &w);
+    if (n->p.window) {
+        w = (struct image_window){n->p.window_center, n->p.window_width};
+    } else if (from == IMAGE_WINDOW_FRAME && n->volume) {
+        rc = window_over(n, k, &w, reterr);
+        if (rc != RC_OK) return rc;
+    } else if (from != IMAGE_WINDOW_OWN) {
+        return RC_OK;
+    }
+    k->windowed = true;
+    k->window = w;
+    if (k->one != NULL) image_window_set(k->one, &w);
+    stack_end(k); /* opened again, it has the window */
+    return RC_OK;
+}
+
+static enum rc input_make(struct network *n, struct stack *k, struct err *reterr)
+{
     struct scaler s = {0};
+    struct image *img;
     enum rc rc;
 
-    if (n->volume && in->frame_n < 2)
+    if (n->volume && k->n < 2)
         return err_set(reterr, RC_INVAL, "one frame: the model takes volumes");
     memset(n->x, 0, n->x_n * sizeof(*n->x));
-    rc = scaler_make(n, in, &s, reterr);
+    rc = stack_window(n, k, reterr);
+    if (rc == RC_OK) rc = stack_at(k, frame_of(n, k, 0), &img, &s.frame, reterr);
+    if (rc == RC_OK) rc = scaler_make(n, image_info(img), &s, reterr);
     for (uint32_t d = 0; rc == RC_OK && d < n->depth; d++) {
-        s.frame = (uint32_t)(((uint64_t)2 * d + 1) * in->frame_n / ((uint64_t)2 * n->depth));
-        rc = slice_read(n, &s, img, d, reterr);
+        rc = stack_at(k, frame_of(n, k, d), &img, &s.frame, reterr);
+        if (rc == RC_OK) rc = slice_read(n, &s, img, d, reterr);
     }
     scaler_free(&s);
     if (rc == RC_OK) normalise(n);
@@ -487,8 +582,8 @@ static enum rc segment(const struct network *n, const float *y, uint64_t places,
     return RC_OK;
 }
 
-enum rc network_image(struct network *n, struct image *img, struct analysis_result *ret,
-                      struct err *reterr)
+static enum rc run(struct network *n, struct stack *k, struct analysis_result *ret,
+                   struct err *reterr)
 {
     struct model_shape shape = {.rank = n->volume ? 5 : 4, .dim = {1, n->channels}};
     struct session_out out[64]; /* at least common/model's IO_MAX */
@@ -496,8 +591,10 @@ enum rc network_image(struct network *n, struct image *img, struct analysis_resu
     const void *x = n->x;
     uint64_t places = 1;
     double *v;
-    int64_t k;
-    enum rc rc = input_make(n, img, reterr);
+    int64_t c;
+    enum rc rc = input_make(n, k, reterr);
+
+    stack_end(k);
 
     if (rc != RC_OK) return rc;
     if (n->volume) shape.dim[2] = n->depth;
@@ -506,19 +603,70 @@ enum rc network_image(struct network *n, struct image *img, struct analysis_resu
     CHECK(n->m->output_n <= ARRAY_N(out));
     rc = session_run(n->s, &shape, &x, out, reterr);
     if (rc != RC_OK) return rc;
-    k = out[0].shape.dim[1];
-    rc = classes_fit(n, k, reterr);
+    c = out[0].shape.dim[1];
+    rc = classes_fit(n, c, reterr);
     if (rc != RC_OK) return rc;
     for (uint8_t i = 2; i < out[0].shape.rank; i++)
         places *= (uint64_t)out[0].shape.dim[i];
     if (out[0].shape.dim[0] != 1 || places == 0)
         return err_set(reterr, RC_INVAL, "the model's first output has no place, or several rows");
-    v = calloc((size_t)k, sizeof(*v));
-    if (v == NULL) return err_set(reterr, RC_NOMEM, "%lld classes", (long long)k);
-    rc = n->p.kind == JOB_CLASSIFY ? classify(n, out[0].data, v, (uint32_t)k, &r, reterr)
-                                   : segment(n, out[0].data, places, v, (uint32_t)k, &r, reterr);
+    v = calloc((size_t)c, sizeof(*v));
+    if (v == NULL) return err_set(reterr, RC_NOMEM, "%lld classes", (long long)c);
+    rc = n->p.kind == JOB_CLASSIFY ? classify(n, out[0].data, v, (uint32_t)c, &r, reterr)
+                                   : segment(n, out[0].data, places, v, (uint32_t)c, &r, reterr);
     free(v);
     r.tile_n = 1;
     if (rc == RC_OK) *ret = r;
     return rc;
+}
+
+enum rc network_image(struct network *n, struct image *img, struct analysis_result *ret,
+                      struct err *reterr)
+{
+    struct stack k = {.one = img, .n = image_info(img)->frame_n};
+
+    return run(n, &k, ret, reterr);
+}
+
+static enum rc headers_read(const struct network_slices *s, struct image_slice *out,
+                            struct err *reterr)
+{
+    enum rc rc = RC_OK;
+
+    for (uint32_t i = 0; i < s->n && rc == RC_OK; i++) {
+        struct image *img;
+
+        rc = s->open(s->data, i, &img, reterr);
+        if (rc != RC_OK) break;
+        rc = image_slice_get(img, &out[i], reterr);
+        image_close(img);
+    }
+    return rc;
+}
+
+enum rc network_series(struct network *n, const struct network_slices *slices,
+                       struct analysis_result *ret, struct err *reterr)
+{
+    struct image_slice *header;
+    struct analysis_result r = {0};
+    uint16_t order[ANALYSIS_SLICES_MAX];
+    struct stack k = {.slices = slices, .order = order, .n = slices->n};
+    enum series_by by = SERIES_BY_POSITION;
+    enum rc rc;
+
+    CHECK(slices->n <= ANALYSIS_SLICES_MAX);
+    if (!n->volume)
+        return err_set(reterr, RC_INVAL, "a series of slices: the model takes single pictures");
+    header = calloc(MAX(slices->n, 1u), sizeof(*header));
+    if (header == NULL) return err_set(reterr, RC_NOMEM, "a series of %u slices", slices->n);
+    rc = headers_read(slices, header, reterr);
+    if (rc == RC_OK) rc = series_order(header, slices->n, order, &by, reterr);
+    free(header);
+    if (rc == RC_OK) rc = run(n, &k, &r, reterr);
+    if (rc != RC_OK) return rc;
+    r.slice_n = slices->n;
+    r.by = by;
+    memcpy(r.order, order, slices->n * sizeof(*order));
+    *ret = r;
+    return RC_OK;
 }

@@ -22,16 +22,28 @@ MUST_CHECK enum rc network_open(struct engine *e, const struct model *m, const s
                                 struct network **ret_n, struct err *reterr);
 void network_close(struct network *n); /* NULL: nothing */
 
-/* One image. Of a pyramid, the smallest level that is not smaller than what is asked for; of
- * several frames the middle one, or, by a model that takes volumes, as many as it takes, evenly
- * spread.
- *   ret  classify: the label is the class with the highest score; the `top` highest scores.
- *        segment: which fraction of the places each class has (the 16 largest); the label is the
- *        largest class but the first, or the first where it has all.
- * RC_INVAL: the image does not fit (one frame for a volume), or the model gives no finite number;
- * else as image_read() and session_run(). */
+/* One image. All frames of a volume are seen through one window: the job's, else that of the middle
+ * one, else from the least to the greatest value of those that are taken. Of a pyramid, the
+ * smallest level that is not smaller than what is asked for; of several frames the middle one, or,
+ * by a model that takes volumes, as many as it takes, evenly spread. ret  classify: the label is
+ * the class with the highest score; the `top` highest scores. segment: which fraction of the places
+ * each class has (the 16 largest); the label is the largest class but the first, or the first where
+ * it has all. RC_INVAL: the image does not fit (one frame for a volume), or the model gives no
+ * finite number; else as image_read() and session_run(). */
 MUST_CHECK enum rc network_image(struct network *n, struct image *img, struct analysis_result *ret,
                                  struct err *reterr);
+
+/* The objects of a DICOM series as one volume, by a model that takes volumes: ordered and checked
+ * by series_order(); as many slices as the model takes, evenly spread. One is open at a time:
+ * open() gives it, image_close() ends it. *ret also says how they were stacked. RC_INVAL: they are
+ * no volume, and why; else as network_image() and open(). */
+struct network_slices {
+    uint32_t n; /* at most ANALYSIS_SLICES_MAX */
+    enum rc (*open)(void *data, uint32_t slice, struct image **ret_img, struct err *reterr);
+    void *data;
+};
+MUST_CHECK enum rc network_series(struct network *n, const struct network_slices *slices,
+                                  struct analysis_result *ret, struct err *reterr);
 
 /* Part [from, to) of a row of in_n values resampled to out_n: a triangle filter, as wide as the
  * reduction (at least 1). Weights of out-place o: *ret_lo the first in-place, *ret_n how many, w

@@ -33,6 +33,15 @@ struct scene {
     struct image *img;
     uint32_t frame;
 };
+struct object { /* whose bytes the daemon has */
+    struct child *c;
+    uint32_t slice;
+};
+struct series {
+    struct child *c;
+    const uint8_t *sizes; /* n x u64, as they came */
+    struct object open;   /* one at a time */
+};
 
 static bool fd_read(int fd, void *p, size_t n)
 {
@@ -92,7 +101,8 @@ static void up_error(struct child *c, enum wire_type type, const struct err *e)
 /* image_source.read: asks the daemon, in pieces. */
 static enum rc source_read(void *ctx, uint64_t off, void *buf, size_t n, struct err *reterr)
 {
-    struct child *c = ctx;
+    const struct object *o = ctx;
+    struct child *c = o->c;
     uint8_t *at = buf, head[WIRE_HEAD_BYTES], why[4 + 1024];
 
     while (n > 0) {
@@ -100,7 +110,8 @@ static enum rc source_read(void *ctx, uint64_t off, void *buf, size_t n, struct 
 
         le_put64(c->up + WIRE_HEAD_BYTES, off);
         le_put32(c->up + WIRE_HEAD_BYTES + 8, want);
-        up_send(c, WIRE_READ, 12);
+        le_put32(c->up + WIRE_HEAD_BYTES + 12, o->slice);
+        up_send(c, WIRE_READ, WIRE_READ_BYTES);
         if (!fd_read(WIRE_FD, head, sizeof(head))) leave(0);
         type = le_get32(head);
         got = le_get32(head + 4);
@@ -149,20 +160,49 @@ static enum rc score(struct child *c, const struct image_source *src, const char
     return rc;
 }
 
-static void item(struct child *c, const uint8_t *body, uint32_t n)
+/* network_slices.open */
+static enum rc slice_open(void *data, uint32_t slice, struct image **ret_img, struct err *reterr)
 {
-    struct image_source src = {.ctx = c, .size = le_get64(body), .read = source_read};
+    const struct image_limits limits = IMAGE_LIMITS_DEFAULT;
+    struct series *s = data;
+    struct image_source src = {
+        .ctx = &s->open, .size = le_get64(s->sizes + 8 * (size_t)slice), .read = source_read};
+
+    s->open = (struct object){s->c, slice};
+    return image_open(&src, "application/dicom", &limits, ret_img, reterr);
+}
+
+static enum rc series(struct child *c, const uint8_t *body, struct analysis_result *ret,
+                      struct err *reterr)
+{
+    struct series s = {.c = c, .sizes = body + 4};
+    struct network_slices slices = {.n = le_get32(body), .open = slice_open, .data = &s};
+
+    if (c->network == NULL)
+        return err_set(reterr, RC_INVAL, "a series of slices: kind quality takes single pictures");
+    return network_series(c->network, &slices, ret, reterr);
+}
+
+static enum rc image(struct child *c, const uint8_t *body, uint32_t n, struct analysis_result *ret,
+                     struct err *reterr)
+{
+    struct object o = {c, 0};
+    struct image_source src = {.ctx = &o, .size = le_get64(body), .read = source_read};
     char media_type[129];
+
+    (void)snprintf(media_type, sizeof(media_type), "%.*s", (int)(n - 8), (const char *)body + 8);
+    if (src.size == 0) return err_set(reterr, RC_INVAL, "empty: not an image");
+    return score(c, &src, media_type, ret, reterr);
+}
+
+static void item(struct child *c, uint32_t type, const uint8_t *body, uint32_t n)
+{
     struct analysis_result r;
     struct err e = {0};
     enum rc rc;
 
-    (void)snprintf(media_type, sizeof(media_type), "%.*s", (int)(n - 8), (const char *)body + 8);
     c->read_failed = false;
-    if (src.size == 0)
-        rc = err_set(&e, RC_INVAL, "empty: not an image");
-    else
-        rc = score(c, &src, media_type, &r, &e);
+    rc = type == WIRE_SERIES ? series(c, body, &r, &e) : image(c, body, n, &r, &e);
     if (rc == RC_OK) {
         up_send(c, WIRE_RESULT, wire_result_encode(&r, c->up + WIRE_HEAD_BYTES));
     } else if (c->read_failed || rc == RC_IO || rc == RC_INTERNAL) {
@@ -221,7 +261,8 @@ int child_main(const char *backend, const char *address_bytes_max)
     struct engine_conf conf = {.backend = backend, .threads = 1};
     struct sandbox_conf box = {.keep_fd_max = WIRE_MODEL_FD,
                                .device = strcmp(backend, "cuda") == 0};
-    uint8_t head[WIRE_HEAD_BYTES], body[8 + 128];
+    static uint8_t body[WIRE_SERIES_MAX];
+    uint8_t head[WIRE_HEAD_BYTES];
     struct err e = {0};
     enum rc rc;
 
@@ -243,9 +284,12 @@ int child_main(const char *backend, const char *address_bytes_max)
     while (fd_read(WIRE_FD, head, sizeof(head))) {
         uint32_t n = le_get32(head + 4);
 
-        CHECK(le_get32(head) == WIRE_ITEM && n >= 8 && n <= sizeof(body));
+        uint32_t type = le_get32(head); /* the daemon is ours */
+
+        CHECK((type == WIRE_ITEM && n >= 8 && n <= 8 + 128) ||
+              (type == WIRE_SERIES && n >= 4 && n <= sizeof(body)));
         if (!fd_read(WIRE_FD, body, n)) break;
-        item(&c, body, n);
+        item(&c, type, body, n);
     }
     leave(0);
 }

@@ -3,8 +3,8 @@
 #include "common/base/log.h"
 #include "common/base/strutil.h"
 #include "computed/worker/models.h"
-#include "proto/mikura/internal/v1/work.pb-c.h"
 #include <errno.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +12,7 @@
 
 #define GATEWAYS_MAX   64u
 #define MODEL_FETCH_MS 600000u
+#define SLICES_MS      120000u
 
 struct gateway {
     char name[64], address[128];
@@ -213,9 +214,38 @@ enum rc gateways_ask(struct gateways *g, enum gateways_lane lane, const char *pa
     return go_round(g, lane, ask_one, &a, reterr);
 }
 
+/* ---- answers in many messages ---- */
+struct streaming {
+    const struct rpc_request_conf *conf;
+    const ProtobufCMessage *req;
+    enum rc (*begin)(void *arg, struct err *reterr); /* also again, at a second gateway */
+    enum rc (*each)(void *arg, struct slice message, struct err *reterr);
+    void *arg;
+};
+
+static enum rc stream_one(struct rpc_channel *ch, void *arg, struct err *reterr)
+{
+    const struct streaming *t = arg;
+    struct fstream *s = NULL;
+    struct rpc_msg *msg;
+    enum rc rc = t->begin(t->arg, reterr);
+
+    if (rc != RC_OK) return rc;
+    rc = fstream_open(ch, t->conf, &s);
+    if (rc != RC_OK) return err_set(reterr, rc, "%s: %s", t->conf->path, rc_text(rc));
+    rc = fstream_send(s, t->req);
+    if (rc == RC_OK) fstream_half_close(s);
+    while ((rc = fstream_recv(s, &msg, reterr)) == RC_OK) {
+        rc = t->each(t->arg, (struct slice){msg->p, msg->n}, reterr);
+        fstream_release(s, msg);
+        if (rc != RC_OK) break;
+    }
+    fstream_close(s);
+    return rc == RC_RANGE ? RC_OK : rc;
+}
+
 /* ---- models ---- */
 struct fetching {
-    Mikura__Internal__V1__FetchModelRequest *req;
     int fd;
     uint64_t bytes;
 };
@@ -237,45 +267,98 @@ static enum rc put(struct fetching *f, const uint8_t *p, size_t n, struct err *r
     return RC_OK;
 }
 
-static enum rc fetch_one(struct rpc_channel *ch, void *arg, struct err *reterr)
+static enum rc fetch_begin(void *arg, struct err *reterr)
 {
-    struct rpc_request_conf conf = {.path = "/mikura.internal.v1.Work/FetchModel",
-                                    .timeout_ms = MODEL_FETCH_MS};
     struct fetching *f = arg;
-    struct fstream *s = NULL;
-    struct rpc_msg *msg;
-    enum rc rc;
 
-    f->bytes = 0; /* a second gateway begins anew */
+    f->bytes = 0;
     if (ftruncate(f->fd, 0) != 0 || lseek(f->fd, 0, SEEK_SET) != 0)
         return err_set(reterr, RC_INTERNAL, "model: %s", strerror(errno));
-    rc = fstream_open(ch, &conf, &s);
-    if (rc != RC_OK) return err_set(reterr, rc, "FetchModel: %s", rc_text(rc));
-    rc = fstream_send(s, &f->req->base);
-    if (rc == RC_OK) fstream_half_close(s);
-    for (;;) {
-        Mikura__Internal__V1__FetchModelResponse *m;
+    return RC_OK;
+}
 
-        rc = fstream_recv(s, &msg, reterr);
-        if (rc != RC_OK) break;
-        m = mikura__internal__v1__fetch_model_response__unpack(NULL, msg->n, msg->p);
-        rc = m == NULL ? err_set(reterr, RC_INTERNAL, "FetchModel's answer does not decode")
-                       : put(f, m->data.data, m->data.len, reterr);
-        if (m != NULL) mikura__internal__v1__fetch_model_response__free_unpacked(m, NULL);
-        fstream_release(s, msg);
-        if (rc != RC_OK) break;
-    }
-    fstream_close(s);
-    return rc == RC_RANGE ? RC_OK : rc;
+static enum rc fetch_each(void *arg, struct slice message, struct err *reterr)
+{
+    Mikura__Internal__V1__FetchModelResponse *m =
+        mikura__internal__v1__fetch_model_response__unpack(NULL, message.n, message.p);
+    enum rc rc;
+
+    if (m == NULL) return err_set(reterr, RC_INTERNAL, "FetchModel's answer does not decode");
+    rc = put(arg, m->data.data, m->data.len, reterr);
+    mikura__internal__v1__fetch_model_response__free_unpacked(m, NULL);
+    return rc;
 }
 
 enum rc gateways_fetch_model(struct gateways *g, const uint8_t sha256[32], int fd,
                              struct err *reterr)
 {
     Mikura__Internal__V1__FetchModelRequest req = MIKURA__INTERNAL__V1__FETCH_MODEL_REQUEST__INIT;
-    struct fetching f = {.req = &req, .fd = fd};
+    struct rpc_request_conf conf = {.path = "/mikura.internal.v1.Work/FetchModel",
+                                    .timeout_ms = MODEL_FETCH_MS};
+    struct fetching f = {.fd = fd};
+    struct streaming t = {&conf, &req.base, fetch_begin, fetch_each, &f};
 
     req.sha256.data = (uint8_t *)(uintptr_t)sha256;
     req.sha256.len = 32;
-    return go_round(g, GATEWAYS_WORK, fetch_one, &f, reterr);
+    return go_round(g, GATEWAYS_WORK, stream_one, &t, reterr);
+}
+
+/* ---- series ---- */
+static void input_wipe(Mikura__Internal__V1__Input *in)
+{
+    for (size_t i = 0; i < in->n_keys; i++)
+        OPENSSL_cleanse(in->keys[i]->key.data, in->keys[i]->key.len);
+    OPENSSL_cleanse(in->inline_plain.data, in->inline_plain.len);
+}
+
+void gateways_slices_free(struct gateways_slices *s)
+{
+    for (uint32_t i = 0; i < s->parts_n; i++) {
+        for (size_t k = 0; k < s->parts[i]->n_inputs; k++)
+            input_wipe(s->parts[i]->inputs[k]);
+        mikura__internal__v1__slices_response__free_unpacked(s->parts[i], NULL);
+    }
+    free(s->parts);
+    *s = (struct gateways_slices){.parts = NULL};
+}
+
+static enum rc slices_begin(void *arg, struct err *reterr)
+{
+    (void)reterr;
+    gateways_slices_free(arg);
+    return RC_OK;
+}
+
+static enum rc slices_each(void *arg, struct slice message, struct err *reterr)
+{
+    struct gateways_slices *s = arg;
+    Mikura__Internal__V1__SlicesResponse **parts, *m;
+
+    parts = realloc(s->parts, (s->parts_n + 1) * sizeof(*parts));
+    if (parts == NULL) return err_set(reterr, RC_NOMEM, "a series");
+    s->parts = parts;
+    m = mikura__internal__v1__slices_response__unpack(NULL, message.n, message.p);
+    if (m == NULL) return err_set(reterr, RC_INTERNAL, "Slices' answer does not decode");
+    s->parts[s->parts_n++] = m;
+    s->n += (uint32_t)m->n_inputs;
+    if (s->n > ANALYSIS_SLICES_MAX)
+        return err_set(reterr, RC_INVAL, "a series of more than %u slices", ANALYSIS_SLICES_MAX);
+    return RC_OK;
+}
+
+enum rc gateways_slices_get(struct gateways *g, const Mikura__Internal__V1__SlicesRequest *req,
+                            struct gateways_slices *ret, struct err *reterr)
+{
+    struct rpc_request_conf conf = {.path = "/mikura.internal.v1.Work/Slices",
+                                    .timeout_ms = SLICES_MS};
+    struct gateways_slices s = {.parts = NULL};
+    struct streaming t = {&conf, &req->base, slices_begin, slices_each, &s};
+    enum rc rc = go_round(g, GATEWAYS_WORK, stream_one, &t, reterr);
+
+    if (rc != RC_OK) {
+        gateways_slices_free(&s);
+        return rc;
+    }
+    *ret = s;
+    return RC_OK;
 }

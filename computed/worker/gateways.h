@@ -7,6 +7,8 @@
 #pragma once
 #include "common/control/cluster.h"
 #include "common/fiber/rpc_fiber.h"
+#include "computed/analysis/analysis.h"
+#include "proto/mikura/internal/v1/work.pb-c.h"
 
 struct gateways;
 struct gateways_conf {
@@ -33,3 +35,14 @@ MUST_CHECK enum rc gateways_ask(struct gateways *g, enum gateways_lane lane, con
 /* A model's bytes into fd. */
 MUST_CHECK enum rc gateways_fetch_model(struct gateways *g, const uint8_t sha256[32], int fd,
                                         struct err *reterr);
+/* The objects of a series, by path: at most ANALYSIS_SLICES_MAX, so at most 128 MiB, where all lie
+ * inline. RC_NOTFOUND, RC_PRECOND, RC_CORRUPT, RC_INVAL: one cannot be had any more, and which;
+ * RC_ABORTED: the attempt is over. */
+struct gateways_slices {
+    Mikura__Internal__V1__SlicesResponse **parts;
+    uint32_t parts_n, n;
+};
+MUST_CHECK enum rc gateways_slices_get(struct gateways *g,
+                                       const Mikura__Internal__V1__SlicesRequest *req,
+                                       struct gateways_slices *ret, struct err *reterr);
+void gateways_slices_free(struct gateways_slices *s); /* keys and inline bytes are zeroed */

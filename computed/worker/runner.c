@@ -301,14 +301,18 @@ static enum rc read_serve(struct runner *r, const struct runner_item *item, uint
                           struct err *reterr)
 {
     const uint8_t *p = r->up + WIRE_HEAD_BYTES;
-    uint64_t off = body_n == 12 ? le_get64(p) : UINT64_MAX;
-    uint32_t n = body_n == 12 ? le_get32(p + 8) : 0;
+    bool fits = body_n == WIRE_READ_BYTES;
+    uint64_t off = fits ? le_get64(p) : UINT64_MAX, size = item->size;
+    uint32_t n = fits ? le_get32(p + 8) : 0, slice = fits ? le_get32(p + 12) : 0;
     struct err e = {0};
     uint8_t fail[4 + 600];
 
-    if (n == 0 || n > WIRE_READ_MAX || off > item->size || n > item->size - off)
+    if (slice >= MAX(item->slice_n, 1u))
+        return err_set(reterr, RC_IO, "the reader process asks for a slice that is not there");
+    if (item->slice_n > 0) size = item->slice_size[slice];
+    if (n == 0 || n > WIRE_READ_MAX || off > size || n > size - off)
         return err_set(reterr, RC_IO, "the reader process asks for bytes that are not there");
-    if (item->read(item->data, off, r->down + WIRE_HEAD_BYTES, n, &e) == RC_OK)
+    if (item->read(item->data, slice, off, r->down + WIRE_HEAD_BYTES, n, &e) == RC_OK)
         return frame_send(r, WIRE_DATA, NULL, n, reterr);
     le_put32(fail, (uint32_t)e.rc);
     n = (uint32_t)MIN(strlen(e.msg), sizeof(fail) - 4);
@@ -316,19 +320,31 @@ static enum rc read_serve(struct runner *r, const struct runner_item *item, uint
     return frame_send(r, WIRE_FAIL, fail, n + 4, reterr);
 }
 
+static enum rc item_send(struct runner *r, const struct runner_item *item, struct err *reterr)
+{
+    uint8_t *body = r->down + WIRE_HEAD_BYTES;
+    size_t name_n = MIN(strlen(item->media_type), (size_t)128);
+
+    CHECK(!r->sending && item->slice_n <= ANALYSIS_SLICES_MAX);
+    if (item->slice_n == 0) {
+        le_put64(body, item->size);
+        memcpy(body + 8, item->media_type, name_n);
+        return frame_send(r, WIRE_ITEM, NULL, 8 + (uint32_t)name_n, reterr);
+    }
+    le_put32(body, item->slice_n);
+    for (uint32_t i = 0; i < item->slice_n; i++)
+        le_put64(body + 4 + 8 * (size_t)i, item->slice_size[i]);
+    return frame_send(r, WIRE_SERIES, NULL, 4 + 8 * item->slice_n, reterr);
+}
+
 enum runner_end runner_item_run(struct runner *r, const struct runner_item *item,
                                 struct analysis_result *ret, struct err *reterr)
 {
     uint64_t until = uv_now(fibers_loop(r->fs)) + RUNNER_ITEM_MS;
-    uint8_t head[8 + 128];
-    size_t name_n = MIN(strlen(item->media_type), (size_t)128);
     uint32_t type, n;
     char text[400];
-    enum rc rc;
+    enum rc rc = item_send(r, item, reterr);
 
-    le_put64(head, item->size);
-    memcpy(head + 8, item->media_type, name_n);
-    rc = frame_send(r, WIRE_ITEM, head, 8 + (uint32_t)name_n, reterr);
     while (rc == RC_OK) {
         uint64_t now = uv_now(fibers_loop(r->fs));
         const uint8_t *body = r->up + WIRE_HEAD_BYTES;
@@ -344,7 +360,7 @@ enum runner_end runner_item_run(struct runner *r, const struct runner_item *item
             rc = read_serve(r, item, n, reterr);
             break;
         case WIRE_RESULT:
-            if (wire_result_decode(body, n, ret) == RC_OK) return RUNNER_RESULT;
+            if (wire_result_decode(body, n, item->slice_n, ret) == RC_OK) return RUNNER_RESULT;
             (void)err_set(reterr, RC_IO, "the reader process gave no proper result");
             return RUNNER_LOST;
         case WIRE_ASIDE:

@@ -34,8 +34,11 @@ int runner_pid(const struct runner *r);
 struct runner_item {
     uint64_t size;
     const char *media_type;
-    /* Called in the fiber of runner_item_run. */
-    enum rc (*read)(void *data, uint64_t off, uint8_t *out, uint32_t n, struct err *reterr);
+    const uint64_t *slice_size; /* a series: of each of slice_n objects, instead of size */
+    uint32_t slice_n;           /* 0: an image; at most ANALYSIS_SLICES_MAX */
+    /* Called in the fiber of runner_item_run. slice: 0 of an image. */
+    enum rc (*read)(void *data, uint32_t slice, uint64_t off, uint8_t *out, uint32_t n,
+                    struct err *reterr);
     void *data;
 };
 enum runner_end {

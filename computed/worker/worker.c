@@ -10,6 +10,7 @@
 #include "common/base/hex.h"
 #include "common/base/log.h"
 #include "common/base/metrics.h"
+#include "computed/analysis/series.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -137,6 +138,26 @@ static void retry(struct run *r, uint32_t idx, const struct err *e)
              r->outcome[idx]->item, e->msg);
 }
 
+/* How the slices were stacked, for the gateway to name them. */
+static enum rc series_tell(struct run *r, const struct analysis_result *q,
+                           Mikura__V1__ItemResult *ir)
+{
+    Mikura__V1__Series *s = arena_alloc(&r->arena, sizeof(*s));
+    uint32_t *order = arena_alloc(&r->arena, q->slice_n * sizeof(*order));
+
+    if (s == NULL || order == NULL) return RC_NOMEM;
+    mikura__v1__series__init(s);
+    s->ordered_by =
+        arena_str(&r->arena, "%s", q->by == SERIES_BY_NUMBER ? "instance number" : "position");
+    if (s->ordered_by == NULL) return RC_NOMEM;
+    for (uint32_t i = 0; i < q->slice_n; i++)
+        order[i] = q->order[i];
+    s->order = order;
+    s->n_order = q->slice_n;
+    ir->series = s;
+    return RC_OK;
+}
+
 static enum rc result(struct run *r, uint32_t idx, const struct analysis_result *q)
 {
     Mikura__V1__ItemResult *ir = r->outcome[idx]->result;
@@ -155,16 +176,94 @@ static enum rc result(struct run *r, uint32_t idx, const struct analysis_result 
     if (ir->label == NULL) return RC_NOMEM;
     ir->scores = list;
     ir->n_scores = q->score_n;
+    if (q->slice_n > 0 && series_tell(r, q, ir) != RC_OK) return RC_NOMEM;
     metric_add(&items_done, 1);
     return RC_OK;
 }
 
-static enum rc item_read(void *data, uint64_t off, uint8_t *out, uint32_t n, struct err *reterr)
-{
-    enum rc rc = fetch_input_read(data, off, out, n, reterr);
+/* What an item's child reads: one object, or those of a series, of which one is open at a time. */
+struct reading {
+    struct fetch *f;
+    struct fetch_input *open;
+    uint32_t open_idx;
+    struct gateways_slices slices;
+    const Mikura__Internal__V1__Input **inputs; /* 1, or one a slice */
+    struct slice *capability;                   /* of each */
+    uint64_t *sizes;
+    uint32_t n;
+};
 
+static enum rc item_read(void *data, uint32_t slice, uint64_t off, uint8_t *out, uint32_t n,
+                         struct err *reterr)
+{
+    struct reading *x = data;
+    enum rc rc = RC_OK;
+
+    if (x->open == NULL || x->open_idx != slice) {
+        fetch_input_free(x->open);
+        x->open = NULL;
+        rc = fetch_input_new(x->f, x->inputs[slice], x->capability[slice], &x->open, reterr);
+        if (rc != RC_OK) return rc;
+        x->open_idx = slice;
+    }
+    rc = fetch_input_read(x->open, off, out, n, reterr);
     if (rc == RC_OK) metric_add(&bytes_read, n);
     return rc;
+}
+
+static void reading_end(struct reading *x)
+{
+    fetch_input_free(x->open);
+    gateways_slices_free(&x->slices);
+    free(x->inputs);
+    free(x->capability);
+    free(x->sizes);
+}
+
+static enum rc slices_get(const struct run *r, const Mikura__Internal__V1__Input *in,
+                          struct gateways_slices *ret, struct err *reterr)
+{
+    Mikura__Internal__V1__SlicesRequest req = MIKURA__INTERNAL__V1__SLICES_REQUEST__INIT;
+
+    req.job = r->task->job;
+    req.task = r->task->task;
+    req.attempt = r->task->attempt;
+    req.item = in->item;
+    req.zone = (char *)(uintptr_t)r->w->conf.zone;
+    req.rack = (char *)(uintptr_t)r->w->conf.rack;
+    req.host = (char *)(uintptr_t)r->w->conf.host;
+    return gateways_slices_get(r->w->conf.gateways, &req, ret, reterr);
+}
+
+/* reading_end() after either outcome. */
+static enum rc reading_begin(struct run *r, const Mikura__Internal__V1__Input *in,
+                             struct reading *x, struct err *reterr)
+{
+    enum rc rc = RC_OK;
+
+    x->f = r->w->conf.fetch;
+    if (in->series) rc = slices_get(r, in, &x->slices, reterr);
+    if (rc != RC_OK) return rc;
+    x->n = in->series ? x->slices.n : 1;
+    x->inputs = calloc(MAX(x->n, 1u), sizeof(*x->inputs));
+    x->capability = calloc(MAX(x->n, 1u), sizeof(*x->capability));
+    x->sizes = calloc(MAX(x->n, 1u), sizeof(*x->sizes));
+    if (x->inputs == NULL || x->capability == NULL || x->sizes == NULL)
+        return err_set(reterr, RC_NOMEM, "a series");
+    if (!in->series) {
+        x->inputs[0] = in;
+        x->capability[0] = (struct slice){r->task->capability.data, r->task->capability.len};
+    }
+    for (uint32_t p = 0, at = 0; p < x->slices.parts_n; p++) {
+        const Mikura__Internal__V1__SlicesResponse *m = x->slices.parts[p];
+
+        for (size_t i = 0; i < m->n_inputs; i++, at++) {
+            x->inputs[at] = m->inputs[i];
+            x->capability[at] = (struct slice){m->capability.data, m->capability.len};
+            x->sizes[at] = m->inputs[i]->size_bytes;
+        }
+    }
+    return RC_OK;
 }
 
 /* A child that is ready, with the task's model in it. */
@@ -190,13 +289,15 @@ static void runner_drop(struct run *r)
 }
 
 /* RC_INVAL: the model is refused (all items share that). */
-static enum rc run_item(struct run *r, uint32_t idx, struct err *reterr)
+static enum rc run_item_read(struct run *r, uint32_t idx, struct reading *x, struct err *reterr)
 {
     const Mikura__Internal__V1__Input *in = r->task->inputs[idx];
-    struct slice cap = {.p = r->task->capability.data, .n = r->task->capability.len};
-    struct fetch_input *fi = NULL;
-    struct runner_item item = {
-        .size = in->size_bytes, .media_type = in->media_type, .read = item_read};
+    struct runner_item item = {.size = in->size_bytes,
+                               .media_type = in->media_type,
+                               .slice_size = x->sizes,
+                               .slice_n = in->series ? x->n : 0,
+                               .read = item_read,
+                               .data = x};
     struct analysis_result q;
     struct err e = {0};
     enum rc rc = RC_OK;
@@ -209,14 +310,9 @@ static enum rc run_item(struct run *r, uint32_t idx, struct err *reterr)
             if (rc != RC_INVAL) retry(r, idx, reterr);
             break;
         }
-        rc = fetch_input_new(r->w->conf.fetch, in, cap, &fi, &e); /* afresh: no window of a crash */
-        if (rc != RC_OK) {
-            retry(r, idx, &e);
-            break;
-        }
-        item.data = fi;
         end = runner_item_run(r->runner, &item, &q, &e);
-        fetch_input_free(fi);
+        fetch_input_free(x->open); /* another try begins afresh: no window of a crash */
+        x->open = NULL;
         r->outcome[idx]->result->device = arena_str(&r->arena, "%s", runner_device(r->runner));
         if (end == RUNNER_RESULT && result(r, idx, &q) != RC_OK) {
             (void)err_set(&e, RC_NOMEM, "result");
@@ -236,6 +332,33 @@ static enum rc run_item(struct run *r, uint32_t idx, struct err *reterr)
         }
     }
     return rc == RC_INVAL && r->runner == NULL && !r->lost ? RC_INVAL : RC_OK;
+}
+
+static enum rc run_item(struct run *r, uint32_t idx, struct err *reterr)
+{
+    struct reading x = {.f = NULL};
+    struct err e = {0};
+    enum rc rc = reading_begin(r, r->task->inputs[idx], &x, &e);
+
+    switch (rc) {
+    case RC_OK:
+        rc = run_item_read(r, idx, &x, reterr);
+        break;
+    case RC_NOTFOUND: /* a slice was deleted or withdrawn since */
+    case RC_PRECOND:
+    case RC_CORRUPT:
+    case RC_INVAL:
+        (void)err_prefix(&e, "not readable");
+        aside(r, idx, e.msg);
+        rc = RC_OK;
+        break;
+    default:
+        retry(r, idx, &e);
+        rc = RC_OK;
+        break;
+    }
+    reading_end(&x);
+    return rc;
 }
 
 /* ---- a task ---- */

@@ -60,6 +60,7 @@ static const struct right RIGHTS[] = {
     {"/mikura.internal.v1.Work/Pull", C},
     {"/mikura.internal.v1.Work/Renew", C},
     {"/mikura.internal.v1.Work/Finish", C},
+    {"/mikura.internal.v1.Work/Slices", C},
     {"/mikura.internal.v1.Work/FetchModel", C},
     {"/grpc.health.v1.Health/Check", ANY},
     {"/grpc.health.v1.Health/Watch", ANY},

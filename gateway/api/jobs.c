@@ -15,6 +15,7 @@
 #include "gateway/api/cohort.h"
 #include "gateway/api/listing.h"
 #include "gateway/api/models.h"
+#include "gateway/api/series.h"
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -209,10 +210,47 @@ static enum rc own_job(struct fcall *c, ProtobufCBinaryData id, struct arena *a,
 /* ---- Submit ---- */
 struct cohort {
     struct fcall *c;
-    struct record_item *items; /* malloc; slices in the arena */
-    uint32_t n, max, limit;
-    uint64_t bytes;
+    struct record_item *objects; /* malloc; slices in the arena */
+    uint32_t n, max, limit;      /* n: objects; limit: of items */
+    bool volumes;                /* the model takes volumes: objects are grouped into series */
+    uint32_t cases_n;            /* counted for volumes */
+    struct series_items series;
 };
+
+static uint32_t cohort_items_n(const struct cohort *co)
+{
+    return co->volumes ? co->series.items_n : co->n;
+}
+
+/* Item i; *ret_series NULL: it is one object. */
+static struct record_item cohort_item(const struct cohort *co, uint32_t i,
+                                      const struct series_item **ret_series)
+{
+    const struct series_item *s = co->volumes ? &co->series.items[i] : NULL;
+    struct record_item it = co->objects[s == NULL ? i : co->series.order[s->first]];
+
+    *ret_series = NULL;
+    if (s == NULL || s->uid.n == 0) return it;
+    *ret_series = s;
+    it.path = (struct slice){NULL, 0};
+    it.version = it.size_bytes = 0;
+    for (uint32_t k = 0; k < s->n; k++)
+        it.size_bytes += co->objects[co->series.order[s->first + k]].size_bytes;
+    return it;
+}
+
+/* Objects come case by case. */
+static bool cohort_full(struct cohort *co, const struct cohort_match *m)
+{
+    const struct record_item *last = co->n == 0 ? NULL : &co->objects[co->n - 1];
+
+    if (co->limit == 0) return false;
+    if (!co->volumes) return co->n == co->limit;
+    if (last != NULL && id128_eq(&last->collection_id, &m->col->rec.id) &&
+        last->case_id.n == m->case_id.n && memcmp(last->case_id.p, m->case_id.p, m->case_id.n) == 0)
+        return false;
+    return co->cases_n++ == co->limit; /* each case has at least one item */
+}
 
 static enum rc cohort_keep(void *arg, const struct cohort_match *m)
 {
@@ -220,17 +258,17 @@ static enum rc cohort_keep(void *arg, const struct cohort_match *m)
     struct arena *a = &co->c->arena;
     struct record_item *it;
 
-    if (co->limit != 0 && co->n == co->limit) return RC_RANGE;
+    if (cohort_full(co, m)) return RC_RANGE;
     if (co->n == JOBS_ITEMS_MAX) return RC_BUSY;
     if (co->n == co->max) {
         uint32_t max = co->max == 0 ? 1024 : co->max * 2;
 
-        it = realloc(co->items, max * sizeof *it);
+        it = realloc(co->objects, max * sizeof *it);
         if (it == NULL) return RC_NOMEM;
-        co->items = it;
+        co->objects = it;
         co->max = max;
     }
-    it = &co->items[co->n];
+    it = &co->objects[co->n];
     *it = (struct record_item){.collection_id = m->col->rec.id,
                                .collection = m->col->rec.name, /* lives as long as the call */
                                .version = m->line->version,
@@ -240,7 +278,6 @@ static enum rc cohort_keep(void *arg, const struct cohort_match *m)
     it->media_type.n = m->line->index.media_type.n;
     it->media_type.p = arena_copy(a, m->line->index.media_type.p, it->media_type.n);
     if (it->case_id.p == NULL || it->path.p == NULL || it->media_type.p == NULL) return RC_NOMEM;
-    co->bytes += it->size_bytes;
     co->n++;
     return RC_OK;
 }
@@ -297,8 +334,9 @@ static enum rc rows_add(struct rows *r, enum record_kind kind, uint64_t number, 
 static enum rc write_tasks(struct rows *r, const struct cohort *co, uint32_t *ret_tasks,
                            struct err *reterr)
 {
-    struct sched_cut_item *cut = calloc(co->n, sizeof *cut);
-    uint32_t *ends = calloc(co->n, sizeof *ends), from = 0, tasks = 0;
+    uint32_t items_n = cohort_items_n(co), from = 0, tasks = 0;
+    struct sched_cut_item *cut = calloc(items_n, sizeof *cut);
+    uint32_t *ends = calloc(items_n, sizeof *ends);
     struct record_task *t = calloc(1, sizeof *t);
     enum rc rc = RC_OK;
 
@@ -306,9 +344,12 @@ static enum rc write_tasks(struct rows *r, const struct cohort *co, uint32_t *re
         rc = err_set(reterr, RC_NOMEM, "a job's tasks");
         goto out;
     }
-    for (uint32_t i = 0; i < co->n; i++)
-        cut[i] = (struct sched_cut_item){.item = i, .bytes = co->items[i].size_bytes};
-    tasks = sched_cut(cut, co->n, JOBS_TASK_ITEMS_MAX, JOBS_TASK_BYTES_MAX, ends);
+    for (uint32_t i = 0; i < items_n; i++) {
+        const struct series_item *s;
+
+        cut[i] = (struct sched_cut_item){.item = i, .bytes = cohort_item(co, i, &s).size_bytes};
+    }
+    tasks = sched_cut(cut, items_n, JOBS_TASK_ITEMS_MAX, JOBS_TASK_BYTES_MAX, ends);
     if (tasks > JOBS_TASKS_MAX) {
         rc = err_set(reterr, RC_BUSY,
                      "the cohort makes %u tasks of up to %u MiB; a job has at most %u: narrow the "
@@ -334,6 +375,38 @@ out:
     return rc;
 }
 
+static enum rc write_series(struct rows *r, const struct cohort *co, uint32_t item,
+                            const struct series_item *s, struct err *reterr)
+{
+    struct record_out list = {.p = malloc(RECORD_VALUE_MAX), .cap = RECORD_VALUE_MAX};
+    struct record_series rec = {.uid = s->uid, .slices_n = s->n};
+    enum rc rc = list.p == NULL ? RC_NOMEM : RC_OK;
+
+    for (uint32_t k = 0; k < s->n && rc == RC_OK; k++) {
+        const struct record_item *o = &co->objects[co->series.order[s->first + k]];
+        struct record_series_slice slice = {o->path, o->version, o->size_bytes};
+
+        rc = record_series_put(&list, &slice);
+    }
+    rec.list = record_out_slice(&list);
+    if (rc != RC_OK)
+        (void)err_set(reterr, rc, "the names of a series' slices");
+    else
+        rc = rows_add(r, RECORD_SERIES, item, record_series_encode(&rec, gw_scratch(), reterr),
+                      reterr);
+    free(list.p);
+    return rc;
+}
+
+static enum rc write_item(struct rows *r, const struct cohort *co, uint32_t i, struct err *reterr)
+{
+    const struct series_item *s;
+    struct record_item it = cohort_item(co, i, &s);
+    enum rc rc = rows_add(r, RECORD_ITEM, i, record_item_encode(&it, gw_scratch(), reterr), reterr);
+
+    return rc == RC_OK && s != NULL ? write_series(r, co, i, s, reterr) : rc;
+}
+
 static enum rc write_rows(struct fcall *c, const struct gw_job *job, const struct cohort *co,
                           uint32_t *ret_tasks, struct err *reterr)
 {
@@ -344,9 +417,8 @@ static enum rc write_rows(struct fcall *c, const struct gw_job *job, const struc
     r->c = c;
     r->job = job;
     arena_init(&r->a);
-    for (uint32_t i = 0; i < co->n && rc == RC_OK; i++)
-        rc = rows_add(r, RECORD_ITEM, i, record_item_encode(&co->items[i], gw_scratch(), reterr),
-                      reterr);
+    for (uint32_t i = 0; i < cohort_items_n(co) && rc == RC_OK; i++)
+        rc = write_item(r, co, i, reterr);
     if (rc == RC_OK) rc = rows_flush(r, reterr);
     if (rc == RC_OK) rc = write_tasks(r, co, ret_tasks, reterr);
     arena_deinit(&r->a);
@@ -450,10 +522,11 @@ static enum rc submit_device(const struct gw *gw, int device, struct err *reterr
 
 /* What needs no reading of images: kind, device, parameters, model. */
 static enum rc submit_check(struct fcall *c, const Mikura__V1__SubmitRequest *req,
-                            struct record_job *rec, struct err *reterr)
+                            struct record_job *rec, bool *ret_volumes, struct err *reterr)
 {
     struct gw *gw = c->service;
     struct gw_model *m = arena_alloc(&c->arena, sizeof *m);
+    Mikura__V1__Model *shown;
     char *name;
     enum rc rc;
 
@@ -467,7 +540,10 @@ static enum rc submit_check(struct fcall *c, const Mikura__V1__SubmitRequest *re
     rc = submit_device(gw, (int)req->device, reterr);
     if (rc != RC_OK) return rc;
     rc = gw_model_find(gw, req->model, &c->arena, gw_left_ms(c), m, reterr);
+    if (rc == RC_OK) rc = gw_model_message(m, &c->arena, &shown, reterr);
     if (rc != RC_OK) return rc;
+    /* [N, C, slices, rows, columns] */
+    *ret_volumes = shown->n_inputs > 0 && shown->inputs[0]->n_shape == 5;
     name = arena_str(&c->arena, "%.*s@%llu", (int)m->rec.name.n, (const char *)m->rec.name.p,
                      (unsigned long long)m->rec.version);
     if (name == NULL) return err_set(reterr, RC_NOMEM, "a job");
@@ -531,7 +607,7 @@ static enum rc submit(struct fcall *c, struct err *reterr)
         return err_set(reterr, RC_INVAL, "request_id: expected 16 random bytes");
     }
     job->rec.request = job->rec.id;
-    rc = submit_check(c, req, &job->rec, reterr);
+    rc = submit_check(c, req, &job->rec, &co.volumes, reterr);
     if (rc == RC_OK) rc = submit_claim(c, &job->rec.id, job, &there, reterr);
     if (rc != RC_OK) return rc;
     if (there) return reply_job(c, &job->rec, reterr);
@@ -545,10 +621,14 @@ static enum rc submit(struct fcall *c, struct err *reterr)
         rc = err_set(reterr, RC_PRECOND,
                      "the cohort is empty: no published object that you may read fits the query; "
                      "`mikura query` shows what does");
+    if (rc == RC_OK && co.volumes)
+        rc = gw_series_group(c->service, co.objects, co.n, &c->arena, gw_left_ms(c), &co.series,
+                             reterr);
+    if (rc == RC_OK && co.limit != 0) co.series.items_n = MIN(co.series.items_n, co.limit);
     if (rc == RC_OK) rc = write_rows(c, job, &co, &job->rec.tasks, reterr);
-    job->rec.items = co.n;
+    job->rec.items = cohort_items_n(&co);
     if (rc == RC_OK) rc = publish(c, job, reterr);
-    free(co.items);
+    free(co.objects);
     if (rc != RC_OK) return rc;
     log_info("job_submitted", "rid=%s job=%s items=%u tasks=%u by=%s", fcall_rid(c),
              id128_text(&job->rec.id, text), job->rec.items, job->rec.tasks, fcall_peer(c)->uri);
@@ -743,8 +823,64 @@ static enum rc results_flush(struct results *r)
     r->told_where = true;
     rc = fcall_send(r->c, &m.base);
     r->batch_n = 0;
-    arena_deinit(&r->a);
-    arena_init(&r->a);
+    return rc;
+}
+
+/* Which slices, as they were stacked; by path where the item was set aside. */
+static enum rc series_message(const struct record_series *rec, struct arena *a,
+                              Mikura__V1__ItemResult *m)
+{
+    Mikura__V1__Series *s = arena_alloc(a, sizeof *s);
+    Mikura__V1__SliceRef *refs = arena_alloc(a, rec->slices_n * sizeof *refs);
+    struct record_series_slice *slices = arena_alloc(a, rec->slices_n * sizeof *slices);
+    const Mikura__V1__Series *told = m->series;
+    struct slice list = rec->list;
+
+    if (s == NULL || refs == NULL || slices == NULL) return RC_NOMEM;
+    for (uint32_t i = 0; i < rec->slices_n; i++)
+        if (record_series_next(&list, &slices[i]) != RC_OK) return RC_CORRUPT;
+    if (told != NULL && told->n_order != rec->slices_n) return RC_CORRUPT;
+    mikura__v1__series__init(s);
+    s->uid = gw_dup(a, rec->uid);
+    if (told != NULL) s->ordered_by = told->ordered_by;
+    s->slices = arena_alloc(a, rec->slices_n * sizeof *s->slices);
+    if (s->uid == NULL || s->slices == NULL) return RC_NOMEM;
+    for (uint32_t i = 0; i < rec->slices_n; i++) {
+        uint32_t at = told == NULL ? i : told->order[i];
+
+        if (at >= rec->slices_n) return RC_CORRUPT;
+        mikura__v1__slice_ref__init(&refs[i]);
+        refs[i].path = gw_dup(a, slices[at].path);
+        refs[i].version = slices[at].version;
+        if (refs[i].path == NULL) return RC_NOMEM;
+        s->slices[s->n_slices++] = &refs[i];
+    }
+    m->series = s;
+    return RC_OK;
+}
+
+/* A series may have 2,048 slices: a message of its own, in memory of its own. */
+static enum rc series_send(struct results *r, const struct gw_job *job, uint32_t item,
+                           Mikura__V1__ItemResult *m, struct err *reterr)
+{
+    struct gw *gw = r->c->service;
+    Mikura__V1__ResultsResponse answer = MIKURA__V1__RESULTS_RESPONSE__INIT;
+    uint8_t key[RECORD_KEY_BYTES_MAX];
+    struct slice k = {key, record_key_number(&job->anchor, RECORD_SERIES, item, key)};
+    Mikura__Internal__V1__GetResponse *got;
+    struct record_series rec;
+    struct arena a;
+    enum rc rc = results_flush(r);
+
+    if (rc != RC_OK) return rc;
+    arena_init(&a);
+    rc = route_get(gw->route, job->at, &k, 1, GW_CALL_MS, &a, &got, reterr);
+    if (rc == RC_OK) rc = record_series_decode(gw_bytes(got->items[0]->value), &rec, reterr);
+    if (rc == RC_OK) rc = series_message(&rec, &a, m);
+    answer.items = &m;
+    answer.n_items = 1;
+    if (rc == RC_OK) rc = fcall_send(r->c, &answer.base);
+    arena_deinit(&a);
     return rc;
 }
 
@@ -804,9 +940,15 @@ static enum rc results_read(struct results *r, const struct gw_job *job, uint32_
             rc = record_result_decode(gw_bytes(got->items[(size_t)2 * i + 1]->value), &res, reterr);
         if (rc == RC_OK) rc = result_message(r, &it, &res, &m);
         if (rc == RC_OK) rc = sum_case(r, &it, m->label);
-        if (rc == RC_OK) r->batch[r->batch_n++] = m;
+        if (rc != RC_OK) break;
+        if (it.path.n == 0)
+            rc = series_send(r, job, from + i, m, reterr);
+        else
+            r->batch[r->batch_n++] = m;
     }
     if (rc == RC_OK) rc = results_flush(r);
+    arena_deinit(&r->a);
+    arena_init(&r->a);
     return rc;
 }
 

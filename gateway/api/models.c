@@ -106,8 +106,8 @@ enum rc gw_model_find(struct gw *gw, const char *spec, struct arena *a, uint64_t
     return find_version(gw, name, version, a, left_ms, ret, reterr);
 }
 
-static enum rc model_message(const struct gw_model *m, struct arena *a, Mikura__V1__Model **ret,
-                             struct err *reterr)
+enum rc gw_model_message(const struct gw_model *m, struct arena *a, Mikura__V1__Model **ret,
+                         struct err *reterr)
 {
     *ret = mikura__v1__model__unpack(&a->pb, m->rec.detail.n, m->rec.detail.p);
     return *ret == NULL ? err_set(reterr, RC_CORRUPT, "a model's record") : RC_OK;
@@ -123,7 +123,7 @@ static enum rc model_get(struct fcall *c, struct err *reterr)
 
     if (rc == RC_OK)
         rc = find_version(gw, req->name, req->version, &c->arena, gw_left_ms(c), &found, reterr);
-    if (rc == RC_OK) rc = model_message(&found, &c->arena, &m, reterr);
+    if (rc == RC_OK) rc = gw_model_message(&found, &c->arena, &m, reterr);
     return rc != RC_OK ? rc : fcall_send(c, &m->base);
 }
 
@@ -197,7 +197,7 @@ static enum rc list_each(void *arg, const struct gw_model *m)
     struct list_answer *l = arg;
 
     if (l->n == l->max) return RC_RANGE;
-    return model_message(m, &l->c->arena, &l->out[l->n++], l->err);
+    return gw_model_message(m, &l->c->arena, &l->out[l->n++], l->err);
 }
 
 static enum rc model_list(struct fcall *c, struct err *reterr)
@@ -431,7 +431,7 @@ static enum rc add_same(struct adding *ad, uint64_t *ret_newest, Mikura__V1__Mod
     if (rc != RC_OK) return rc;
     *ret_newest = m.rec.version;
     if (memcmp(m.rec.sha256, ad->sha256, 32) != 0) return RC_OK;
-    return model_message(&m, &ad->c->arena, ret, reterr);
+    return gw_model_message(&m, &ad->c->arena, ret, reterr);
 }
 
 static enum rc add_new(struct adding *ad, Mikura__V1__Model **ret, struct err *reterr)

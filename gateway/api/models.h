@@ -10,5 +10,8 @@ struct gw_model {
 /* spec: "name" (its newest version) or "name@version". RC_NOTFOUND says how to list them. */
 MUST_CHECK enum rc gw_model_find(struct gw *gw, const char *spec, struct arena *a, uint64_t left_ms,
                                  struct gw_model *ret, struct err *reterr);
+/* As it is told to clients: shapes, classes, ... */
+MUST_CHECK enum rc gw_model_message(const struct gw_model *m, struct arena *a,
+                                    Mikura__V1__Model **ret, struct err *reterr);
 /* Work.FetchModel */
 enum rc gw_model_fetch(struct fcall *c, struct err *reterr);

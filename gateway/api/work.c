@@ -42,7 +42,8 @@ static uint32_t place_number(const char *a, const char *b, const char *c)
 /* ---- inputs ---- */
 struct handing {
     struct fcall *c;
-    const Mikura__Internal__V1__PullRequest *pull;
+    struct arena *a;
+    const char *zone, *rack, *host; /* where the worker is */
     const struct gw_hand *hand;
     struct gw_job *job;
     Input *inputs[JOBS_TASK_ITEMS_MAX];
@@ -88,7 +89,7 @@ static enum rc result_row(struct arena *a, Mikura__V1__ItemResult *m, struct sli
 
 static enum rc set_aside(struct handing *h, uint32_t item, const char *reason, struct err *reterr)
 {
-    struct arena *a = &h->c->arena;
+    struct arena *a = h->a;
     Mikura__V1__ItemResult m = MIKURA__V1__ITEM_RESULT__INIT;
 
     m.set_aside_reason = arena_str(a, "not readable: %s", reason);
@@ -101,7 +102,7 @@ static enum rc set_aside(struct handing *h, uint32_t item, const char *reason, s
 static enum rc open_case(struct handing *h, const struct record_item *it, struct err *reterr)
 {
     struct gw *gw = h->c->service;
-    struct arena *a = &h->c->arena;
+    struct arena *a = h->a;
     char *collection = gw_dup(a, it->collection), *case_id = gw_dup(a, it->case_id);
     struct gw_collection *col;
     enum rc rc;
@@ -153,7 +154,7 @@ static enum rc input_extents(struct handing *h, const struct gw_object *o, Input
                              struct err *reterr)
 {
     struct gw *gw = h->c->service;
-    struct arena *a = &h->c->arena;
+    struct arena *a = h->a;
     uint64_t at = 0;
     size_t max = 0;
 
@@ -190,8 +191,7 @@ static enum rc input_extents(struct handing *h, const struct gw_object *o, Input
         e->offset_in_chunk = pl.offset_in_chunk;
         e->pool = body->pool;
         e->placement_hash = where.hash;
-        e->n_replicas = route_replicas(gw->route, where, h->pull->zone, h->pull->rack,
-                                       h->pull->host, a, address);
+        e->n_replicas = route_replicas(gw->route, where, h->zone, h->rack, h->host, a, address);
         e->replicas = arena_copy(a, address, e->n_replicas * sizeof *address);
         if (e->body.data == NULL || e->replicas == NULL)
             return err_set(reterr, RC_NOMEM, "extents");
@@ -204,7 +204,7 @@ static enum rc input_extents(struct handing *h, const struct gw_object *o, Input
 static enum rc input_keys(struct handing *h, const struct gw_object *o, Input *in,
                           struct err *reterr)
 {
-    struct arena *a = &h->c->arena;
+    struct arena *a = h->a;
 
     in->keys = arena_alloc(a, o->manifest.bodies_n * sizeof *in->keys);
     if (in->keys == NULL) return err_set(reterr, RC_NOMEM, "body keys");
@@ -231,7 +231,7 @@ static enum rc open_input(struct handing *h, uint32_t item, const struct record_
                           struct err *reterr)
 {
     struct gw *gw = h->c->service;
-    struct arena *a = &h->c->arena;
+    struct arena *a = h->a;
     Mikura__V1__ObjectRef *ref = arena_alloc(a, sizeof *ref);
     Input *in = arena_alloc(a, sizeof *in);
     char *path = gw_dup(a, it->path);
@@ -240,8 +240,6 @@ static enum rc open_input(struct handing *h, uint32_t item, const struct record_
 
     if (rc != RC_OK) return rc;
     if (ref == NULL || in == NULL || path == NULL) return err_set(reterr, RC_NOMEM, "an input");
-    rc = gw_object_find(gw, h->cs, path, it->version, a, GW_CALL_MS, &o, reterr);
-    if (rc != RC_OK) return rc;
     mikura__internal__v1__input__init(in);
     mikura__v1__object_ref__init(ref);
     ref->collection = gw_dup(a, it->collection);
@@ -250,10 +248,20 @@ static enum rc open_input(struct handing *h, uint32_t item, const struct record_
     ref->version = it->version;
     in->item = item;
     in->object = ref;
-    in->size_bytes = o->manifest.size_bytes;
-    in->media_type = gw_dup(a, o->index.media_type);
+    in->size_bytes = it->size_bytes;
+    in->series = path[0] == 0;
+    in->media_type = gw_dup(a, it->media_type);
     if (ref->collection == NULL || ref->case_id == NULL || in->media_type == NULL)
         return err_set(reterr, RC_NOMEM, "an input");
+    if (in->series) { /* the worker asks for its objects (Slices) */
+        h->inputs[h->inputs_n++] = in;
+        return RC_OK;
+    }
+    rc = gw_object_find(gw, h->cs, path, it->version, a, GW_CALL_MS, &o, reterr);
+    if (rc != RC_OK) return rc;
+    in->size_bytes = o->manifest.size_bytes;
+    in->media_type = gw_dup(a, o->index.media_type);
+    if (in->media_type == NULL) return err_set(reterr, RC_NOMEM, "an input");
     h->inputs[h->inputs_n++] = in; /* from here on its keys are wiped with the others */
     if (o->manifest.sealed_inline.n > 0) {
         struct inline_take t = {a, &in->inline_plain};
@@ -276,7 +284,7 @@ static bool is_final(enum rc rc)
 static enum rc open_inputs(struct handing *h, struct err *reterr)
 {
     struct gw *gw = h->c->service;
-    struct arena *a = &h->c->arena;
+    struct arena *a = h->a;
     const struct record_task *t = h->hand->record;
     struct slice *k = arena_alloc(a, t->items_n * sizeof *k);
     uint32_t *items = arena_alloc(a, t->items_n * sizeof *items), n = 0;
@@ -347,7 +355,7 @@ static enum rc sign_capability(struct handing *h, struct buf *out, struct err *r
 
 static enum rc hand_out(struct handing *h, struct err *reterr)
 {
-    struct arena *a = &h->c->arena;
+    struct arena *a = h->a;
     const struct record_job *rec = &h->job->rec;
     Mikura__Internal__V1__PullResponse answer = MIKURA__INTERNAL__V1__PULL_RESPONSE__INIT;
     Task *t = arena_alloc(a, sizeof *t);
@@ -403,7 +411,10 @@ static enum rc give(struct fcall *c, const Mikura__Internal__V1__PullRequest *pu
     *ret_answered = false;
     if (h == NULL) return err_set(reterr, RC_NOMEM, "a task");
     h->c = c;
-    h->pull = pull;
+    h->a = &c->arena;
+    h->zone = pull->zone;
+    h->rack = pull->rack;
+    h->host = pull->host;
     h->hand = hand;
     h->job = arena_alloc(&c->arena, sizeof *h->job);
     rc = h->job == NULL ? err_set(reterr, RC_NOMEM, "a task")
@@ -492,6 +503,116 @@ static enum rc renew(struct fcall *c, struct err *reterr)
     return fcall_send(c, &answer.base);
 }
 
+/* ---- Slices ---- */
+/* Does the caller's attempt hold the item? By the TASK row, so that every gateway can tell. The
+ * ITEM and SERIES rows come with it. */
+static enum rc slices_find(struct handing *h, const Mikura__Internal__V1__SlicesRequest *req,
+                           struct record_item *ret_item, struct record_series *ret_series,
+                           struct err *reterr)
+{
+    struct gw *gw = h->c->service;
+    struct arena *a = h->a;
+    struct record_task *t = arena_alloc(a, sizeof *t);
+    uint8_t *key = arena_raw(a, 3 * RECORD_KEY_BYTES_MAX);
+    Mikura__Internal__V1__GetResponse *got;
+    struct slice k[3];
+    bool held = false;
+    enum rc rc;
+
+    if (t == NULL || key == NULL) return err_set(reterr, RC_NOMEM, "a series");
+    k[0] = (struct slice){key, record_key_number(&h->job->anchor, RECORD_TASK, req->task, key)};
+    key += RECORD_KEY_BYTES_MAX;
+    k[1] = (struct slice){key, record_key_number(&h->job->anchor, RECORD_ITEM, req->item, key)};
+    key += RECORD_KEY_BYTES_MAX;
+    k[2] = (struct slice){key, record_key_number(&h->job->anchor, RECORD_SERIES, req->item, key)};
+    rc = route_get(gw->route, h->job->at, k, 3, gw_left_ms(h->c), a, &got, reterr);
+    if (rc != RC_OK) return rc;
+    if (got->items[0]->version == 0) return err_set(reterr, RC_NOTFOUND, "no such task");
+    rc = record_task_decode(gw_bytes(got->items[0]->value), t, reterr);
+    if (rc != RC_OK) return rc;
+    for (uint32_t i = 0; i < t->items_n; i++)
+        held = held || (t->items[i].item == req->item && t->items[i].out != 0);
+    if (!held || t->state != RECORD_TASK_OUT || t->attempt != req->attempt ||
+        !gw_slice_is(t->worker, fcall_peer(h->c)->uri))
+        return err_set(reterr, RC_ABORTED, "another attempt owns the task, or its job has ended");
+    if (got->items[1]->version == 0 || got->items[2]->version == 0)
+        return err_set(reterr, RC_NOTFOUND, "the item is no series");
+    rc = record_item_decode(gw_bytes(got->items[1]->value), ret_item, reterr);
+    return rc == RC_OK ? record_series_decode(gw_bytes(got->items[2]->value), ret_series, reterr)
+                       : rc;
+}
+
+/* Sends what is open, and forgets it: 2,048 slices may have 64 KiB each in their manifests. */
+static enum rc slices_send(struct handing *h, struct err *reterr)
+{
+    Mikura__Internal__V1__SlicesResponse m = MIKURA__INTERNAL__V1__SLICES_RESPONSE__INIT;
+    struct buf cap;
+    enum rc rc;
+
+    buf_init(&cap, CAPABILITY_BYTES_MAX);
+    rc = sign_capability(h, &cap, reterr);
+    m.inputs = h->inputs;
+    m.n_inputs = h->inputs_n;
+    m.capability = (ProtobufCBinaryData){cap.n, cap.p};
+    if (rc == RC_OK) rc = fcall_send(h->c, &m.base);
+    buf_deinit(&cap);
+    handing_end(h);
+    h->inputs_n = h->bodies_n = 0;
+    arena_deinit(h->a);
+    arena_init(h->a);
+    return rc;
+}
+
+static enum rc slices(struct fcall *c, struct err *reterr)
+{
+    struct gw *gw = c->service;
+    Mikura__Internal__V1__SlicesRequest *req;
+    struct handing *h = arena_alloc(&c->arena, sizeof *h);
+    struct record_series series = {.slices_n = 0};
+    struct record_series_slice slice;
+    struct gw_hand hand = {.lease_ms = 0};
+    struct record_item it;
+    struct arena batch;
+    enum rc rc = fcall_request(c, &mikura__internal__v1__slices_request__descriptor, &req, reterr);
+
+    if (rc == RC_OK) rc = job_id(req->job, &hand.job, reterr);
+    if (rc != RC_OK) return rc;
+    if (h == NULL) return err_set(reterr, RC_NOMEM, "a series");
+    hand.task = req->task;
+    hand.attempt = req->attempt;
+    h->c = c;
+    h->zone = req->zone;
+    h->rack = req->rack;
+    h->host = req->host;
+    h->hand = &hand;
+    h->job = arena_alloc(&c->arena, sizeof *h->job);
+    if (h->job == NULL) return err_set(reterr, RC_NOMEM, "a series");
+    rc = gw_job_read(gw, &hand.job, &c->arena, gw_left_ms(c), h->job, reterr);
+    h->a = &c->arena;
+    if (rc == RC_OK) rc = slices_find(h, req, &it, &series, reterr);
+    arena_init(&batch);
+    h->a = &batch;
+    for (uint32_t i = 0; i < series.slices_n && rc == RC_OK; i++) {
+        rc = record_series_next(&series.list, &slice);
+        if (rc != RC_OK) {
+            rc = err_set(reterr, RC_CORRUPT, "a SERIES row");
+            break;
+        }
+        it.path = slice.path;
+        it.version = slice.version;
+        it.size_bytes = slice.size_bytes;
+        rc = open_input(h, i, &it, reterr);
+        if (rc != RC_OK)
+            (void)err_prefix(reterr, "slice %.*s", (int)MIN(it.path.n, (size_t)96),
+                             (const char *)it.path.p);
+        if (rc == RC_OK && (h->inputs_n == JOBS_TASK_ITEMS_MAX || i + 1 == series.slices_n))
+            rc = slices_send(h, reterr);
+    }
+    handing_end(h);
+    arena_deinit(&batch);
+    return rc;
+}
+
 static enum rc finish(struct fcall *c, struct err *reterr)
 {
     struct gw *gw = c->service;
@@ -542,6 +663,7 @@ const struct fcall_method gw_work_methods[] = {
     {"/mikura.internal.v1.Work/Pull", false, 0, pull},
     {"/mikura.internal.v1.Work/Renew", false, 0, renew},
     {"/mikura.internal.v1.Work/Finish", false, 0, finish},
+    {"/mikura.internal.v1.Work/Slices", false, 0, slices},
     {"/mikura.internal.v1.Work/FetchModel", false, 0, gw_model_fetch},
     {NULL, false, 0, NULL},
 };

@@ -55,7 +55,7 @@ static const struct cli_opt VERIFY[] = {
 #define RESULTS_OPTS                                                                               \
     {"format", "FORMAT", "table, csv or json (table)"},                                            \
     {                                                                                              \
-        "by", "WHAT", "csv: item or case (item)"                                                   \
+        "by", "WHAT", "csv: item, case, or slice of a series (item)"                               \
     }
 static const struct cli_opt SUBMIT[] = {
     {"model", "NAME[@V]", "needed; see mikura model ls"},
@@ -211,7 +211,19 @@ const struct command COMMANDS[] = {
      "  mikura job submit --collection pathology --collection radiology --model quality@1\n"
      "  mikura job submit --collection eye --model resnet50 --kind classify --param size=224x224 "
      "\\\n    --param resize=crop:0.875 --param mean=0.485,0.456,0.406 --param "
-     "std=0.229,0.224,0.225 --device any\n",
+     "std=0.229,0.224,0.225 --device any\n"
+     "  mikura job submit 'collection = radiology and dicom.Modality = \"CT\"' --model lungs \\\n"
+     "    --kind segment --param size=64x256x256 --param window=-600,1500\n"
+     "By a model that takes volumes (input [N, C, slices, rows, columns]) the one-frame DICOM "
+     "objects\n"
+     "of a series are one item: ordered by position along the slices' normal, else by "
+     "InstanceNumber\n"
+     "(the result says so). An incomplete or mixed series is set aside with its reason. Results "
+     "name\n"
+     "each slice and its version.\n"
+     "--param of classify and segment: size, resize, window, mean, std; of classify: apply, top; "
+     "of\n"
+     "quality: tiles_max; of all: precision.\n",
      cmd_job_submit},
     {"job watch", "ID", 1, 1, "follow a job until it ends", JSON_ONLY,
      "Exit 14: it failed or was cancelled.\nexample:\n  mikura job watch "
@@ -225,7 +237,8 @@ const struct command COMMANDS[] = {
     {"job results", "ID", 1, 1, "what it found, by image and by case", RESULTS,
      "examples:\n  mikura job results 00112233445566778899aabbccddeeff\n"
      "  mikura job results 00112233445566778899aabbccddeeff --format csv > items.csv\n"
-     "  mikura job results 00112233445566778899aabbccddeeff --format csv --by case > cases.csv\n",
+     "  mikura job results 00112233445566778899aabbccddeeff --format csv --by case > cases.csv\n"
+     "  mikura job results 00112233445566778899aabbccddeeff --format csv --by slice > slices.csv\n",
      cmd_job_results},
     {"job cancel", "ID", 1, 1, "start no more of its tasks", JSON_ONLY,
      "example:\n  mikura job cancel 00112233445566778899aabbccddeeff\n", cmd_job_cancel},

@@ -337,6 +337,32 @@ static void csv_u64(uint64_t v)
     out_csv(stdout, text, false);
 }
 
+/* One line a slice of each series, as stacked; an image that is no series has a line of its own. */
+static void results_csv_slices(const struct results *r)
+{
+    (void)fputs("collection,case,series,slice,path,version,label,set_aside_reason\r\n", stdout);
+    for (size_t i = 0; i < r->n; i++) {
+        for (size_t k = 0; k < r->parts[i]->n_items; k++) {
+            const Mikura__V1__ItemResult *x = r->parts[i]->items[k];
+            size_t n = x->series == NULL ? 1 : x->series->n_slices;
+
+            for (size_t j = 0; j < n && x->object != NULL; j++) {
+                const Mikura__V1__SliceRef *s = x->series == NULL ? NULL : x->series->slices[j];
+
+                out_csv(stdout, x->object->collection, true);
+                out_csv(stdout, x->object->case_id, false);
+                out_csv(stdout, s == NULL ? "" : x->series->uid, false);
+                csv_u64(j + 1);
+                out_csv(stdout, s == NULL ? x->object->path : s->path, false);
+                csv_u64(s == NULL ? x->object->version : s->version);
+                out_csv(stdout, x->label, false);
+                out_csv(stdout, x->set_aside_reason, false);
+                (void)fputs("\r\n", stdout);
+            }
+        }
+    }
+}
+
 static void results_csv_items(const struct results *r)
 {
     const double *values[SCORES_MAX];
@@ -346,7 +372,7 @@ static void results_csv_items(const struct results *r)
     (void)fputs("collection,case,path,version,label", stdout);
     for (unsigned i = 0; i < s.n; i++)
         out_csv(stdout, s.name[i], false);
-    (void)fputs(",set_aside_reason,device,worker,attempt\r\n", stdout);
+    (void)fputs(",set_aside_reason,device,worker,attempt,series,slices,ordered_by\r\n", stdout);
     for (size_t i = 0; i < r->n; i++) {
         for (size_t k = 0; k < r->parts[i]->n_items; k++) {
             const Mikura__V1__ItemResult *x = r->parts[i]->items[k];
@@ -368,6 +394,9 @@ static void results_csv_items(const struct results *r)
             out_csv(stdout, x->device, false);
             out_csv(stdout, x->worker, false);
             csv_u64(x->attempt);
+            out_csv(stdout, x->series == NULL ? "" : x->series->uid, false);
+            csv_u64(x->series == NULL ? 0 : x->series->n_slices);
+            out_csv(stdout, x->series == NULL ? "" : x->series->ordered_by, false);
             (void)fputs("\r\n", stdout);
         }
     }
@@ -415,6 +444,20 @@ static const char *one_device(const struct results *r)
     return device;
 }
 
+/* What an item is, beside its case. */
+static const char *item_name(const Mikura__V1__ItemResult *x, char text[160])
+{
+    const Mikura__V1__Series *s = x->series;
+
+    if (x->object == NULL) return "?";
+    if (s == NULL) return x->object->path;
+    (void)snprintf(text, 160, "series %s (%zu slices%s)", s->uid, s->n_slices,
+                   strcmp(s->ordered_by, "instance number") == 0
+                       ? ", ordered by InstanceNumber: they have no position"
+                       : "");
+    return text;
+}
+
 static enum rc results_table_items(const struct results *r)
 {
     const char *head[SCORES_MAX + 3], *device = one_device(r);
@@ -438,6 +481,7 @@ static enum rc results_table_items(const struct results *r)
         for (size_t k = 0; k < r->parts[i]->n_items; k++) {
             const Mikura__V1__ItemResult *x = r->parts[i]->items[k];
             bool aside = x->label[0] == 0;
+            char name[160];
 
             spread(&s, x->n_scores, x->scores, values);
             for (unsigned j = 0; j < s.n; j++) {
@@ -450,9 +494,8 @@ static enum rc results_table_items(const struct results *r)
             if (device == NULL) table_cell(&t, "%s", x->device);
             table_cell(&t, "%s", aside ? "not analysed" : x->label);
             table_cell(&t, "%s/%s/%s%s%s", x->object == NULL ? "?" : x->object->collection,
-                       x->object == NULL ? "?" : x->object->case_id,
-                       x->object == NULL ? "?" : x->object->path, aside ? ": " : "",
-                       aside ? x->set_aside_reason : "");
+                       x->object == NULL ? "?" : x->object->case_id, item_name(x, name),
+                       aside ? ": " : "", aside ? x->set_aside_reason : "");
         }
     }
     rc = table_print(&t, stdout);
@@ -587,8 +630,8 @@ static int results(struct cli *c, const struct id128 *id)
     if (strcmp(format, "table") != 0 && strcmp(format, "csv") != 0 && strcmp(format, "json") != 0) {
         return cli_usage(c, "--format '%s': table, csv or json", format);
     }
-    if (strcmp(by, "item") != 0 && strcmp(by, "case") != 0) {
-        return cli_usage(c, "--by '%s': item or case", by);
+    if (strcmp(by, "item") != 0 && strcmp(by, "case") != 0 && strcmp(by, "slice") != 0) {
+        return cli_usage(c, "--by '%s': item, case or slice", by);
     }
     m.id = id_bytes(id);
     m.partial = cli_flag(c, "partial");
@@ -602,6 +645,8 @@ static int results(struct cli *c, const struct id128 *id)
     } else if (rc == RC_OK && strcmp(format, "csv") == 0) {
         if (strcmp(by, "case") == 0) {
             results_csv_cases(&r);
+        } else if (strcmp(by, "slice") == 0) {
+            results_csv_slices(&r);
         } else {
             results_csv_items(&r);
         }

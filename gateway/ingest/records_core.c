@@ -52,7 +52,7 @@ size_t record_key_number(const struct record_anchor *a, enum record_kind kind, u
 {
     size_t n = record_key(a, kind, out);
 
-    if (kind == RECORD_ITEM || kind == RECORD_RESULT) {
+    if (kind == RECORD_ITEM || kind == RECORD_RESULT || kind == RECORD_SERIES) {
         CHECK(v <= UINT32_MAX);
         be_put32(out + n, (uint32_t)v);
         return n + 4;
@@ -118,6 +118,7 @@ enum rc record_key_parse_number(struct slice key, uint64_t *ret_n)
     switch (key.p[head - 1]) {
     case RECORD_ITEM:
     case RECORD_RESULT:
+    case RECORD_SERIES:
         if (key.n != head + 4) return key_bad();
         *ret_n = be_get32(key.p + head);
         return RC_OK;
@@ -600,6 +601,20 @@ static void io_result(struct io *io, struct record_result *rec)
     BLOB(detail, 65536);
 }
 
+static void io_series(struct io *io, struct record_series *rec)
+{
+    STR(uid, 64);
+    COUNT(slices_n, RECORD_SLICES_MAX);
+    BLOB(list, RECORD_VALUE_MAX - 128);
+}
+
+static void io_series_slice(struct io *io, struct record_series_slice *rec)
+{
+    STR(path, RECORD_NAME_BYTES_MAX);
+    U64(version);
+    U64(size_bytes);
+}
+
 static void io_model(struct io *io, struct record_model *rec)
 {
     STR(name, 63);
@@ -665,6 +680,7 @@ static void io_start(struct io *io, uint8_t kind)
 #define KIND_task       RECORD_TASK
 #define KIND_item       RECORD_ITEM
 #define KIND_result     RECORD_RESULT
+#define KIND_series     RECORD_SERIES
 #define KIND_model      RECORD_MODEL
 #define KIND_list       RECORD_LIST
 #define KIND_collect    RECORD_COLLECT
@@ -692,6 +708,28 @@ static void io_start(struct io *io, uint8_t kind)
         return dec_end(&io, #name, reterr);                                                        \
     }
 RECORD_TYPES(RECORD_CODEC)
+
+enum rc record_series_put(struct record_out *out, const struct record_series_slice *s)
+{
+    struct io io = {.out = out};
+    struct record_series_slice copy = *s;
+
+    io_series_slice(&io, &copy);
+    return io.bad != NULL ? RC_INVAL : out->rc;
+}
+
+enum rc record_series_next(struct slice *list, struct record_series_slice *ret)
+{
+    struct io io = {.p = list->p, .left = list->n};
+    struct record_series_slice s = {.version = 0};
+
+    if (list->n == 0) return RC_RANGE;
+    io_series_slice(&io, &s);
+    if (io.bad != NULL) return RC_CORRUPT;
+    *list = (struct slice){io.p, io.left};
+    *ret = s;
+    return RC_OK;
+}
 
 enum rc record_manifest_covered(struct slice value, struct slice *ret_covered)
 {

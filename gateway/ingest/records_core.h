@@ -31,6 +31,7 @@
 #define RECORD_VALUE_MAX      (1u << 20) /* as storage says */
 #define RECORD_LEAVES_MAX     64u        /* of 1 MiB in a chunk of at most 64 MiB */
 #define RECORD_PACK_MAX       64u        /* objects in one body: one entry brings all their rows */
+#define RECORD_SLICES_MAX     2048u      /* of a series: a CT of the whole body at 1 mm */
 
 /* ---- keys ---- */
 
@@ -58,6 +59,7 @@ enum record_kind {
     RECORD_TASK = 33,   /* + task BE u64 */
     RECORD_ITEM = 34,   /* + item BE u32 */
     RECORD_RESULT = 35, /* + item BE u32 */
+    RECORD_SERIES = 36, /* + item BE u32: the objects of an item that is a DICOM series */
     /* anchored at a model's name: SHA-256("mikura model 1", name) */
     RECORD_MODEL = 48, /* + version BE u64 */
     /* values of list rows */
@@ -96,7 +98,7 @@ size_t record_key_claim(uint64_t placement_hash, const struct id128 *upload, uin
 size_t record_key_chunk(const struct record_anchor *a, const struct id128 *upload, uint32_t index,
                         uint8_t *out);
 size_t record_key_number(const struct record_anchor *a, enum record_kind kind, uint64_t n,
-                         uint8_t *out); /* COMMIT, TASK, MODEL; ITEM and RESULT (u32) */
+                         uint8_t *out); /* COMMIT, TASK, MODEL; ITEM, RESULT, SERIES (u32) */
 /* version 0: the prefix of all versions of the path (a scan's start). */
 size_t record_key_object(const struct record_anchor *a, enum record_kind kind, struct slice path,
                          uint64_t version, uint8_t *out);
@@ -317,10 +319,19 @@ struct record_task {
     uint32_t items_n;
     struct record_task_item items[RECORD_TASK_ITEMS_MAX];
 };
-struct record_item { /* an input, exact */
+struct record_item { /* an input, exact; a series: path empty, version 0, all sizes together */
     struct id128 collection_id;
     struct slice collection, case_id, path, media_type;
     uint64_t version, size_bytes;
+};
+struct record_series_slice {
+    struct slice path;
+    uint64_t version, size_bytes;
+};
+struct record_series { /* of the item's case */
+    struct slice uid;  /* SeriesInstanceUID: in clear, as the study's, which is the case id */
+    uint32_t slices_n; /* 1..RECORD_SLICES_MAX */
+    struct slice list; /* by path: record_series_put(), record_series_next() */
 };
 struct record_result {
     uint32_t attempt;
@@ -363,6 +374,7 @@ struct record_collect { /* of a data group: which of its chunks have been looked
     X(task)                                                                                        \
     X(item)                                                                                        \
     X(result)                                                                                      \
+    X(series)                                                                                      \
     X(model)                                                                                       \
     X(list)                                                                                        \
     X(collect)
@@ -377,6 +389,10 @@ struct record_collect { /* of a data group: which of its chunks have been looked
 RECORD_TYPES(RECORD_DECL)
 #undef RECORD_DECL
 
+/* A series' list. put: appends to out; RC_NOMEM. next: takes the first off list; RC_RANGE: none is
+ * left; RC_CORRUPT. */
+MUST_CHECK enum rc record_series_put(struct record_out *out, const struct record_series_slice *s);
+MUST_CHECK enum rc record_series_next(struct slice *list, struct record_series_slice *ret);
 /* The bytes of a MANIFEST value that its MAC covers: all but the last 32. RC_CORRUPT. */
 MUST_CHECK enum rc record_manifest_covered(struct slice value, struct slice *ret_covered);
 /* Where byte `offset` (< size) of the object lies: extent idx, chunk and offset in it, and how many

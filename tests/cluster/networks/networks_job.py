@@ -273,4 +273,5 @@ def main():
         mixed(jobs)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -99,6 +99,7 @@ ROWS = {
     '/mikura.internal.v1.Work/Renew': (lambda: internal('RenewRequest', job=os.urandom(16), attempt=1), dict(co='OK')),
     '/mikura.internal.v1.Work/Finish': (lambda: internal('FinishRequest', job=os.urandom(16), attempt=1),
                                         dict(co=('NOT_FOUND', 'FAILED_PRECONDITION'))),
+    '/mikura.internal.v1.Work/Slices': (lambda: internal('SlicesRequest', job=os.urandom(16), attempt=1), dict(co='NOT_FOUND')),
     '/mikura.internal.v1.Work/FetchModel': (lambda: internal('FetchModelRequest', sha256=bytes(32)), dict(co='NOT_FOUND')),
 }
 # at a storage node. STALE: a group of no pool; the right was there

@@ -34,6 +34,9 @@ static void test_taken(void **state)
     assert_false(p.crop);
     assert_int_equal(job_params_set(&p, "precision", "fp16", &e), RC_OK);
     assert_int_equal(p.precision, JOB_FP16);
+    assert_false(p.window);
+    assert_int_equal(job_params_set(&p, "window", "-600,1500", &e), RC_OK);
+    assert_true(p.window && p.window_center < -599 && p.window_width > 1499);
     p = made("quality");
     assert_int_equal(p.tiles_max, 64);
     assert_int_equal(job_params_set(&p, "tiles_max", "4096", &e), RC_OK);
@@ -58,6 +61,10 @@ static void test_refused(void **state)
         {"classify", "size", "1x2x3x4", "rows x columns"},
         {"classify", "size", "99999999999x1", "rows x columns"},
         {"classify", "mean", "1,2", "one number or three"},
+        {"segment", "window", "40", "CENTER,WIDTH"},
+        {"segment", "window", "40,0.5", "CENTER,WIDTH"},
+        {"segment", "window", "40,400,1", "CENTER,WIDTH"},
+        {"quality", "window", "40,400", "has no parameter"},
         {"classify", "mean", "nan", "one number or three"},
         {"classify", "mean", "0x10", "one number or three"},
         {"classify", "mean", "1e300", "one number or three"},

@@ -1,6 +1,7 @@
 /* tests/unit/computed/worker/test_runner.c - the sandboxed reader: what it can't do, what it
  * answers, and what its end costs. The program is its own child: `test_runner --child ref BYTES`.
  */
+#include "computed/analysis/series.h"
 #include "computed/worker/child.h"
 #include "computed/worker/models.h"
 #include "computed/worker/runner.h"
@@ -120,10 +121,12 @@ static void tiff_make(struct scene *s)
     s->size = s->tiff_n;
 }
 
-static enum rc scene_read(void *data, uint64_t off, uint8_t *out, uint32_t n, struct err *reterr)
+static enum rc scene_read(void *data, uint32_t slice, uint64_t off, uint8_t *out, uint32_t n,
+                          struct err *reterr)
 {
     struct scene *s = data;
 
+    assert_int_equal(slice, 0);
     s->reads++;
     if (s->reads == s->fail_read) return err_set(reterr, RC_UNAVAIL, "no replica");
     if (s->reads == s->kill_read) assert_int_equal(kill(runner_pid(s->r), SIGSEGV), 0);
@@ -293,16 +296,29 @@ static void test_wire(void **state)
     q.score[0].value = 0.75;
     memcpy(q.score[1].name, "x\nSPOOFED", 10);
     n = wire_result_encode(&q, p);
-    assert_int_equal(wire_result_decode(p, n, &r), RC_OK);
+    assert_int_equal(wire_result_decode(p, n, 0, &r), RC_OK);
     assert_string_equal(r.label, "usable");
     assert_true(memcmp(&r.score[0].value, &q.score[0].value, 8) == 0);
     assert_string_equal(r.score[1].name, "x?SPOOFED"); /* no line of its own in a log */
     for (uint32_t k = 0; k < n; k++)
-        assert_int_equal(wire_result_decode(p, k, &r), RC_CORRUPT);
-    memset(p + 36 + 32, 0xff, 8); /* NaN */
-    assert_int_equal(wire_result_decode(p, n, &r), RC_CORRUPT);
+        assert_int_equal(wire_result_decode(p, k, 0, &r), RC_CORRUPT);
+    assert_int_equal(wire_result_decode(p, n, 3, &r), RC_CORRUPT); /* of a series: no order */
+    memset(p + 36 + 32, 0xff, 8);                                  /* NaN */
+    assert_int_equal(wire_result_decode(p, n, 0, &r), RC_CORRUPT);
     le_put32(p + 32, ANALYSIS_SCORES_MAX + 1);
-    assert_int_equal(wire_result_decode(p, n, &r), RC_CORRUPT);
+    assert_int_equal(wire_result_decode(p, n, 0, &r), RC_CORRUPT);
+    q.slice_n = 3; /* of a series: each slice once */
+    q.by = SERIES_BY_NUMBER;
+    memcpy(q.order, (const uint16_t[]){2, 0, 1}, 6);
+    n = wire_result_encode(&q, p);
+    assert_int_equal(wire_result_decode(p, n, 3, &r), RC_OK);
+    assert_true(r.slice_n == 3 && r.by == SERIES_BY_NUMBER && r.order[0] == 2 && r.order[2] == 1);
+    assert_int_equal(wire_result_decode(p, n, 2, &r), RC_CORRUPT);
+    assert_int_equal(wire_result_decode(p, n, 0, &r), RC_CORRUPT);
+    le_put16(p + n - 2, 0); /* twice */
+    assert_int_equal(wire_result_decode(p, n, 3, &r), RC_CORRUPT);
+    le_put16(p + n - 2, 3); /* not there */
+    assert_int_equal(wire_result_decode(p, n, 3, &r), RC_CORRUPT);
     wire_text((const uint8_t *)"ab\x1b[2Jc", 7, text, sizeof(text));
     assert_string_equal(text, "ab?[2Jc");
 }
@@ -318,6 +334,7 @@ static void test_wire_job(void **state)
     assert_int_equal(job_params_set(&p, "size", "4x5x6", &e), RC_OK);
     assert_int_equal(job_params_set(&p, "resize", "crop:0.875", &e), RC_OK);
     assert_int_equal(job_params_set(&p, "mean", "0.5", &e), RC_OK);
+    assert_int_equal(job_params_set(&p, "window", "40,400.5", &e), RC_OK);
     assert_int_equal(job_params_set(&p, "std", "0.1,0.2,0.3", &e), RC_OK);
     assert_int_equal(job_params_set(&p, "apply", "none", &e), RC_OK);
     assert_int_equal(job_params_set(&p, "top", "7", &e), RC_OK);
@@ -327,6 +344,8 @@ static void test_wire_job(void **state)
     assert_true(q.kind == p.kind && q.precision == p.precision && q.tiles_max == p.tiles_max);
     assert_true(q.size_n == 3 && memcmp(q.size, p.size, sizeof(p.size)) == 0 && q.crop);
     assert_true(memcmp(&q.crop_part, &p.crop_part, sizeof(double)) == 0);
+    assert_true(q.window && q.window_center >= 40 && q.window_center <= 40 &&
+                memcmp(&q.window_width, &p.window_width, sizeof(double)) == 0);
     assert_true(q.mean_n == 1 && q.std_n == 3 && memcmp(q.mean, p.mean, sizeof(double)) == 0 &&
                 memcmp(q.std, p.std, sizeof(p.std)) == 0);
     assert_true(q.apply == JOB_APPLY_NONE && q.top == 7);

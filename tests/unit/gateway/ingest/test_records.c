@@ -235,6 +235,10 @@ static void test_others(void **state)
     struct record_item i = {.case_id = text("c"), .path = text("p"), .version = 1}, i2;
     struct record_result r = {.attempt = 2, .label = text("usable"), .detail = text("pb")}, r2;
     struct record_model m = {.name = text("q"), .version = 1, .manifest = text("m")}, m2;
+    struct record_series s = {.uid = text("1.2.840"), .slices_n = 2}, s2;
+    struct record_series_slice slice;
+    uint8_t list[72];
+    struct record_out out = {.p = list, .cap = sizeof(list)};
 
     (void)state;
     c.name = text("radiology");
@@ -258,6 +262,25 @@ static void test_others(void **state)
     ROUND(result, &r, &r2);
     assert_true(same(r2.label, "usable"));
     ROUND(model, &m, &m2);
+    slice = (struct record_series_slice){text("a.dcm"), 3, 500};
+    assert_int_equal(record_series_put(&out, &slice), RC_OK);
+    slice = (struct record_series_slice){text("b.dcm"), 4, 501};
+    assert_int_equal(record_series_put(&out, &slice), RC_OK);
+    s.list = record_out_slice(&out);
+    ROUND(series, &s, &s2);
+    assert_int_equal(record_series_next(&s2.list, &slice), RC_OK);
+    assert_true(same(slice.path, "a.dcm") && slice.version == 3 && slice.size_bytes == 500);
+    for (s.list = s2.list; s.list.n > 0; s.list.n--) { /* cut short */
+        struct slice rest = s.list;
+
+        assert_int_equal(record_series_next(&rest, &slice),
+                         s.list.n == s2.list.n ? RC_OK : RC_CORRUPT);
+    }
+    assert_int_equal(record_series_next(&s2.list, &slice), RC_OK);
+    assert_true(same(slice.path, "b.dcm") && slice.version == 4);
+    assert_int_equal(record_series_next(&s2.list, &slice), RC_RANGE);
+    assert_int_equal(record_series_put(&out, &slice), RC_OK);
+    assert_int_equal(record_series_put(&out, &slice), RC_NOMEM); /* no room */
 }
 
 static void test_keys(void **state)
