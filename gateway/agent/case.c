@@ -405,12 +405,23 @@ static enum rc aside(struct work *w, struct journal_rec *r, const char *why, str
 
 static enum rc held_aside(struct work *w, struct journal_rec *r, size_t n, struct err *reterr)
 {
+    size_t refused = 0;
     char why[300];
 
-    (void)snprintf(why, sizeof why,
-                   "%zu of %zu files are held, with their reasons in quarantine/: clean them, or "
-                   "look at them and give them free with mikura agent retry --looked",
-                   n, w->c->files_n);
+    for (size_t i = 0; i < w->k->files_n; i++) {
+        const struct jfile *f = w->k->files[i];
+
+        refused += f->state == JFILE_HELD && f->outcome != DEID_QUARANTINED;
+    }
+    refused = MIN(refused, n);
+    (void)snprintf(
+        why, sizeof why,
+        "%zu of %zu files are held, with their reasons in quarantine/: %zu refused (%s), "
+        "%zu to be looked at (then: mikura agent retry --looked)",
+        n, w->c->files_n, refused,
+        w->a->set.deidentify ? "no cleaning mends them: take them out"
+                             : "clean them: --deidentify; or take them out",
+        n - refused);
     return aside(w, r, why, reterr);
 }
 
