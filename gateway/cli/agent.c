@@ -232,6 +232,7 @@ int cmd_agent_run(struct cli *c)
         if (c->args_n == 0) return cli_usage(c, "--dry-run needs files or folders");
         return deid_dry_run(c);
     }
+    (void)umask(077); /* the state folder holds files' names, and copies for a while */
     r = calloc(1, sizeof *r);
     if (r == NULL) return cli_fail(c, RC_NOMEM);
     r->c = c;
