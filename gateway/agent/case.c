@@ -405,12 +405,25 @@ static enum rc aside(struct work *w, struct journal_rec *r, const char *why, str
 
 static enum rc held_aside(struct work *w, struct journal_rec *r, size_t n, struct err *reterr)
 {
-    char why[300];
+    const char *mend = w->a->set.deidentify ? "no cleaning mends them: take them out"
+                                            : "clean them: --deidentify; or take them out";
+    size_t refused = 0;
+    char why[400], parts[300] = "";
 
+    for (size_t i = 0; i < w->k->files_n; i++) {
+        const struct jfile *f = w->k->files[i];
+
+        refused += f->state == JFILE_HELD && f->outcome != DEID_QUARANTINED;
+    }
+    refused = MIN(refused, n);
+    if (refused > 0) (void)snprintf(parts, sizeof parts, "; %zu refused (%s)", refused, mend);
+    if (n > refused)
+        (void)snprintf(parts + strlen(parts), sizeof parts - strlen(parts),
+                       "; %zu to be looked at (then: mikura agent retry CASE --looked)",
+                       n - refused);
     (void)snprintf(why, sizeof why,
-                   "%zu of %zu files are held, with their reasons in quarantine/: clean them, or "
-                   "look at them and give them free with mikura agent retry --looked",
-                   n, w->c->files_n);
+                   "%zu of %zu files are held, with their reasons in quarantine/%s", n,
+                   w->c->files_n, parts);
     return aside(w, r, why, reterr);
 }
 

@@ -154,7 +154,8 @@ static enum rc full_write(int fd, const void *p, size_t n, struct err *reterr)
 
         if (put < 0 && errno == EINTR) continue;
         if (put < 0)
-            return err_set(reterr, rc_from_errno(errno), "the cleaned file: %s", strerror(errno));
+            return err_set(reterr, rc_from_errno(errno), "writing the cleaned copy: %s%s",
+                           strerror(errno), errno == ENOSPC ? ": make room on its disk" : "");
         at += put;
         n -= (size_t)put;
     }

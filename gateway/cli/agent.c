@@ -3,6 +3,7 @@
 #include "gateway/agent/agent.h"
 #include "common/base/clock.h"
 #include "common/base/strutil.h"
+#include "common/image/deid/deid.h"
 #include "gateway/agent/journal.h"
 #include "gateway/cli/cli.h"
 #include "gateway/cli/out.h"
@@ -231,6 +232,7 @@ int cmd_agent_run(struct cli *c)
         if (c->args_n == 0) return cli_usage(c, "--dry-run needs files or folders");
         return deid_dry_run(c);
     }
+    (void)umask(077); /* the state folder holds files' names, and copies for a while */
     r = calloc(1, sizeof *r);
     if (r == NULL) return cli_fail(c, RC_NOMEM);
     r->c = c;
@@ -366,16 +368,45 @@ int cmd_agent_status(struct cli *c)
 }
 
 /* ---- retry ---- */
+/* What the agent could only shake its head at is told here. */
+static enum rc retry_check(struct cli *c, struct journal *j, const char *case_id, bool looked)
+{
+    const struct jcase *k = journal_case(j, case_id);
+    size_t to_look = 0, refused = 0;
+
+    if (k == NULL)
+        return err_set(&c->err, RC_NOTFOUND,
+                       "the agent knows no case '%s': see mikura agent status", case_id);
+    for (size_t i = 0; i < k->files_n; i++) {
+        const struct jfile *f = k->files[i];
+        bool held = f->state == JFILE_HELD;
+
+        to_look += held ? f->outcome == DEID_QUARANTINED
+                        : f->state == JFILE_STAGED && f->result.quarantined;
+        refused += held && f->outcome != DEID_QUARANTINED;
+    }
+    if (!looked || to_look > 0) return RC_OK;
+    return err_set(&c->err, RC_PRECOND,
+                   "case '%s': no file is held for its pixels, %zu are refused by other rules: "
+                   "looking frees none of them; clean them (--deidentify) or take them out",
+                   case_id, refused);
+}
+
 int cmd_agent_retry(struct cli *c)
 {
     const char *state = cli_value(c, "state");
     bool looked = cli_flag(c, "looked");
-    enum rc rc = RC_OK;
+    struct journal *j = NULL;
+    enum rc rc;
 
     if (state == NULL) return cli_usage(c, "--state DIR is needed: the agent's state folder");
     if (c->args_n == 0 && looked && !cli_flag(c, "all"))
         return cli_usage(c, "--looked needs the cases that were looked at, or --all");
-    if (c->args_n == 0) rc = agent_request_retry(state, NULL, looked, &c->err);
+    rc = journal_look(c, &j);
+    for (unsigned i = 0; rc == RC_OK && i < c->args_n; i++)
+        rc = retry_check(c, j, c->args[i], looked);
+    journal_close(j);
+    if (rc == RC_OK && c->args_n == 0) rc = agent_request_retry(state, NULL, looked, &c->err);
     for (unsigned i = 0; rc == RC_OK && i < c->args_n; i++)
         rc = agent_request_retry(state, c->args[i], looked, &c->err);
     if (rc != RC_OK) return cli_fail(c, rc);

@@ -162,12 +162,16 @@ expect 9 '"event":"aside"' once ct st-ct "$work/ct"
 [ "$(events stopped .bytes_sent)" = 0 ] || fail "bytes left the site"
 [ "$(cat "$work"/st-ct/quarantine/*/*.json | jq -r 'select(.file == "slice.dcm") | .reasons' | grep -c 'PatientName')" = 2 ] || fail "reasons"
 expect 9 'PatientName' agent status --state "$work/st-ct"
+expect 9 's2: 0 files staged, 2 held: 2 of 2 files are held, with their reasons in quarantine/; 2 refused (clean them' agent status --state "$work/st-ct"
 expect 0 '' op deid key "$work/key"
 agent retry --state "$work/st-ct" --quiet
 expect 9 '"case_id":"s1","event":"committed"' once ct st-ct "$work/ct" --deidentify --pseudonym-key "$work/key"
 [ "$(events aside .case_id | sort | tr '\n' ' ')" = 's2 s3 ' ] || fail "$(cat "$work/events")"
 jq -r '.changes[] | .rule + " " + .field + " " + .change' "$work/st-ct/deid-record.json" | grep -q 'identity (0010,0010) PatientName' || fail "no record"
 expect 2 '--all' agent retry --looked --state "$work/st-ct"
+expect 3 "knows no case 's9'" agent retry s9 --state "$work/st-ct"
+expect 7 'looking frees none of them' agent retry s3 --looked --state "$work/st-ct"
+[ -z "$(find "$work/st-ct" -type f -perm /077)" ] || fail "others may read: $(find "$work/st-ct" -type f -perm /077)"
 agent retry s2 --looked --state "$work/st-ct" --quiet
 expect 9 '"case_id":"s2","event":"committed"' once ct st-ct "$work/ct" --deidentify --pseudonym-key "$work/key"
 [ "$(rin ls ct/s2 --json | grep -c path)" = 2 ] || fail "s2: $(rin ls ct/s2)"
@@ -234,5 +238,19 @@ if unshare -m true 2>/dev/null; then
         wait \$!" || fail "a full journal: $(tail -n 3 "$work/fullrun")"
     grep -q state_full "$work/fullrun" || fail "a full journal was not told: $(tail -n 3 "$work/fullrun")"
     [ "$(rin ls plain/g60 --json | grep -c path)" = 1 ] || fail "after a full journal"
+fi
+# ---- the disk of the cleaned copies is full: nothing is sent or lost, the next run goes on ----
+if unshare -m true 2>/dev/null; then
+    mkdir -p "$work/tiny" "$work/spool/p1"
+    cp "$work/dicom/slice.dcm" "$work/spool/p1/1"
+    unshare -m bash -c "
+        mount -t tmpfs -o size=64k none '$work/tiny'
+        run() { '$mikura' agent run '$work/spool' --collection ct --state '$work/tiny/st' --once --json --deidentify --pseudonym-key '$work/key' --as society/jx/a1; }
+        dd if=/dev/zero of='$work/tiny/fill' bs=4k count=13 status=none
+        run >'$work/tinyrun' 2>&1 && exit 1
+        grep -q 'make room' '$work/tinyrun' || exit 1
+        rm '$work/tiny/fill'
+        run >>'$work/tinyrun' 2>&1" || fail "a full spool: $(tail -n 4 "$work/tinyrun")"
+    [ "$(rin stat ct/p1 --json | jq .generation)" = 1 ] || fail "after a full spool"
 fi
 echo "agent: all as it should be"
