@@ -7,11 +7,12 @@
 
 static const char *const KINDS[JOB_KIND_N] = {"quality", "classify", "segment"};
 static const char *const PRECISIONS[JOB_PRECISION_N] = {"fp32", "tf32", "fp16", "bf16"};
+static const char *const NO_YES[] = {"no", "yes"};
 static const char *const APPLIES[] = {"softmax", "sigmoid", "none"};
 
 enum rc job_params_init(struct job_params *ret, const char *kind, struct err *reterr)
 {
-    struct job_params p = {.tiles_max = 64, .crop_part = 1, .top = 5};
+    struct job_params p = {.tiles_max = 64, .crop_part = 1, .top = 5, .masks = true};
 
     for (uint32_t i = 0; i < JOB_KIND_N; i++) {
         if (strcmp(kind, KINDS[i]) != 0) continue;
@@ -155,6 +156,10 @@ enum rc job_params_set(struct job_params *p, const char *name, const char *value
     } else if (network && strcmp(name, "std") == 0) {
         if (!numbers(value, p->std, &p->std_n) || !positive(p->std, p->std_n))
             return expected(name, value, "one number above 0 or three, with commas", reterr);
+    } else if (p->kind == JOB_SEGMENT && strcmp(name, "masks") == 0) {
+        if (!word(value, NO_YES, ARRAY_N(NO_YES), &k))
+            return expected(name, value, "yes or no", reterr);
+        p->masks = k == 1;
     } else if (p->kind == JOB_CLASSIFY && strcmp(name, "apply") == 0) {
         if (!word(value, APPLIES, ARRAY_N(APPLIES), &k))
             return expected(name, value, "softmax, sigmoid or none", reterr);
@@ -168,7 +173,7 @@ enum rc job_params_set(struct job_params *p, const char *name, const char *value
                        KINDS[p->kind], name,
                        p->kind == JOB_QUALITY    ? "tiles_max"
                        : p->kind == JOB_CLASSIFY ? "size, resize, window, mean, std, apply, top"
-                                                 : "size, resize, window, mean, std");
+                                                 : "size, resize, window, mean, std, masks");
     }
     return RC_OK;
 }

@@ -2,18 +2,27 @@
  * as the gateway checks them when a job is submitted and as the worker and its child carry them
  * out.
  *
- *   quality   tiles_max=64          of a slide, 1 to 4096
- *   classify  size, resize, window, mean, std, apply=softmax|sigmoid|none (softmax), top=5 (1 to
- * 16) segment   size, resize, window, mean, std all       precision=fp32|tf32|fp16|bf16 (fp32)
+ *   quality   tiles_max=64 of a slide, 1 to 4096
  *
- *   size=224x224        rows x columns, or slices x rows x columns for a model that takes volumes;
- *                       needed where the model leaves them open
- *   resize=stretch|crop stretch: each side on its own. crop: scaled until it covers `size`, the
- *                       middle is taken; crop:0.875 scales until it covers size / 0.875 (a
- * classifier trained on 224 of 256). Both by a triangle filter as wide as the reduction mean=, std=
- * of the value / 255, one number or one a channel: (v / 255 - mean) / std
+ *   classify  size, resize, window, mean, std,
+ *             apply=softmax|sigmoid|none (softmax), top=5 (1 to 16)
+ *
+ *   segment   size, resize, window, mean, std,
+ *             masks=yes|no (yes): are label maps kept as results?
+ *
+ *   all       precision=fp32|tf32|fp16|bf16 (fp32)
+ *
+ *   size=224x224: rows x columns, or slices x rows x columns for a model that takes volumes; needed
+ *   where the model leaves them open.
+ *
+ *   resize=stretch|crop. stretch: each side on its own. crop: scaled until it covers `size`, the
+ *   middle is taken; crop:0.875 scales until it covers size / 0.875 (a classifier trained on 224 of
+ *   256). Both by a triangle filter as wide as the reduction.
+ *
+ *   mean=, std=: of the value / 255, one number or one a channel: (v / 255 - mean) / std.
+ *
  *   window=CENTER,WIDTH of DICOM greys, after RescaleSlope and Intercept: 40,400 (soft tissue in a
- * CT); else the image's own, or from its least to its greatest value
+ *   CT); else the image's own, or from its least to its greatest value.
  *
  * Pure. */
 #pragma once
@@ -42,6 +51,7 @@ struct job_params {
     uint8_t mean_n, std_n; /* 0: not given (0 and 1) */
     double mean[JOB_CHANNELS_MAX], std[JOB_CHANNELS_MAX];
     enum job_apply apply;
+    bool masks;
     uint32_t top;
 };
 

@@ -20,6 +20,7 @@ struct network {
     float *x; /* the input: [channels][depth][height][width] */
     size_t x_n;
     const char *classes; /* metadata, or NULL */
+    struct mask mask;    /* p NULL: none */
 };
 
 /* ---- resampling ---- */
@@ -191,11 +192,18 @@ enum rc network_open(struct engine *e, const struct model *m, const struct job_p
     return RC_OK;
 }
 
+static void mask_forget(struct network *n)
+{
+    free(n->mask.p);
+    n->mask.p = NULL;
+}
+
 void network_close(struct network *n)
 {
     if (n == NULL) return;
     session_close(n->s);
     if (n->x != NULL) memset(n->x, 0, n->x_n * sizeof(*n->x)); /* image memory */
+    mask_forget(n);
     free(n->x);
     free(n);
 }
@@ -373,6 +381,9 @@ struct stack {
     uint32_t open_idx;
     bool windowed; /* all through this one */
     struct image_window window;
+    bool placed; /* affine: of the slices' own pixels */
+    double affine[12];
+    struct resample across, down; /* out: which part was taken */
 };
 
 static void stack_end(struct stack *k)
@@ -471,6 +482,8 @@ static enum rc input_make(struct network *n, struct stack *k, struct err *reterr
         rc = stack_at(k, frame_of(n, k, d), &img, &s.frame, reterr);
         if (rc == RC_OK) rc = slice_read(n, &s, img, d, reterr);
     }
+    k->across = s.across;
+    k->down = s.down;
     scaler_free(&s);
     if (rc == RC_OK) normalise(n);
     return rc;
@@ -546,7 +559,7 @@ static enum rc classify(const struct network *n, const float *y, double *v, uint
 }
 
 static enum rc segment(const struct network *n, const float *y, uint64_t places, double *v,
-                       uint32_t k, struct analysis_result *ret, struct err *reterr)
+                       uint32_t k, uint8_t *labels, struct analysis_result *ret, struct err *reterr)
 {
     uint32_t best = k > 1 ? 1 : 0;
 
@@ -560,6 +573,7 @@ static enum rc segment(const struct network *n, const float *y, uint64_t places,
             if (f > y[top * places + i]) top = c;
         }
         if (k > 1 || y[i] > 0) v[top]++;
+        if (labels != NULL) labels[i] = (uint8_t)(k > 1 ? top : y[i] > 0);
     }
     for (uint32_t c = 0; c < k; c++) {
         v[c] /= (double)places;
@@ -582,6 +596,53 @@ static enum rc segment(const struct network *n, const float *y, uint64_t places,
     return RC_OK;
 }
 
+/* From voxels of the model's output to millimetres: those of the slices' pixels, resampled. */
+static void affine_scale(const struct network *n, const struct stack *k, double ret[12])
+{
+    const double step[3] = {step_of(&k->across), step_of(&k->down), (double)k->n / n->depth};
+    const double from[3] = {k->across.from, k->down.from, 0};
+
+    for (uint32_t r = 0; r < 3; r++) {
+        const double *a = k->affine + 4 * (size_t)r;
+
+        ret[4 * r + 3] = a[3];
+        for (uint32_t i = 0; i < 3;
+             i++) { /* centre of voxel 0: from + step / 2, less half a pixel */
+            ret[4 * r + i] = a[i] * step[i];
+            ret[4 * r + 3] += a[i] * (from[i] + step[i] / 2 - 0.5);
+        }
+    }
+}
+
+/* labels: as the model gave them. */
+static enum rc mask_make(struct network *n, const struct stack *k, const struct session_out *out,
+                         const uint8_t *labels, struct err *reterr)
+{
+    const int64_t *dim = out->shape.dim + 2;
+    double affine[12];
+    char text[256];
+
+    if (n->volume) {
+        /* a model whose output has another size than its input: its places are not known here */
+        bool same = dim[0] == n->depth && dim[1] == n->height && dim[2] == n->width;
+
+        if (k->placed && same) affine_scale(n, k, affine);
+        return mask_nifti(labels, (uint32_t)dim[0], (uint32_t)dim[1], (uint32_t)dim[2],
+                          k->placed && same ? affine : NULL, &n->mask, reterr);
+    }
+    (void)snprintf(text, sizeof(text),
+                   "labels by the model's classes; of an image of %u x %u pixels, columns %.2f to "
+                   "%.2f, rows %.2f to %.2f",
+                   k->across.in_n, k->down.in_n, k->across.from, k->across.to, k->down.from,
+                   k->down.to);
+    return mask_png(labels, (uint32_t)dim[0], (uint32_t)dim[1], text, &n->mask, reterr);
+}
+
+const struct mask *network_mask(const struct network *n)
+{
+    return n->mask.p == NULL ? NULL : &n->mask;
+}
+
 static enum rc run(struct network *n, struct stack *k, struct analysis_result *ret,
                    struct err *reterr)
 {
@@ -590,10 +651,13 @@ static enum rc run(struct network *n, struct stack *k, struct analysis_result *r
     struct analysis_result r = {0};
     const void *x = n->x;
     uint64_t places = 1;
+    uint8_t *labels = NULL;
     double *v;
     int64_t c;
-    enum rc rc = input_make(n, k, reterr);
+    enum rc rc;
 
+    mask_forget(n);
+    rc = input_make(n, k, reterr);
     stack_end(k);
 
     if (rc != RC_OK) return rc;
@@ -612,8 +676,17 @@ static enum rc run(struct network *n, struct stack *k, struct analysis_result *r
         return err_set(reterr, RC_INVAL, "the model's first output has no place, or several rows");
     v = calloc((size_t)c, sizeof(*v));
     if (v == NULL) return err_set(reterr, RC_NOMEM, "%lld classes", (long long)c);
-    rc = n->p.kind == JOB_CLASSIFY ? classify(n, out[0].data, v, (uint32_t)c, &r, reterr)
-                                   : segment(n, out[0].data, places, v, (uint32_t)c, &r, reterr);
+    if (n->p.kind == JOB_SEGMENT && n->p.masks && c <= MASK_CLASSES_MAX) {
+        labels = malloc(places);
+        if (labels == NULL)
+            rc = err_set(reterr, RC_NOMEM, "a mask of %llu places", (unsigned long long)places);
+    }
+    if (rc == RC_OK)
+        rc = n->p.kind == JOB_CLASSIFY
+                 ? classify(n, out[0].data, v, (uint32_t)c, &r, reterr)
+                 : segment(n, out[0].data, places, v, (uint32_t)c, labels, &r, reterr);
+    if (rc == RC_OK && labels != NULL) rc = mask_make(n, k, &out[0], labels, reterr);
+    free(labels);
     free(v);
     r.tile_n = 1;
     if (rc == RC_OK) *ret = r;
@@ -661,6 +734,7 @@ enum rc network_series(struct network *n, const struct network_slices *slices,
     if (header == NULL) return err_set(reterr, RC_NOMEM, "a series of %u slices", slices->n);
     rc = headers_read(slices, header, reterr);
     if (rc == RC_OK) rc = series_order(header, slices->n, order, &by, reterr);
+    if (rc == RC_OK) k.placed = series_affine(header, slices->n, order, by, k.affine);
     free(header);
     if (rc == RC_OK) rc = run(n, &k, &r, reterr);
     if (rc != RC_OK) return rc;

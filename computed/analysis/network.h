@@ -12,6 +12,7 @@
 #include "common/model/job_params.h"
 #include "common/model/model.h"
 #include "computed/analysis/analysis.h"
+#include "computed/analysis/mask.h"
 #include "computed/onnx/engine.h"
 
 struct network;
@@ -44,6 +45,10 @@ struct network_slices {
 };
 MUST_CHECK enum rc network_series(struct network *n, const struct network_slices *slices,
                                   struct analysis_result *ret, struct err *reterr);
+
+/* What the last image or series was segmented into: valid until the next. NULL: kind classify, the
+ * job wants none, or the model has more than MASK_CLASSES_MAX classes. */
+const struct mask *network_mask(const struct network *n);
 
 /* Part [from, to) of a row of in_n values resampled to out_n: a triangle filter, as wide as the
  * reduction (at least 1). Weights of out-place o: *ret_lo the first in-place, *ret_n how many, w

@@ -188,3 +188,18 @@ enum rc series_order(const struct image_slice *s, uint32_t n, uint16_t *order,
     free(p);
     return rc;
 }
+
+bool series_affine(const struct image_slice *s, uint32_t n, const uint16_t *order,
+                   enum series_by by, double ret[12])
+{
+    const struct image_slice *first = &s[order[0]], *last = &s[order[n - 1]];
+
+    if (by != SERIES_BY_POSITION || !first->has_spacing) return false;
+    for (uint32_t k = 0; k < 3; k++) {
+        ret[4 * k] = first->orientation[k] * first->spacing[1];
+        ret[4 * k + 1] = first->orientation[3 + k] * first->spacing[0];
+        ret[4 * k + 2] = (last->position[k] - first->position[k]) / (n - 1);
+        ret[4 * k + 3] = first->position[k];
+    }
+    return true;
+}

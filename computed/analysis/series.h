@@ -19,3 +19,7 @@ enum series_by { SERIES_BY_POSITION = 1, SERIES_BY_NUMBER = 2 };
  * are no volume, and why; RC_NOMEM. */
 MUST_CHECK enum rc series_order(const struct image_slice *slices, uint32_t n, uint16_t *order,
                                 enum series_by *ret_by, struct err *reterr);
+/* Ordered by position: millimetres in DICOM's axes from (column, row, slice of the stack), counted
+ * from the centre of the first, rows of 4. False where that is not known. */
+bool series_affine(const struct image_slice *slices, uint32_t n, const uint16_t *order,
+                   enum series_by by, double ret[12]);

@@ -160,6 +160,26 @@ static enum rc score(struct child *c, const struct image_source *src, const char
     return rc;
 }
 
+static void mask_send(struct child *c, const struct mask *m)
+{
+    const uint32_t most = WIRE_UP_MAX - WIRE_HEAD_BYTES - WIRE_MASK_HEAD;
+
+    for (size_t at = 0; at < m->n;) {
+        uint32_t n = (uint32_t)MIN(m->n - at, (size_t)most);
+        uint8_t *p = c->up + WIRE_HEAD_BYTES;
+
+        le_put32(p, (uint32_t)m->kind);
+        le_put32(p + 4, m->rank);
+        for (uint32_t i = 0; i < 3; i++)
+            le_put32(p + 8 + 4 * (size_t)i, m->shape[i]);
+        le_put32(p + 20, (uint32_t)m->n);
+        le_put32(p + 24, (uint32_t)at);
+        memcpy(p + WIRE_MASK_HEAD, m->p + at, n);
+        up_send(c, WIRE_MASK, WIRE_MASK_HEAD + n);
+        at += n;
+    }
+}
+
 /* network_slices.open */
 static enum rc slice_open(void *data, uint32_t slice, struct image **ret_img, struct err *reterr)
 {
@@ -204,6 +224,8 @@ static void item(struct child *c, uint32_t type, const uint8_t *body, uint32_t n
     c->read_failed = false;
     rc = type == WIRE_SERIES ? series(c, body, &r, &e) : image(c, body, n, &r, &e);
     if (rc == RC_OK) {
+        if (c->network != NULL && network_mask(c->network) != NULL)
+            mask_send(c, network_mask(c->network));
         up_send(c, WIRE_RESULT, wire_result_encode(&r, c->up + WIRE_HEAD_BYTES));
     } else if (c->read_failed || rc == RC_IO || rc == RC_INTERNAL) {
         up_error(c, WIRE_TROUBLE, &e);

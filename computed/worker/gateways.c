@@ -10,9 +10,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#define GATEWAYS_MAX   64u
-#define MODEL_FETCH_MS 600000u
-#define SLICES_MS      120000u
+#define GATEWAYS_MAX     64u
+#define MODEL_FETCH_MS   600000u
+#define SLICES_MS        120000u
+#define MASK_PUT_MS      120000u
+#define MASK_PIECE_BYTES (512u << 10)
 
 struct gateway {
     char name[64], address[128];
@@ -361,4 +363,44 @@ enum rc gateways_slices_get(struct gateways *g, const Mikura__Internal__V1__Slic
     }
     *ret = s;
     return RC_OK;
+}
+
+/* ---- masks ---- */
+struct mask_putting {
+    const Mikura__Internal__V1__PutMaskHeader *header;
+    const uint8_t *p;
+};
+
+static enum rc mask_one(struct rpc_channel *ch, void *arg, struct err *reterr)
+{
+    struct rpc_request_conf conf = {.path = "/mikura.internal.v1.Work/PutMask",
+                                    .timeout_ms = MASK_PUT_MS};
+    const struct mask_putting *t = arg;
+    struct fstream *s = NULL;
+    struct rpc_msg *msg;
+    enum rc rc = fstream_open(ch, &conf, &s);
+
+    if (rc != RC_OK) return err_set(reterr, rc, "PutMask: %s", rc_text(rc));
+    for (uint64_t at = 0; at < t->header->size_bytes && rc == RC_OK;) {
+        Mikura__Internal__V1__PutMaskRequest m = MIKURA__INTERNAL__V1__PUT_MASK_REQUEST__INIT;
+
+        if (at == 0) m.header = (Mikura__Internal__V1__PutMaskHeader *)(uintptr_t)t->header;
+        m.data.data = (uint8_t *)(uintptr_t)t->p + at;
+        m.data.len = (size_t)MIN(t->header->size_bytes - at, (uint64_t)MASK_PIECE_BYTES);
+        at += m.data.len;
+        rc = fstream_send(s, &m.base); /* a failure shows at the answer */
+    }
+    fstream_half_close(s);
+    while ((rc = fstream_recv(s, &msg, reterr)) == RC_OK)
+        fstream_release(s, msg);
+    fstream_close(s);
+    return rc == RC_RANGE ? RC_OK : rc;
+}
+
+enum rc gateways_mask_put(struct gateways *g, const Mikura__Internal__V1__PutMaskHeader *header,
+                          const uint8_t *p, struct err *reterr)
+{
+    struct mask_putting t = {header, p};
+
+    return go_round(g, GATEWAYS_WORK, mask_one, &t, reterr);
 }

@@ -45,4 +45,8 @@ struct gateways_slices {
 MUST_CHECK enum rc gateways_slices_get(struct gateways *g,
                                        const Mikura__Internal__V1__SlicesRequest *req,
                                        struct gateways_slices *ret, struct err *reterr);
+/* An item's mask. RC_ABORTED: the attempt is over. */
+MUST_CHECK enum rc gateways_mask_put(struct gateways *g,
+                                     const Mikura__Internal__V1__PutMaskHeader *header,
+                                     const uint8_t *p, struct err *reterr);
 void gateways_slices_free(struct gateways_slices *s); /* keys and inline bytes are zeroed */

@@ -27,6 +27,8 @@ struct runner {
     uint8_t *down;                             /* a frame being sent */
     uv_write_t write;
     char device[128];
+    struct mask mask; /* p NULL: none */
+    size_t mask_got;
 };
 
 static void on_closed(uv_handle_t *h)
@@ -261,6 +263,14 @@ enum rc runner_open(const struct runner_conf *conf, int model_fd, struct runner 
     return RC_OK;
 }
 
+static void mask_drop(struct runner *r)
+{
+    if (r->mask.p != NULL) memset(r->mask.p, 0, r->mask.n);
+    free(r->mask.p);
+    r->mask = (struct mask){.p = NULL};
+    r->mask_got = 0;
+}
+
 void runner_close(struct runner *r)
 {
     bool spawned;
@@ -277,6 +287,7 @@ void runner_close(struct runner *r)
         fiber_cond_wait(&r->changed);
     memset(r->down, 0, WIRE_HEAD_BYTES + WIRE_READ_MAX); /* image bytes */
     free(r->down);
+    mask_drop(r);
     free(r);
 }
 
@@ -320,6 +331,38 @@ static enum rc read_serve(struct runner *r, const struct runner_item *item, uint
     return frame_send(r, WIRE_FAIL, fail, n + 4, reterr);
 }
 
+/* A piece of the mask: they come in order. */
+static bool mask_take(struct runner *r, const uint8_t *p, uint32_t n)
+{
+    struct mask *m = &r->mask;
+    uint32_t all;
+
+    if (n <= WIRE_MASK_HEAD) return false;
+    all = le_get32(p + 20);
+    if (m->p == NULL) {
+        m->kind = (enum mask_kind)le_get32(p);
+        m->rank = le_get32(p + 4);
+        for (uint32_t i = 0; i < 3; i++)
+            m->shape[i] = le_get32(p + 8 + 4 * (size_t)i);
+        m->n = all;
+        if (mask_media_type(m->kind) == NULL || (m->rank != 2 && m->rank != 3) || all == 0 ||
+            all > MASK_BYTES_MAX)
+            return false;
+        m->p = malloc(all);
+        if (m->p == NULL) return false;
+    }
+    n -= WIRE_MASK_HEAD;
+    if (all != m->n || le_get32(p + 24) != r->mask_got || n > m->n - r->mask_got) return false;
+    memcpy(m->p + r->mask_got, p + WIRE_MASK_HEAD, n);
+    r->mask_got += n;
+    return true;
+}
+
+const struct mask *runner_mask(const struct runner *r)
+{
+    return r->mask.p == NULL ? NULL : &r->mask;
+}
+
 static enum rc item_send(struct runner *r, const struct runner_item *item, struct err *reterr)
 {
     uint8_t *body = r->down + WIRE_HEAD_BYTES;
@@ -343,8 +386,10 @@ enum runner_end runner_item_run(struct runner *r, const struct runner_item *item
     uint64_t until = uv_now(fibers_loop(r->fs)) + RUNNER_ITEM_MS;
     uint32_t type, n;
     char text[400];
-    enum rc rc = item_send(r, item, reterr);
+    enum rc rc;
 
+    mask_drop(r);
+    rc = item_send(r, item, reterr);
     while (rc == RC_OK) {
         uint64_t now = uv_now(fibers_loop(r->fs));
         const uint8_t *body = r->up + WIRE_HEAD_BYTES;
@@ -359,8 +404,14 @@ enum runner_end runner_item_run(struct runner *r, const struct runner_item *item
         case WIRE_READ:
             rc = read_serve(r, item, n, reterr);
             break;
+        case WIRE_MASK:
+            if (mask_take(r, body, n)) break;
+            (void)err_set(reterr, RC_IO, "the reader process gave no proper mask");
+            return RUNNER_LOST;
         case WIRE_RESULT:
-            if (wire_result_decode(body, n, item->slice_n, ret) == RC_OK) return RUNNER_RESULT;
+            if (wire_result_decode(body, n, item->slice_n, ret) == RC_OK &&
+                (r->mask.p == NULL || r->mask_got == r->mask.n))
+                return RUNNER_RESULT;
             (void)err_set(reterr, RC_IO, "the reader process gave no proper result");
             return RUNNER_LOST;
         case WIRE_ASIDE:

@@ -5,6 +5,7 @@
  * than RUNNER_ITEM_MS costs its item alone; the caller starts another. Calls belong to fibers. */
 #pragma once
 #include "common/fiber/fiber.h"
+#include "computed/analysis/mask.h"
 #include "computed/worker/wire.h"
 
 /* Between two messages of a child: reading a tile and scoring it takes well under a second,
@@ -41,6 +42,9 @@ struct runner_item {
                     struct err *reterr);
     void *data;
 };
+/* The label map that came with the last RUNNER_RESULT, or NULL. Until the next item or close. Its
+ * bytes are a stranger's. */
+const struct mask *runner_mask(const struct runner *r);
 enum runner_end {
     RUNNER_RESULT,
     RUNNER_ASIDE,   /* the image can't be analysed: reason in reterr */

@@ -38,7 +38,7 @@ static const uint8_t *get_f64(const uint8_t *p, double *ret)
 
 uint32_t wire_job_encode(const struct job_params *j, uint8_t *buf)
 {
-    const uint32_t v[12] = {(uint32_t)j->kind,
+    const uint32_t v[13] = {(uint32_t)j->kind,
                             (uint32_t)j->precision,
                             j->tiles_max,
                             j->size_n,
@@ -49,7 +49,8 @@ uint32_t wire_job_encode(const struct job_params *j, uint8_t *buf)
                             (uint32_t)(j->mean_n | j->std_n << 8),
                             (uint32_t)j->apply,
                             j->top,
-                            j->window};
+                            j->window,
+                            j->masks};
     uint8_t *p = buf;
 
     for (uint32_t i = 0; i < ARRAY_N(v); i++)
@@ -77,9 +78,10 @@ void wire_job_decode(const uint8_t *p, struct job_params *ret)
                            .std_n = p[33],
                            .apply = (enum job_apply)le_get32(p + 36),
                            .top = le_get32(p + 40),
-                           .window = le_get32(p + 44) != 0};
+                           .window = le_get32(p + 44) != 0,
+                           .masks = le_get32(p + 48) != 0};
 
-    p = get_f64(p + 48, &j.crop_part);
+    p = get_f64(p + 52, &j.crop_part);
     p = get_f64(p, &j.window_center);
     p = get_f64(p, &j.window_width);
     for (uint32_t i = 0; i < JOB_CHANNELS_MAX; i++) {

@@ -26,13 +26,16 @@ enum wire_type {
     WIRE_READ,        /* offset u64, n u32, slice u32 (0 of an image) */
     WIRE_RESULT,      /* label[32], n u32, n x {name[32], value f64 bits}; of a series also by u32,
                          n u32, n x u16: slices as stacked */
-    WIRE_ASIDE,       /* message: the image can't be analysed, and why */
-    WIRE_TROUBLE,     /* rc u32, message: not the image's fault */
+    WIRE_MASK,    /* before RESULT, in order: enum mask_kind u32, rank u32, 3 x side u32, all bytes
+                     u32, offset u32, and the bytes from there */
+    WIRE_ASIDE,   /* message: the image can't be analysed, and why */
+    WIRE_TROUBLE, /* rc u32, message: not the image's fault */
 };
 
 #define WIRE_SCORE_BYTES 40u
 #define WIRE_READ_BYTES  16u
-#define WIRE_JOB_MAX     (12u * 4 + (3 + 2 * JOB_CHANNELS_MAX) * 8)
+#define WIRE_MASK_HEAD   28u
+#define WIRE_JOB_MAX     (13u * 4 + (3 + 2 * JOB_CHANNELS_MAX) * 8)
 #define WIRE_RESULT_MAX  (44u + ANALYSIS_SCORES_MAX * WIRE_SCORE_BYTES + 2 * ANALYSIS_SLICES_MAX)
 #define WIRE_SERIES_MAX  (4u + 8u * ANALYSIS_SLICES_MAX)
 

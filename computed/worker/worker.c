@@ -11,6 +11,7 @@
 #include "common/base/log.h"
 #include "common/base/metrics.h"
 #include "computed/analysis/series.h"
+#include <openssl/evp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -156,6 +157,37 @@ static enum rc series_tell(struct run *r, const struct analysis_result *q,
     s->n_order = q->slice_n;
     ir->series = s;
     return RC_OK;
+}
+
+/* Stored before the result that names it. */
+static enum rc mask_tell(struct run *r, uint32_t idx, const struct mask *m, struct err *reterr)
+{
+    Mikura__Internal__V1__PutMaskHeader header = MIKURA__INTERNAL__V1__PUT_MASK_HEADER__INIT;
+    Mikura__V1__Mask *told = arena_alloc(&r->arena, sizeof(*told));
+    unsigned n = 32;
+    enum rc rc;
+
+    header.job = r->task->job;
+    header.task = r->task->task;
+    header.attempt = r->task->attempt;
+    header.item = r->outcome[idx]->item;
+    header.media_type = arena_str(&r->arena, "%s", mask_media_type(m->kind));
+    header.size_bytes = m->n;
+    if (told == NULL || header.media_type == NULL) return err_set(reterr, RC_NOMEM, "a mask");
+    mikura__v1__mask__init(told);
+    told->media_type = header.media_type;
+    told->size_bytes = m->n;
+    told->sha256.len = 32;
+    told->sha256.data = arena_alloc(&r->arena, 32);
+    told->n_shape = m->rank;
+    told->shape = arena_copy(&r->arena, m->shape, m->rank * sizeof(*m->shape));
+    if (told->sha256.data == NULL || told->shape == NULL)
+        return err_set(reterr, RC_NOMEM, "a mask");
+    if (EVP_Digest(m->p, m->n, told->sha256.data, &n, EVP_sha256(), NULL) != 1)
+        return err_set(reterr, RC_INTERNAL, "SHA-256 of a mask");
+    rc = gateways_mask_put(r->w->conf.gateways, &header, m->p, reterr);
+    if (rc == RC_OK) r->outcome[idx]->result->mask = told;
+    return rc == RC_OK ? RC_OK : err_prefix(reterr, "its mask could not be stored");
 }
 
 static enum rc result(struct run *r, uint32_t idx, const struct analysis_result *q)
@@ -314,6 +346,9 @@ static enum rc run_item_read(struct run *r, uint32_t idx, struct reading *x, str
         fetch_input_free(x->open); /* another try begins afresh: no window of a crash */
         x->open = NULL;
         r->outcome[idx]->result->device = arena_str(&r->arena, "%s", runner_device(r->runner));
+        if (end == RUNNER_RESULT && runner_mask(r->runner) != NULL &&
+            mask_tell(r, idx, runner_mask(r->runner), &e) != RC_OK)
+            end = RUNNER_TROUBLE;
         if (end == RUNNER_RESULT && result(r, idx, &q) != RC_OK) {
             (void)err_set(&e, RC_NOMEM, "result");
             end = RUNNER_TROUBLE;

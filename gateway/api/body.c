@@ -5,6 +5,8 @@
  * that waits for more input but this one, so two uploads can't wait for each other's memory: chunks
  * under way need no more input to finish. */
 #include "gateway/api/body.h"
+#include "common/base/log.h"
+#include "common/crypto/digest.h"
 #include <stdlib.h>
 
 enum rc body_chunk_new(struct gw *gw, const struct body_spec *spec, uint32_t index,
@@ -276,4 +278,57 @@ void body_end(struct body_writer *w)
     free(w->plain);
     w->plain = NULL;
     key_wipe(&w->spec.key);
+}
+
+/* ---- owners that are no objects ---- */
+enum rc body_manifest(const struct gw_case *cs, const struct body_spec *spec, struct slice key,
+                      struct slice sealed_inline, struct arena *a, struct slice *ret,
+                      struct err *reterr)
+{
+    struct record_manifest *m = arena_alloc(a, sizeof *m);
+    struct slice covered;
+    enum rc rc = RC_OK;
+
+    if (m == NULL) return err_set(reterr, RC_NOMEM, "a manifest");
+    m->size_bytes = spec->size_bytes;
+    m->sealed_inline = sealed_inline;
+    if (sealed_inline.n == 0) {
+        m->bodies_n = m->extents_n = 1;
+        m->bodies[0] = (struct record_body){.id = spec->body,
+                                            .pool = spec->pool,
+                                            .chunk_bytes = spec->chunk_bytes,
+                                            .size_bytes = spec->size_bytes};
+        m->extents[0] = (struct record_extent){.length = spec->size_bytes};
+        rc = gw_body_wrap(cs, &spec->body, &spec->key, a, &m->bodies[0].key);
+    }
+    if (rc == RC_OK) rc = GW_ENCODE(a, manifest, m, ret, reterr);
+    if (rc == RC_OK) rc = record_manifest_covered(*ret, &covered);
+    if (rc == RC_OK) rc = digest_manifest(&cs->key, key, covered, m->mac);
+    if (rc != RC_OK) return err_set(reterr, rc, "a manifest: %s", rc_text(rc));
+    memcpy((uint8_t *)(uintptr_t)ret->p + covered.n, m->mac, sizeof m->mac);
+    return RC_OK;
+}
+
+void body_drop(struct gw *gw, const struct body_spec *spec)
+{
+    uint32_t chunks =
+        spec->size_bytes == 0
+            ? 0
+            : (uint32_t)((spec->size_bytes + spec->chunk_bytes - 1) / spec->chunk_bytes);
+    struct err err = {0};
+    enum rc rc = RC_OK;
+
+    for (uint32_t i = 0; i < chunks && rc == RC_OK; i++) {
+        struct route_at at = {.pool = spec->pool};
+
+        rc = anchor_chunk_hash(&spec->body, i, &at.hash);
+        if (rc == RC_OK) rc = route_chunk_drop(gw->route, at, &spec->body, i, GW_CALL_MS, &err);
+        if (rc == RC_NOTFOUND) rc = RC_OK;
+    }
+    if (rc != RC_OK) {
+        char id[ID128_TEXT_BYTES];
+
+        log_warn("body_left", "body=%s chunks=%u why=%s", id128_text(&spec->body, id), chunks,
+                 err.msg);
+    }
 }

@@ -66,3 +66,11 @@ MUST_CHECK enum rc body_chunk_fill(struct body_chunk *k, const void *p, size_t n
 MUST_CHECK enum rc body_chunk_sealed(struct body_chunk *k, struct err *reterr);
 MUST_CHECK enum rc body_chunk_put(struct body_chunk *k, uint64_t left_ms, struct err *reterr);
 void body_chunk_free(struct body_chunk *k);
+
+/* For owners that are no objects (a model, a mask): the MANIFEST value of one body, or of bytes
+ * sealed in it, with its MAC, for the row `key`. */
+MUST_CHECK enum rc body_manifest(const struct gw_case *cs, const struct body_spec *spec,
+                                 struct slice key, struct slice sealed_inline, struct arena *a,
+                                 struct slice *ret, struct err *reterr);
+/* Its chunks, wherever they are; what could not be dropped is logged. size_bytes 0: it has none. */
+void body_drop(struct gw *gw, const struct body_spec *spec);

@@ -14,6 +14,7 @@
 #include "common/model/job_params.h"
 #include "gateway/api/cohort.h"
 #include "gateway/api/listing.h"
+#include "gateway/api/masks.h"
 #include "gateway/api/models.h"
 #include "gateway/api/series.h"
 #include <stdio.h>
@@ -23,6 +24,7 @@
 #define PUT_BYTES   (1u << 20)
 #define WATCH_MS    500u
 #define BATCH_ITEMS 256u
+#define DELETE_ROWS 64u /* numbers at a time */
 
 typedef Mikura__V1__Job Job;
 
@@ -187,9 +189,8 @@ static bool job_ended(const struct record_job *rec)
            rec->state == MIKURA__V1__JOB_STATE__JOB_FAILED;
 }
 
-/* The caller's own; operators: all. Somebody else's looks as if it were not there. */
-static enum rc own_job(struct fcall *c, ProtobufCBinaryData id, struct arena *a, struct gw_job *ret,
-                       struct err *reterr)
+enum rc gw_job_own(struct fcall *c, ProtobufCBinaryData id, struct arena *a, struct gw_job *ret,
+                   struct err *reterr)
 {
     struct gw *gw = c->service;
     char text[ID128_TEXT_BYTES];
@@ -645,7 +646,7 @@ static enum rc get_job(struct fcall *c, struct err *reterr)
 
     if (rc != RC_OK) return rc;
     if (job == NULL) return err_set(reterr, RC_NOMEM, "a job");
-    rc = own_job(c, req->id, &c->arena, job, reterr);
+    rc = gw_job_own(c, req->id, &c->arena, job, reterr);
     return rc != RC_OK ? rc : reply_job(c, &job->rec, reterr);
 }
 
@@ -663,7 +664,7 @@ static enum rc watch_job(struct fcall *c, struct err *reterr)
         Job *m;
 
         arena_init(&a);
-        rc = own_job(c, req->id, &a, &job, reterr);
+        rc = gw_job_own(c, req->id, &a, &job, reterr);
         if (rc == RC_OK && job.version != told) {
             m = job_message(&a, &job.rec);
             rc = m == NULL ? err_set(reterr, RC_NOMEM, "a job") : fcall_send(c, &m->base);
@@ -743,7 +744,7 @@ static enum rc cancel_job(struct fcall *c, struct err *reterr)
     if (rc != RC_OK) return rc;
     if (job == NULL) return err_set(reterr, RC_NOMEM, "a job");
     for (int tries = 0; tries < 16 && !done; tries++) {
-        rc = own_job(c, req->id, &c->arena, job, reterr);
+        rc = gw_job_own(c, req->id, &c->arena, job, reterr);
         if (rc != RC_OK) return rc;
         if (job_ended(&job->rec)) return reply_job(c, &job->rec, reterr);
         job->rec.state = MIKURA__V1__JOB_STATE__JOB_CANCELLED;
@@ -756,6 +757,88 @@ static enum rc cancel_job(struct fcall *c, struct err *reterr)
     log_info("job_cancelled", "rid=%s by=%s", fcall_rid(c), fcall_peer(c)->uri);
     gw_jobs_ring(c->service);
     return reply_job(c, &job->rec, reterr);
+}
+
+/* ---- Delete ---- */
+enum rc gw_item_allowed(struct fcall *c, const struct record_item *it, struct err *reterr)
+{
+    struct gw_collection *col = arena_alloc(&c->arena, sizeof *col);
+    char *name = gw_dup(&c->arena, it->collection);
+    enum rc rc;
+
+    if (col == NULL || name == NULL) return err_set(reterr, RC_NOMEM, "a collection");
+    rc = gw_collection(c->service, name, &c->arena, gw_left_ms(c), col, reterr);
+    if (rc != RC_OK) return rc;
+    gw_collection_wipe(col);
+    return gw_allowed(c, col, GW_READ, reterr);
+}
+
+/* The rows of numbers [from, from + n) of these kinds; beside them what masks left. */
+static enum rc delete_rows(struct fcall *c, const struct gw_job *job, const enum record_kind *kinds,
+                           uint32_t kinds_n, uint32_t from, uint32_t n, struct err *reterr)
+{
+    struct gw *gw = c->service;
+    struct arena a;
+    struct slice *k;
+    uint32_t k_n = 0;
+    bool done;
+    enum rc rc = RC_OK;
+
+    arena_init(&a);
+    k = arena_alloc(&a, (kinds_n + 1) * (size_t)n * sizeof *k);
+    if (k == NULL) rc = err_set(reterr, RC_NOMEM, "a job's rows");
+    if (rc == RC_OK && kinds[0] == RECORD_MASK)
+        rc = gw_masks_drop(gw, job, from, n, &a, k, &k_n, reterr);
+    for (uint32_t i = 0; i < kinds_n * n && rc == RC_OK; i++) {
+        uint8_t key[RECORD_KEY_BYTES_MAX];
+        size_t len = record_key_number(&job->anchor, kinds[i / n], from + i % n, key);
+
+        k[k_n] = (struct slice){arena_copy(&a, key, len), len};
+        if (k[k_n++].p == NULL) rc = err_set(reterr, RC_NOMEM, "a job's rows");
+    }
+    if (rc == RC_OK)
+        rc = gw_txn(gw, job->at, NULL, 0, NULL, 0, k, k_n, &a, gw_left_ms(c), &done, NULL, NULL,
+                    reterr);
+    arena_deinit(&a);
+    return rc;
+}
+
+static enum rc delete_job(struct fcall *c, struct err *reterr)
+{
+    static const enum record_kind ITEMS[] = {RECORD_MASK, RECORD_RESULT, RECORD_SERIES,
+                                             RECORD_ITEM},
+                                  TASKS[] = {RECORD_TASK};
+    struct gw *gw = c->service;
+    Mikura__V1__DeleteJobRequest *req;
+    Mikura__V1__DeleteJobResponse answer = MIKURA__V1__DELETE_JOB_RESPONSE__INIT;
+    struct gw_job *job = arena_alloc(&c->arena, sizeof *job);
+    uint8_t *keys = arena_raw(&c->arena, 2 * RECORD_KEY_BYTES_MAX);
+    struct slice k[2], name;
+    bool done;
+    enum rc rc = fcall_request(c, &mikura__v1__delete_job_request__descriptor, &req, reterr);
+
+    if (rc != RC_OK) return rc;
+    if (job == NULL || keys == NULL) return err_set(reterr, RC_NOMEM, "a job");
+    rc = gw_job_own(c, req->id, &c->arena, job, reterr);
+    if (rc != RC_OK) return rc;
+    if (!job_ended(&job->rec))
+        return err_set(reterr, RC_PRECOND, "the job has not ended; cancel it first");
+    rc = job_list_name(&c->arena, &job->rec, &name);
+    /* tasks first: then no worker of a cancelled job brings a mask any more */
+    for (uint32_t i = 0; i < job->rec.tasks && rc == RC_OK; i += DELETE_ROWS)
+        rc = delete_rows(c, job, TASKS, 1, i, MIN(job->rec.tasks - i, DELETE_ROWS), reterr);
+    for (uint32_t i = 0; i < job->rec.items && rc == RC_OK; i += DELETE_ROWS)
+        rc = delete_rows(c, job, ITEMS, ARRAY_N(ITEMS), i, MIN(job->rec.items - i, DELETE_ROWS),
+                         reterr);
+    if (rc != RC_OK) return rc;
+    k[0] = (struct slice){keys, record_key(&job->anchor, RECORD_JOB, keys)};
+    keys += RECORD_KEY_BYTES_MAX;
+    k[1] = (struct slice){keys, record_list_key(&record_scope_jobs, name, job->at.hash, keys)};
+    rc = gw_txn(gw, job->at, NULL, 0, NULL, 0, k, 2, &c->arena, gw_left_ms(c), &done, NULL, NULL,
+                reterr);
+    if (rc != RC_OK) return rc;
+    log_info("job_deleted", "rid=%s by=%s", fcall_rid(c), fcall_peer(c)->uri);
+    return fcall_send(c, &answer.base);
 }
 
 /* ---- Results ---- */
@@ -939,7 +1022,9 @@ static enum rc results_read(struct results *r, const struct gw_job *job, uint32_
         if (rc == RC_OK)
             rc = record_result_decode(gw_bytes(got->items[(size_t)2 * i + 1]->value), &res, reterr);
         if (rc == RC_OK) rc = result_message(r, &it, &res, &m);
-        if (rc == RC_OK) rc = sum_case(r, &it, m->label);
+        if (rc != RC_OK) break;
+        m->item = from + i;
+        rc = sum_case(r, &it, m->label);
         if (rc != RC_OK) break;
         if (it.path.n == 0)
             rc = series_send(r, job, from + i, m, reterr);
@@ -989,7 +1074,7 @@ static enum rc results(struct fcall *c, struct err *reterr)
 
     if (rc != RC_OK) return rc;
     if (job == NULL || r == NULL) return err_set(reterr, RC_NOMEM, "results");
-    rc = own_job(c, req->id, &c->arena, job, reterr);
+    rc = gw_job_own(c, req->id, &c->arena, job, reterr);
     if (rc != RC_OK) return rc;
     if (!req->partial && !job_ended(&job->rec))
         return err_set(reterr, RC_PRECOND,
@@ -1020,5 +1105,7 @@ const struct fcall_method gw_job_methods[] = {
     {"/mikura.v1.Jobs/Get", false, 0, get_job},
     {"/mikura.v1.Jobs/Cancel", false, 0, cancel_job},
     {"/mikura.v1.Jobs/Results", false, 0, results},
+    {"/mikura.v1.Jobs/Mask", false, 0, gw_mask_get},
+    {"/mikura.v1.Jobs/Delete", false, 0, delete_job},
     {NULL, false, 0, NULL},
 };

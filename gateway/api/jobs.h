@@ -44,6 +44,17 @@ struct gw_job {
 };
 MUST_CHECK enum rc gw_job_read(struct gw *gw, const struct id128 *id, struct arena *a,
                                uint64_t left_ms, struct gw_job *ret, struct err *reterr);
+/* The caller's own (operators: all). Somebody else's looks as if it were not there. */
+MUST_CHECK enum rc gw_job_own(struct fcall *c, ProtobufCBinaryData id, struct arena *a,
+                              struct gw_job *ret, struct err *reterr);
+/* May the caller still read the item's collection? RC_DENIED. */
+MUST_CHECK enum rc gw_item_allowed(struct fcall *c, const struct record_item *it,
+                                   struct err *reterr);
+/* Does the caller's attempt hold the item? By the TASK row, so that every gateway can tell;
+ * *ret_same compares that row. RC_ABORTED, RC_NOTFOUND. */
+MUST_CHECK enum rc gw_task_held(struct fcall *c, const struct gw_job *job, uint64_t task,
+                                uint32_t attempt, uint32_t item, struct arena *a,
+                                struct gw_compare *ret_same, struct err *reterr);
 /* Writes the row if its version is still the one read; *ret_done says so. */
 MUST_CHECK enum rc gw_job_write(struct gw *gw, const struct gw_job *job, struct arena *a,
                                 uint64_t left_ms, bool *ret_done, uint64_t *ret_version,

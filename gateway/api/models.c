@@ -349,28 +349,6 @@ static enum rc add_store(struct adding *ad, const struct body_spec *spec, struct
     return rc;
 }
 
-/* What was written for a model that did not come to be. */
-static void drop_body(struct gw *gw, const struct body_spec *spec)
-{
-    uint32_t chunks = (uint32_t)((spec->size_bytes + spec->chunk_bytes - 1) / spec->chunk_bytes);
-    struct err err = {0};
-    enum rc rc = RC_OK;
-
-    for (uint32_t i = 0; i < chunks && rc == RC_OK; i++) {
-        struct route_at at = {.pool = spec->pool};
-
-        rc = anchor_chunk_hash(&spec->body, i, &at.hash);
-        if (rc == RC_OK) rc = route_chunk_drop(gw->route, at, &spec->body, i, GW_CALL_MS, &err);
-        if (rc == RC_NOTFOUND) rc = RC_OK;
-    }
-    if (rc != RC_OK) {
-        char id[ID128_TEXT_BYTES];
-
-        log_warn("model_body_left", "body=%s chunks=%u why=%s", id128_text(&spec->body, id), chunks,
-                 err.msg);
-    }
-}
-
 /* One try to become the next version. *ret_done false: somebody else was faster. */
 static enum rc add_commit(struct adding *ad, const struct body_spec *spec,
                           const struct gw_case *as_case, const struct record_wrapped *key,
@@ -380,35 +358,23 @@ static enum rc add_commit(struct adding *ad, const struct body_spec *spec,
     struct gw *gw = ad->c->service;
     struct arena *a = &ad->c->arena;
     uint8_t *keys = arena_raw(a, 2 * RECORD_KEY_BYTES_MAX);
-    struct record_manifest *m = arena_alloc(a, sizeof *m);
     struct record_model rec = {
         .name = gw_text(ad->header->name), .version = version, .size_bytes = ad->got, .key = *key};
     struct record_list row = {.anchor = ad->anchor, .created_unix_ms = (int64_t)clock_wall_ms()};
     struct gw_compare absent = {.kind = MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_ABSENT};
     struct gw_put puts[2];
-    struct slice covered;
     enum rc rc;
 
-    if (keys == NULL || m == NULL) return err_set(reterr, RC_NOMEM, "a model's record");
+    if (keys == NULL) return err_set(reterr, RC_NOMEM, "a model's record");
     memcpy(rec.sha256, ad->sha256, 32);
     puts[0].key = (struct slice){keys, record_key_number(&ad->anchor, RECORD_MODEL, version, keys)};
     keys += RECORD_KEY_BYTES_MAX;
     puts[1].key = (struct slice){keys, record_list_key(&record_scope_models, rec.name,
                                                        record_anchor_hash(&ad->anchor), keys)};
-    m->size_bytes = ad->got;
-    m->bodies_n = m->extents_n = 1;
-    m->bodies[0] = (struct record_body){.id = spec->body,
-                                        .pool = spec->pool,
-                                        .chunk_bytes = spec->chunk_bytes,
-                                        .size_bytes = ad->got};
-    m->extents[0] = (struct record_extent){.length = ad->got};
-    rc = gw_body_wrap(as_case, &spec->body, &spec->key, a, &m->bodies[0].key);
+    rc = body_manifest(as_case, spec, puts[0].key, (struct slice){NULL, 0}, a, &rec.manifest,
+                       reterr);
     if (rc == RC_OK) rc = describe(ad, version, &rec.detail, ret, reterr);
-    if (rc == RC_OK) rc = GW_ENCODE(a, manifest, m, &rec.manifest, reterr);
-    if (rc == RC_OK) rc = record_manifest_covered(rec.manifest, &covered);
-    if (rc == RC_OK) rc = digest_manifest(&as_case->key, puts[0].key, covered, m->mac);
-    if (rc != RC_OK) return err_set(reterr, rc, "a model's record: %s", rc_text(rc));
-    memcpy((uint8_t *)(uintptr_t)rec.manifest.p + covered.n, m->mac, sizeof m->mac);
+    if (rc != RC_OK) return rc;
     rc = GW_ENCODE(a, model, &rec, &puts[0].value, reterr);
     if (rc == RC_OK) rc = GW_ENCODE(a, list, &row, &puts[1].value, reterr);
     if (rc != RC_OK) return rc;
@@ -468,7 +434,7 @@ static enum rc add_new(struct adding *ad, Mikura__V1__Model **ret, struct err *r
     if (rc == RC_OK && !done && *ret == NULL)
         rc = err_set(reterr, RC_ABORTED, "model '%s' keeps changing; retry", ad->header->name);
     /* an unknown outcome may have made it: then its bytes stay */
-    if (!done && rc != RC_DEADLINE && rc != RC_UNAVAIL && rc != RC_IO) drop_body(gw, &spec);
+    if (!done && rc != RC_DEADLINE && rc != RC_UNAVAIL && rc != RC_IO) body_drop(gw, &spec);
     key_wipe(&as_case->key);
     key_wipe(&spec.key);
     return rc;

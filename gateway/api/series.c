@@ -91,8 +91,8 @@ static enum rc facts_read(struct gw *gw, const struct gw_case *cs, const struct 
     return rc;
 }
 
-static enum rc case_open(struct gw *gw, const struct record_item *o, struct arena *a,
-                         uint64_t left_ms, struct gw_case *ret, struct err *reterr)
+enum rc gw_item_case(struct gw *gw, const struct record_item *o, struct arena *a, uint64_t left_ms,
+                     struct gw_case *ret, struct err *reterr)
 {
     char *collection = gw_dup(a, o->collection), *case_id = gw_dup(a, o->case_id);
     struct gw_collection *col = arena_alloc(a, sizeof *col);
@@ -102,7 +102,10 @@ static enum rc case_open(struct gw *gw, const struct record_item *o, struct aren
         return err_set(reterr, RC_NOMEM, "a case");
     rc = gw_collection(gw, collection, a, left_ms, col, reterr);
     if (rc != RC_OK) return rc;
-    rc = gw_case(gw, col, case_id, false, a, left_ms, ret, reterr);
+    if (id128_eq(&col->rec.id, &o->collection_id))
+        rc = gw_case(gw, col, case_id, false, a, left_ms, ret, reterr);
+    else
+        rc = err_set(reterr, RC_NOTFOUND, "its collection was made anew since");
     gw_collection_wipe(col);
     return rc;
 }
@@ -118,7 +121,7 @@ static enum rc case_facts(struct gw *gw, const struct record_item *o, uint32_t n
     arena_init(&mine);
     cs = arena_alloc(&mine, sizeof *cs);
     rc = cs == NULL ? err_set(reterr, RC_NOMEM, "a case")
-                    : case_open(gw, o, &mine, left_ms, cs, reterr);
+                    : gw_item_case(gw, o, &mine, left_ms, cs, reterr);
     for (uint32_t i = 0; i < n && rc == RC_OK; i += SCAN_ROWS)
         rc = facts_read(gw, cs, o + i, MIN(n - i, SCAN_ROWS), a, left_ms, ret + i, reterr);
     if (cs != NULL) gw_case_wipe(cs);

@@ -16,6 +16,10 @@ struct series_items {
     uint32_t items_n;
     uint32_t *order; /* indexes of objects: an item's lie together, by path */
 };
+/* The case of an item, opened. RC_NOTFOUND, RC_PRECOND: it is gone, withdrawn, or its collection
+ * was made anew since. */
+MUST_CHECK enum rc gw_item_case(struct gw *gw, const struct record_item *it, struct arena *a,
+                                uint64_t left_ms, struct gw_case *ret, struct err *reterr);
 /* objects: neighbours are of one case, by path. In the order of each item's first object. All is in
  * the arena. RC_INVAL: a series of more than RECORD_SLICES_MAX objects, named. */
 MUST_CHECK enum rc gw_series_group(struct gw *gw, const struct record_item *objects, uint32_t n,

@@ -8,8 +8,10 @@
 #include "common/base/log.h"
 #include "common/crypto/capability.h"
 #include "gateway/api/jobs.h"
+#include "gateway/api/masks.h"
 #include "gateway/api/models.h"
 #include "gateway/api/object.h"
+#include "gateway/api/series.h"
 #include <stdlib.h>
 
 #define WAIT_MS_MAX 30000u
@@ -101,10 +103,8 @@ static enum rc set_aside(struct handing *h, uint32_t item, const char *reason, s
 
 static enum rc open_case(struct handing *h, const struct record_item *it, struct err *reterr)
 {
-    struct gw *gw = h->c->service;
     struct arena *a = h->a;
     char *collection = gw_dup(a, it->collection), *case_id = gw_dup(a, it->case_id);
-    struct gw_collection *col;
     enum rc rc;
 
     if (h->cs != NULL && h->col_name.n == it->collection.n && h->case_id.n == it->case_id.n &&
@@ -113,20 +113,10 @@ static enum rc open_case(struct handing *h, const struct record_item *it, struct
         return RC_OK;
     }
     if (h->cs != NULL) gw_case_wipe(h->cs);
-    h->cs = NULL;
-    col = arena_alloc(a, sizeof *col);
-    if (collection == NULL || case_id == NULL || col == NULL)
-        return err_set(reterr, RC_NOMEM, "a case");
-    rc = gw_collection(gw, collection, a, GW_CALL_MS, col, reterr);
-    if (rc != RC_OK) return rc;
-    if (!id128_eq(&col->rec.id, &it->collection_id)) {
-        gw_collection_wipe(col);
-        return err_set(reterr, RC_NOTFOUND, "its collection was made anew since");
-    }
     h->cs = arena_alloc(a, sizeof *h->cs);
-    rc = h->cs == NULL ? err_set(reterr, RC_NOMEM, "a case")
-                       : gw_case(gw, col, case_id, false, a, GW_CALL_MS, h->cs, reterr);
-    gw_collection_wipe(col);
+    if (collection == NULL || case_id == NULL || h->cs == NULL)
+        return err_set(reterr, RC_NOMEM, "a case");
+    rc = gw_item_case(h->c->service, it, a, GW_CALL_MS, h->cs, reterr);
     if (rc != RC_OK) {
         h->cs = NULL;
         return rc;
@@ -503,42 +493,60 @@ static enum rc renew(struct fcall *c, struct err *reterr)
     return fcall_send(c, &answer.base);
 }
 
+enum rc gw_task_held(struct fcall *c, const struct gw_job *job, uint64_t task, uint32_t attempt,
+                     uint32_t item, struct arena *a, struct gw_compare *ret_same,
+                     struct err *reterr)
+{
+    struct gw *gw = c->service;
+    struct record_task *t = arena_alloc(a, sizeof *t);
+    uint8_t *key = arena_raw(a, RECORD_KEY_BYTES_MAX);
+    Mikura__Internal__V1__GetResponse *got;
+    bool held = false;
+    enum rc rc;
+
+    if (t == NULL || key == NULL) return err_set(reterr, RC_NOMEM, "a task");
+    *ret_same = (struct gw_compare){MIKURA__INTERNAL__V1__COMPARE_KIND__COMPARE_VERSION,
+                                    {key, record_key_number(&job->anchor, RECORD_TASK, task, key)},
+                                    0};
+    rc = route_get(gw->route, job->at, &ret_same->key, 1, gw_left_ms(c), a, &got, reterr);
+    if (rc != RC_OK) return rc;
+    ret_same->number = got->items[0]->version;
+    if (ret_same->number == 0) return err_set(reterr, RC_NOTFOUND, "no such task");
+    rc = record_task_decode(gw_bytes(got->items[0]->value), t, reterr);
+    if (rc != RC_OK) return rc;
+    for (uint32_t i = 0; i < t->items_n; i++)
+        held = held || (t->items[i].item == item && t->items[i].out != 0);
+    if (held && t->state == RECORD_TASK_OUT && t->attempt == attempt &&
+        gw_slice_is(t->worker, fcall_peer(c)->uri))
+        return RC_OK;
+    return err_set(reterr, RC_ABORTED, "another attempt owns the task, or its job has ended");
+}
+
 /* ---- Slices ---- */
-/* Does the caller's attempt hold the item? By the TASK row, so that every gateway can tell. The
- * ITEM and SERIES rows come with it. */
 static enum rc slices_find(struct handing *h, const Mikura__Internal__V1__SlicesRequest *req,
                            struct record_item *ret_item, struct record_series *ret_series,
                            struct err *reterr)
 {
     struct gw *gw = h->c->service;
     struct arena *a = h->a;
-    struct record_task *t = arena_alloc(a, sizeof *t);
-    uint8_t *key = arena_raw(a, 3 * RECORD_KEY_BYTES_MAX);
+    uint8_t *key = arena_raw(a, 2 * RECORD_KEY_BYTES_MAX);
     Mikura__Internal__V1__GetResponse *got;
-    struct slice k[3];
-    bool held = false;
+    struct gw_compare same;
+    struct slice k[2];
     enum rc rc;
 
-    if (t == NULL || key == NULL) return err_set(reterr, RC_NOMEM, "a series");
-    k[0] = (struct slice){key, record_key_number(&h->job->anchor, RECORD_TASK, req->task, key)};
-    key += RECORD_KEY_BYTES_MAX;
-    k[1] = (struct slice){key, record_key_number(&h->job->anchor, RECORD_ITEM, req->item, key)};
-    key += RECORD_KEY_BYTES_MAX;
-    k[2] = (struct slice){key, record_key_number(&h->job->anchor, RECORD_SERIES, req->item, key)};
-    rc = route_get(gw->route, h->job->at, k, 3, gw_left_ms(h->c), a, &got, reterr);
+    if (key == NULL) return err_set(reterr, RC_NOMEM, "a series");
+    rc = gw_task_held(h->c, h->job, req->task, req->attempt, req->item, a, &same, reterr);
     if (rc != RC_OK) return rc;
-    if (got->items[0]->version == 0) return err_set(reterr, RC_NOTFOUND, "no such task");
-    rc = record_task_decode(gw_bytes(got->items[0]->value), t, reterr);
+    k[0] = (struct slice){key, record_key_number(&h->job->anchor, RECORD_ITEM, req->item, key)};
+    key += RECORD_KEY_BYTES_MAX;
+    k[1] = (struct slice){key, record_key_number(&h->job->anchor, RECORD_SERIES, req->item, key)};
+    rc = route_get(gw->route, h->job->at, k, 2, gw_left_ms(h->c), a, &got, reterr);
     if (rc != RC_OK) return rc;
-    for (uint32_t i = 0; i < t->items_n; i++)
-        held = held || (t->items[i].item == req->item && t->items[i].out != 0);
-    if (!held || t->state != RECORD_TASK_OUT || t->attempt != req->attempt ||
-        !gw_slice_is(t->worker, fcall_peer(h->c)->uri))
-        return err_set(reterr, RC_ABORTED, "another attempt owns the task, or its job has ended");
-    if (got->items[1]->version == 0 || got->items[2]->version == 0)
+    if (got->items[0]->version == 0 || got->items[1]->version == 0)
         return err_set(reterr, RC_NOTFOUND, "the item is no series");
-    rc = record_item_decode(gw_bytes(got->items[1]->value), ret_item, reterr);
-    return rc == RC_OK ? record_series_decode(gw_bytes(got->items[2]->value), ret_series, reterr)
+    rc = record_item_decode(gw_bytes(got->items[0]->value), ret_item, reterr);
+    return rc == RC_OK ? record_series_decode(gw_bytes(got->items[1]->value), ret_series, reterr)
                        : rc;
 }
 
@@ -664,6 +672,7 @@ const struct fcall_method gw_work_methods[] = {
     {"/mikura.internal.v1.Work/Renew", false, 0, renew},
     {"/mikura.internal.v1.Work/Finish", false, 0, finish},
     {"/mikura.internal.v1.Work/Slices", false, 0, slices},
+    {"/mikura.internal.v1.Work/PutMask", true, 0, gw_mask_put},
     {"/mikura.internal.v1.Work/FetchModel", false, 0, gw_model_fetch},
     {NULL, false, 0, NULL},
 };

@@ -103,6 +103,8 @@ struct cli_ref {
 };
 MUST_CHECK enum rc cli_ref_parse(const char *arg, struct cli_ref *ret, struct err *reterr);
 void cli_ref_free(struct cli_ref *r);
+/* mkdir -p of all before the file's last slash. RC_INTERNAL. */
+MUST_CHECK enum rc cli_folders_make(char *file, struct err *reterr);
 
 /* ---- commands, by file ---- */
 int cmd_collection_create(struct cli *c); /* catalog.c */
@@ -123,6 +125,7 @@ int cmd_job_ls(struct cli *c);
 int cmd_job_show(struct cli *c);
 int cmd_job_results(struct cli *c);
 int cmd_job_cancel(struct cli *c);
+int cmd_job_rm(struct cli *c);
 int cmd_receipt_keys(struct cli *c); /* receipt.c */
 int cmd_receipt_verify(struct cli *c);
 int cmd_node_ls(struct cli *c); /* nodes.c */

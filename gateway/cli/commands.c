@@ -68,7 +68,10 @@ static const struct cli_opt SUBMIT[] = {
     RESULTS_OPTS,
     {0}};
 static const struct cli_opt RESULTS[] = {
-    RESULTS_OPTS, {"partial", NULL, "what there is so far of a running job"}, {0}};
+    RESULTS_OPTS,
+    {"masks", "FOLDER", "of kind segment: label maps into FOLDER/COLLECTION/CASE/..."},
+    {"partial", NULL, "what there is so far of a running job"},
+    {0}};
 
 static const struct cli_opt RELEASE[] = {VERSION_OPT, {0}};
 #define DEID_OPTS                                                                                  \
@@ -223,7 +226,7 @@ const struct command COMMANDS[] = {
      "each slice and its version.\n"
      "--param of classify and segment: size, resize, window, mean, std; of classify: apply, top; "
      "of\n"
-     "quality: tiles_max; of all: precision.\n",
+     "segment: masks; of quality: tiles_max; of all: precision.\n",
      cmd_job_submit},
     {"job watch", "ID", 1, 1, "follow a job until it ends", JSON_ONLY,
      "Exit 14: it failed or was cancelled.\nexample:\n  mikura job watch "
@@ -238,8 +241,16 @@ const struct command COMMANDS[] = {
      "examples:\n  mikura job results 00112233445566778899aabbccddeeff\n"
      "  mikura job results 00112233445566778899aabbccddeeff --format csv > items.csv\n"
      "  mikura job results 00112233445566778899aabbccddeeff --format csv --by case > cases.csv\n"
-     "  mikura job results 00112233445566778899aabbccddeeff --format csv --by slice > slices.csv\n",
+     "  mikura job results 00112233445566778899aabbccddeeff --format csv --by slice > slices.csv\n"
+     "  mikura job results 00112233445566778899aabbccddeeff --masks ./masks\n"
+     "A mask has one label a place: 0, 1, ... in the order of the model's classes (one class: 1 "
+     "is\n"
+     "foreground). Pictures: PNG; volumes: NIfTI-1 (.nii.gz), in the patient's millimetres where "
+     "the\n"
+     "slices of a series say where they lie. They are as large as the model's output.\n",
      cmd_job_results},
+    {"job rm", "ID", 1, 1, "delete a job that has ended, with results and masks", JSON_ONLY,
+     "example:\n  mikura job rm 00112233445566778899aabbccddeeff\n", cmd_job_rm},
     {"job cancel", "ID", 1, 1, "start no more of its tasks", JSON_ONLY,
      "example:\n  mikura job cancel 00112233445566778899aabbccddeeff\n", cmd_job_cancel},
     {"node ls", "", 0, 0, "gateways, storage nodes, workers (operators)", WATCH,

@@ -181,8 +181,7 @@ static enum rc item_add(void *data, const Mikura__V1__ObjectInfo *info, struct e
     return RC_OK;
 }
 
-/* mkdir -p of all before the last slash. */
-static enum rc folders_make(char *file, struct err *reterr)
+enum rc cli_folders_make(char *file, struct err *reterr)
 {
     for (char *at = file + 1; *at != 0; at++) {
         int bad;
@@ -236,7 +235,7 @@ static enum rc item_file(const struct getting *g, const struct item *it, char **
                  g->one_case ? "" : "/", it->path) < 0) {
         return err_set(reterr, RC_NOMEM, "a name");
     }
-    return folders_make(*ret_file, reterr);
+    return cli_folders_make(*ret_file, reterr);
 }
 
 static enum rc item_get(struct getting *g, const struct item *it, bool *ret_kept,

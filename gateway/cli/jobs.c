@@ -4,11 +4,13 @@
 #include "gateway/cli/cli.h"
 #include "gateway/cli/out.h"
 #include "gateway/cli/progress.h"
+#include "gateway/ingest/name.h"
 #include "proto/mikura/v1/jobs.pb-c.h"
 #include "proto/mikura/v1/models.pb-c.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <openssl/evp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -618,6 +620,119 @@ static enum rc results_table(struct cli *c, const struct results *r, const struc
     return RC_OK;
 }
 
+/* ---- masks ---- */
+struct mask_get {
+    uint8_t *p;
+    size_t n, max;
+};
+static enum rc mask_each(void *data, const ProtobufCMessage *m, struct err *reterr)
+{
+    const Mikura__V1__MaskResponse *r = (const Mikura__V1__MaskResponse *)m;
+    struct mask_get *g = data;
+
+    if (r->data.len > g->max - g->n)
+        return err_set(reterr, RC_CORRUPT, "more bytes than the mask has");
+    if (r->data.len > 0) memcpy(g->p + g->n, r->data.data, r->data.len);
+    g->n += r->data.len;
+    return RC_OK;
+}
+
+static enum rc mask_file(const Mikura__V1__ItemResult *x, const char *dir, char **ret,
+                         struct err *reterr)
+{
+    const char *end = strcmp(x->mask->media_type, "image/png") == 0 ? ".png" : ".nii.gz";
+    char name[160];
+    const char *path = x->series == NULL ? x->object->path : name;
+    enum rc rc;
+
+    (void)snprintf(name, sizeof name, "series-%s", x->series == NULL ? "" : x->series->uid);
+    rc = name_check_path((struct slice){(const uint8_t *)path, strlen(path)}, reterr);
+    if (rc == RC_OK)
+        rc = name_check_case(
+            (struct slice){(const uint8_t *)x->object->case_id, strlen(x->object->case_id)},
+            reterr);
+    if (rc == RC_OK)
+        rc = name_check_collection(
+            (struct slice){(const uint8_t *)x->object->collection, strlen(x->object->collection)},
+            reterr);
+    if (rc != RC_OK) return rc;
+    if (asprintf(ret, "%s/%s/%s/%s%s", dir, x->object->collection, x->object->case_id, path, end) <
+        0)
+        return err_set(reterr, RC_NOMEM, "a name");
+    return cli_folders_make(*ret, reterr);
+}
+
+/* Under its name only when it is whole and has the digest that the result names. */
+static enum rc mask_write(const char *file, const struct mask_get *g, struct err *reterr)
+{
+    char *part = NULL;
+    FILE *f = NULL;
+    enum rc rc = RC_OK;
+    bool bad;
+
+    if (asprintf(&part, "%s.part-%ld", file, (long)getpid()) < 0)
+        return err_set(reterr, RC_NOMEM, "a name");
+    f = fopen(part, "wb");
+    bad = f == NULL || fwrite(g->p, 1, g->n, f) != g->n;
+    if (f != NULL && fclose(f) != 0) bad = true;
+    if (bad || rename(part, file) != 0) {
+        rc = err_set(reterr, RC_INTERNAL, "'%s': %s", file, strerror(errno));
+        (void)unlink(part);
+    }
+    free(part);
+    return rc;
+}
+
+static enum rc mask_one(struct cli *c, const struct id128 *id, const Mikura__V1__ItemResult *x,
+                        const char *dir, struct err *reterr)
+{
+    Mikura__V1__MaskRequest m = MIKURA__V1__MASK_REQUEST__INIT;
+    struct mask_get g = {.max = (size_t)x->mask->size_bytes};
+    uint8_t sha256[32];
+    char *file = NULL;
+    unsigned n = 32;
+    enum rc rc = mask_file(x, dir, &file, reterr);
+
+    m.job = id_bytes(id);
+    m.item = x->item;
+    if (rc == RC_OK) {
+        g.p = malloc(MAX(g.max, 1u));
+        if (g.p == NULL) rc = err_set(reterr, RC_NOMEM, "a mask of %zu bytes", g.max);
+    }
+    if (rc == RC_OK)
+        rc = mikura_stream(c->client, SVC "Mask", &m.base, &mikura__v1__mask_response__descriptor,
+                           mask_each, &g, reterr);
+    if (rc == RC_OK && (EVP_Digest(g.p, g.n, sha256, &n, EVP_sha256(), NULL) != 1 ||
+                        x->mask->sha256.len != 32 || memcmp(sha256, x->mask->sha256.data, 32) != 0))
+        rc = err_set(reterr, RC_CORRUPT,
+                     "the mask that came has another SHA-256 than the result "
+                     "names");
+    if (rc == RC_OK) rc = mask_write(file, &g, reterr);
+    free(g.p);
+    free(file);
+    return rc;
+}
+
+static enum rc masks_get(struct cli *c, const struct id128 *id, const struct results *r,
+                         const char *dir)
+{
+    uint64_t got = 0;
+
+    for (size_t i = 0; i < r->n; i++) {
+        for (size_t k = 0; k < r->parts[i]->n_items; k++) {
+            const Mikura__V1__ItemResult *x = r->parts[i]->items[k];
+            enum rc rc;
+
+            if (x->mask == NULL || x->object == NULL) continue;
+            rc = mask_one(c, id, x, dir, &c->err);
+            if (rc != RC_OK) return rc;
+            got++;
+        }
+    }
+    if (!c->quiet) (void)fprintf(stderr, "%" PRIu64 " masks in %s\n", got, dir);
+    return RC_OK;
+}
+
 static int results(struct cli *c, const struct id128 *id)
 {
     Mikura__V1__ResultsRequest m = MIKURA__V1__RESULTS_REQUEST__INIT;
@@ -654,6 +769,8 @@ static int results(struct cli *c, const struct id128 *id)
     } else if (rc == RC_OK) {
         rc = results_table(c, &r, id);
     }
+    if (rc == RC_OK && cli_value(c, "masks") != NULL)
+        rc = masks_get(c, id, &r, cli_value(c, "masks"));
     for (size_t i = 0; i < r.n; i++)
         mikura__v1__results_response__free_unpacked(r.parts[i], NULL);
     free(r.parts);
@@ -803,6 +920,24 @@ int cmd_job_results(struct cli *c)
     enum rc rc = job_id(c, &id);
 
     return rc == RC_OK ? results(c, &id) : cli_fail(c, rc);
+}
+
+int cmd_job_rm(struct cli *c)
+{
+    Mikura__V1__DeleteJobRequest m = MIKURA__V1__DELETE_JOB_REQUEST__INIT;
+    Mikura__V1__DeleteJobResponse *answer = NULL;
+    struct id128 id;
+    enum rc rc = job_id(c, &id);
+
+    if (rc == RC_OK) {
+        m.id = id_bytes(&id);
+        rc = cli_call(c, SVC "Delete", &m.base, &mikura__v1__delete_job_response__descriptor,
+                      &answer);
+    }
+    if (rc == RC_OK && !c->json && !c->quiet)
+        (void)printf("job %s: deleted, with its results and masks\n", c->args[0]);
+    mikura__v1__delete_job_response__free_unpacked(answer, NULL);
+    return ended(c, rc);
 }
 
 int cmd_job_cancel(struct cli *c)

@@ -52,7 +52,8 @@ size_t record_key_number(const struct record_anchor *a, enum record_kind kind, u
 {
     size_t n = record_key(a, kind, out);
 
-    if (kind == RECORD_ITEM || kind == RECORD_RESULT || kind == RECORD_SERIES) {
+    if (kind == RECORD_ITEM || kind == RECORD_RESULT || kind == RECORD_SERIES ||
+        kind == RECORD_MASK) {
         CHECK(v <= UINT32_MAX);
         be_put32(out + n, (uint32_t)v);
         return n + 4;
@@ -119,6 +120,7 @@ enum rc record_key_parse_number(struct slice key, uint64_t *ret_n)
     case RECORD_ITEM:
     case RECORD_RESULT:
     case RECORD_SERIES:
+    case RECORD_MASK:
         if (key.n != head + 4) return key_bad();
         *ret_n = be_get32(key.p + head);
         return RC_OK;
@@ -615,6 +617,15 @@ static void io_series_slice(struct io *io, struct record_series_slice *rec)
     U64(size_bytes);
 }
 
+static void io_mask(struct io *io, struct record_mask *rec)
+{
+    U32(attempt);
+    ID(upload);
+    STR(media_type, 64);
+    FIXED(sha256, 32);
+    BLOB(manifest, 512u << 10);
+}
+
 static void io_model(struct io *io, struct record_model *rec)
 {
     STR(name, 63);
@@ -681,6 +692,7 @@ static void io_start(struct io *io, uint8_t kind)
 #define KIND_item       RECORD_ITEM
 #define KIND_result     RECORD_RESULT
 #define KIND_series     RECORD_SERIES
+#define KIND_mask       RECORD_MASK
 #define KIND_model      RECORD_MODEL
 #define KIND_list       RECORD_LIST
 #define KIND_collect    RECORD_COLLECT

@@ -59,6 +59,7 @@ enum record_kind {
     RECORD_TASK = 33,   /* + task BE u64 */
     RECORD_ITEM = 34,   /* + item BE u32 */
     RECORD_RESULT = 35, /* + item BE u32 */
+    RECORD_MASK = 37,   /* + item BE u32 */
     RECORD_SERIES = 36, /* + item BE u32: the objects of an item that is a DICOM series */
     /* anchored at a model's name: SHA-256("mikura model 1", name) */
     RECORD_MODEL = 48, /* + version BE u64 */
@@ -98,7 +99,7 @@ size_t record_key_claim(uint64_t placement_hash, const struct id128 *upload, uin
 size_t record_key_chunk(const struct record_anchor *a, const struct id128 *upload, uint32_t index,
                         uint8_t *out);
 size_t record_key_number(const struct record_anchor *a, enum record_kind kind, uint64_t n,
-                         uint8_t *out); /* COMMIT, TASK, MODEL; ITEM, RESULT, SERIES (u32) */
+                         uint8_t *out); /* COMMIT, TASK, MODEL; ITEM, RESULT, SERIES, MASK (u32) */
 /* version 0: the prefix of all versions of the path (a scan's start). */
 size_t record_key_object(const struct record_anchor *a, enum record_kind kind, struct slice path,
                          uint64_t version, uint8_t *out);
@@ -333,6 +334,13 @@ struct record_series { /* of the item's case */
     uint32_t slices_n; /* 1..RECORD_SLICES_MAX */
     struct slice list; /* by path: record_series_put(), record_series_next() */
 };
+struct record_mask { /* of an item's segmentation, as a file */
+    uint32_t attempt;
+    struct id128 upload; /* of its chunks, where it has any */
+    struct slice media_type;
+    uint8_t sha256[32];
+    struct slice manifest; /* a MANIFEST value under the key of the item's case */
+};
 struct record_result {
     uint32_t attempt;
     struct slice label, reason, device, worker;
@@ -375,6 +383,7 @@ struct record_collect { /* of a data group: which of its chunks have been looked
     X(item)                                                                                        \
     X(result)                                                                                      \
     X(series)                                                                                      \
+    X(mask)                                                                                        \
     X(model)                                                                                       \
     X(list)                                                                                        \
     X(collect)

@@ -15,9 +15,11 @@ import sys
 import time
 
 import networks_job as j
+import nibabel
 import numpy as np
 import pydicom
 import torch
+from PIL import Image
 
 import networks
 
@@ -114,9 +116,9 @@ def make(w):
     w.want["whole.dcm"] = a[..., None]
 
 
-def submit(*more):
-    out = run("researcher/rin", "job", "submit", "--model", "unet", "--kind", "segment", "--json", *more,
-              "--param", f"size={'x'.join(map(str, SIZE))}", "--param", "mean=0.5", "--param", "std=0.25")
+def submit(*more, model="unet", size=SIZE):
+    out = run("researcher/rin", "job", "submit", "--model", model, "--kind", "segment", "--json", *more,
+              "--param", f"size={'x'.join(map(str, size))}", "--param", "mean=0.5", "--param", "std=0.25")
     return j.lines(out)[0]["id"]
 
 
@@ -153,6 +155,128 @@ def check(w, net, items):
         assert off <= 1e-3, (name, off)
         print(f"{name[-16:]}: {len(s['slices']) if s else 1} slices by {s['ordered_by'] if s else 'frame'}: off by {off:.1e}", flush=True)
     assert seen == set(w.want) | set(w.reason), seen ^ (set(w.want) | set(w.reason))
+
+
+# ---- masks ----
+def same_labels(name, got, want):
+    """Label by label but where two classes are within 1e-4 of each other, relative to the largest value."""
+    v = want[0]
+    top = np.sort(v, 0)
+    even = top[-1] - top[-2] <= 1e-4 * np.abs(v).max()
+    off = (got != v.argmax(0)) & ~even
+    assert got.shape == v.shape[1:] and not off.any(), (name, got.shape, int(off.sum()), int(even.sum()))
+    assert len(np.unique(got)) > 1, f"{name}: one label everywhere: this shows nothing"
+
+
+def place(k, n, h, w, size):
+    """Millimetres (NIfTI's axes) of the corner voxel and of the opposite one, as slice_write placed the pixels."""
+    d, oh, ow = size
+    out = []
+    for i, row, s in ((0, 0, 0), (ow - 1, oh - 1, d - 1)):
+        x, y, z = (i + 0.5) * w / ow - 0.5, (row + 0.5) * h / oh - 0.5, (s + 0.5) * n / d - 0.5
+        p = np.array([-10.0, 20.0, 5.0]) + 0.7 * x * ROW + 0.7 * y * COLUMN + 2.5 * z * np.cross(ROW, COLUMN)
+        out.append(p * [-1, -1, 1])
+    return out
+
+
+def masks(w, net, job, items):
+    folder = f"{work}/masks"
+    run("researcher/rin", "job", "results", job, "--masks", folder)
+    files = 0
+    for i in items:
+        s = i.get("series")
+        name = s["uid"] if s else os.path.basename(i["object"]["path"])
+        where = f"{folder}/series/{i['object']['case_id']}/{'series-' + name if s else i['object']['path']}.nii.gz"
+        if name in w.reason:
+            assert "mask" not in i and not os.path.exists(where), i
+            continue
+        assert i["mask"]["media_type"] == "application/x-nifti" and tuple(i["mask"]["shape"]) == SIZE, i["mask"]
+        assert os.path.getsize(where) == int(i["mask"]["size_bytes"])
+        m = nibabel.load(where)
+        files += 1
+        same_labels(name, np.asarray(m.dataobj).transpose(2, 1, 0), expected(net, w.want[name]))
+        known = s is not None and w.by[name] == "position"
+        assert int(m.header["sform_code"]) == (1 if known else 0), m.header
+        if known:
+            n, h, width = w.want[name].shape[:3]
+            first, last = place(0, n, h, width, SIZE)
+            assert np.allclose(nibabel.affines.apply_affine(m.affine, [0, 0, 0]), first, atol=1e-3), (m.affine, first)
+            assert np.allclose(nibabel.affines.apply_affine(m.affine, np.array(m.shape) - 1), last, atol=1e-3), (m.affine, last)
+    print(f"{files} masks are PyTorch's, voxel by voxel, and lie where the slices lie")
+
+
+def large(net):
+    """A mask that is more than a row holds: of noise."""
+    rng, size, case = np.random.default_rng(5), (48, 128, 128), pydicom.uid.generate_uid()
+    a = rng.integers(0, 256, (48, 128, 128)).astype(np.uint8)
+    a[0, 0, 0], a[0, 0, 1] = 0, 255
+    os.makedirs(f"{work}/noise/{case}")
+    uids = case, pydicom.uid.generate_uid()
+    for k in range(len(a)):
+        slice_write(f"{work}/noise/{case}/{k:03}.dcm", a[k], uids, number=k)
+    run("society/s/a1", "put", f"{work}/noise", "--collection", "noise")
+    job = submit("collection = noise", size=size)
+    item = results(job)[0]
+    assert int(item["mask"]["size_bytes"]) > 65536, item
+    run("researcher/rin", "job", "results", job, "--masks", f"{work}/masks")
+    m = nibabel.load(f"{work}/masks/noise/{case}/series-{uids[1]}.nii.gz")
+    with torch.no_grad():
+        want = net(torch.from_numpy(j.prepare(a[..., None], 1, size, None))).numpy()
+    same_labels("noise", np.asarray(m.dataobj).transpose(2, 1, 0), want)
+    print(f"a mask of {item['mask']['size_bytes']} bytes, in chunks: PyTorch's")
+    return job
+
+
+def pictures(rng):
+    """PNG: of a picture, on the model's places."""
+    px = {n: a if a.shape[3] == 1 else np.asarray(Image.fromarray(a[0]).convert("L"))[None, ..., None] for n, a in j.pictures_make(rng, 4).items()}
+    run("society/s/a1", "put", f"{work}/pictures", "--collection", "pictures")
+    name, net, at, shape, axes, opset = next(x for x in networks.small() if x[0] == "U-Net 2D")
+    networks.prepare(net, 1)
+    size = (48, 64)
+    want = lambda a: net(torch.from_numpy(j.prepare(a, 1, size, None)))
+    with torch.no_grad():
+        net.last.bias -= want(next(iter(px.values()))).mean([0, 2, 3])
+    with open(f"{work}/unet2d.onnx", "wb") as f:
+        f.write(networks.export(net, at, axes, opset))
+    run("operator/admin", "model", "add", f"{work}/unet2d.onnx", "--name", "unet2d")
+    job = submit("collection = pictures", model="unet2d", size=size)
+    for i in results(job):
+        assert i["mask"]["media_type"] == "image/png" and tuple(i["mask"]["shape"]) == size, i
+    run("researcher/rin", "job", "results", job, "--masks", f"{work}/masks")
+    for path, a in px.items():
+        found = [f"{d}/{n}" for d, _, files in os.walk(f"{work}/masks/pictures") for n in files if n == f"{path}.png"]
+        m = Image.open(found[0])
+        assert m.mode == "P" and "labels" in m.text["Comment"], (m.mode, m.text)
+        with torch.no_grad():
+            same_labels(path, np.asarray(m), want(a).numpy())
+    none = results(submit("collection = pictures", "--param", "masks=no", model="unet2d", size=size))
+    assert len(none) == 4 and not any("mask" in i for i in none), none[0]
+    print("4 masks of pictures are PyTorch's; with masks=no there is none")
+
+
+def gone(job):
+    """Deleted with the job; and not to be read by others, nor without the grant."""
+    run("researcher/eve", "job", "results", job, "--masks", f"{work}/eve", code=3)
+    run("operator/admin", "collection", "grant", "noise", "rin", "--remove")
+    for _ in range(100):
+        p = subprocess.run([j.mikura, "job", "results", job, "--masks", f"{work}/more"], env=dict(os.environ, **j.cluster_env("researcher/rin")), capture_output=True, text=True)
+        if p.returncode == 4:
+            break
+        time.sleep(0.2)  # a gateway sees a changed grant within 5 s
+    assert p.returncode == 4, (p.returncode, p.stderr)
+    j.cluster("stop", "computed-1")
+    waits = submit('collection = series')
+    assert "has not ended" in run("researcher/rin", "job", "rm", waits, code=7)
+    run("researcher/eve", "job", "rm", job, code=3)
+    run("researcher/rin", "job", "rm", job)
+    run("researcher/rin", "job", "results", job, code=3)
+    run("researcher/rin", "job", "rm", job, code=3)
+    assert job not in run("researcher/rin", "job", "ls")
+    run("researcher/rin", "job", "cancel", waits)
+    run("researcher/rin", "job", "rm", waits)
+    j.cluster("start", "computed-1")
+    print("masks: not for others, not without the grant, gone with the job")
 
 
 def csv_check(w, job, n):
@@ -237,7 +361,7 @@ def main():
         net.last.bias -= y.mean([0, 2, 3, 4])
     with open(f"{work}/unet.onnx", "wb") as f:
         f.write(networks.export(net, at, axes, opset))
-    for c in ("series", "real"):
+    for c in ("series", "real", "noise", "pictures"):
         run("operator/admin", "collection", "create", c, "--kind", "radiology", "--society", "s", "--unchecked")
         run("operator/admin", "collection", "grant", c, "rin")
     run("society/s/a1", "put", w.folder, "--collection", "series")
@@ -246,11 +370,14 @@ def main():
     items = results(job)
     check(w, net, items)
     csv_check(w, job, len(items))
+    masks(w, net, job, items)
     few = results(submit("collection = series", "--limit", "2"))
     assert len(few) == 2, few
     window(w, net)
     later(w, net)
     real(net)
+    pictures(w.rng)
+    gone(large(net))
 
 
 main()

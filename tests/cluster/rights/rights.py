@@ -88,6 +88,8 @@ ROWS = {
     'Jobs.Get': (lambda: v1('GetJobRequest', id=os.urandom(16)), dict(reader='NOT_FOUND', stranger='NOT_FOUND', op='NOT_FOUND')),
     'Jobs.Cancel': (lambda: v1('CancelJobRequest', id=os.urandom(16)), dict(reader='NOT_FOUND', stranger='NOT_FOUND', op='NOT_FOUND')),
     'Jobs.Results': (lambda: v1('ResultsRequest', id=os.urandom(16)), dict(reader='NOT_FOUND', stranger='NOT_FOUND')),
+    'Jobs.Mask': (lambda: v1('MaskRequest', job=os.urandom(16)), dict(reader='NOT_FOUND', stranger='NOT_FOUND')),
+    'Jobs.Delete': (lambda: v1('DeleteJobRequest', id=os.urandom(16)), dict(reader='NOT_FOUND', stranger='NOT_FOUND')),
     'Admin.Status': (lambda: v1('StatusRequest'), dict(op='OK')),
     'Admin.ListNodes': (lambda: v1('ListNodesRequest'), dict(op='OK')),
     'Admin.ListGroups': (lambda: v1('ListGroupsRequest'), dict(op='OK')),
@@ -100,6 +102,7 @@ ROWS = {
     '/mikura.internal.v1.Work/Finish': (lambda: internal('FinishRequest', job=os.urandom(16), attempt=1),
                                         dict(co=('NOT_FOUND', 'FAILED_PRECONDITION'))),
     '/mikura.internal.v1.Work/Slices': (lambda: internal('SlicesRequest', job=os.urandom(16), attempt=1), dict(co='NOT_FOUND')),
+    '/mikura.internal.v1.Work/PutMask': (lambda: internal('PutMaskRequest', header=internal('PutMaskHeader', job=os.urandom(16), size_bytes=1)), dict(co='NOT_FOUND')),
     '/mikura.internal.v1.Work/FetchModel': (lambda: internal('FetchModelRequest', sha256=bytes(32)), dict(co='NOT_FOUND')),
 }
 # at a storage node. STALE: a group of no pool; the right was there

@@ -34,6 +34,11 @@ static void test_taken(void **state)
     assert_false(p.crop);
     assert_int_equal(job_params_set(&p, "precision", "fp16", &e), RC_OK);
     assert_int_equal(p.precision, JOB_FP16);
+    assert_true(p.masks);
+    assert_int_equal(job_params_set(&p, "masks", "no", &e), RC_OK);
+    assert_false(p.masks);
+    assert_int_equal(job_params_set(&p, "masks", "yes", &e), RC_OK);
+    assert_true(p.masks);
     assert_false(p.window);
     assert_int_equal(job_params_set(&p, "window", "-600,1500", &e), RC_OK);
     assert_true(p.window && p.window_center < -599 && p.window_width > 1499);
@@ -61,6 +66,8 @@ static void test_refused(void **state)
         {"classify", "size", "1x2x3x4", "rows x columns"},
         {"classify", "size", "99999999999x1", "rows x columns"},
         {"classify", "mean", "1,2", "one number or three"},
+        {"segment", "masks", "2", "yes or no"},
+        {"classify", "masks", "yes", "has no parameter"},
         {"segment", "window", "40", "CENTER,WIDTH"},
         {"segment", "window", "40,0.5", "CENTER,WIDTH"},
         {"segment", "window", "40,400,1", "CENTER,WIDTH"},

@@ -344,7 +344,7 @@ static void test_wire_job(void **state)
     assert_true(q.kind == p.kind && q.precision == p.precision && q.tiles_max == p.tiles_max);
     assert_true(q.size_n == 3 && memcmp(q.size, p.size, sizeof(p.size)) == 0 && q.crop);
     assert_true(memcmp(&q.crop_part, &p.crop_part, sizeof(double)) == 0);
-    assert_true(q.window && q.window_center >= 40 && q.window_center <= 40 &&
+    assert_true(q.masks && q.window && q.window_center >= 40 && q.window_center <= 40 &&
                 memcmp(&q.window_width, &p.window_width, sizeof(double)) == 0);
     assert_true(q.mean_n == 1 && q.std_n == 3 && memcmp(q.mean, p.mean, sizeof(double)) == 0 &&
                 memcmp(q.std, p.std, sizeof(p.std)) == 0);

@@ -236,6 +236,7 @@ static void test_others(void **state)
     struct record_result r = {.attempt = 2, .label = text("usable"), .detail = text("pb")}, r2;
     struct record_model m = {.name = text("q"), .version = 1, .manifest = text("m")}, m2;
     struct record_series s = {.uid = text("1.2.840"), .slices_n = 2}, s2;
+    struct record_mask k = {.attempt = 2, .media_type = text("image/png")}, k2;
     struct record_series_slice slice;
     uint8_t list[72];
     struct record_out out = {.p = list, .cap = sizeof(list)};
@@ -281,6 +282,9 @@ static void test_others(void **state)
     assert_int_equal(record_series_next(&s2.list, &slice), RC_RANGE);
     assert_int_equal(record_series_put(&out, &slice), RC_OK);
     assert_int_equal(record_series_put(&out, &slice), RC_NOMEM); /* no room */
+    k.manifest = text("m");
+    ROUND(mask, &k, &k2);
+    assert_true(same(k2.media_type, "image/png"));
 }
 
 static void test_keys(void **state)
