@@ -136,6 +136,23 @@ static void reason(struct looking *lk, const char *text)
         lk->m->reasons[lk->m->n_reasons++] = (char *)(uintptr_t)text;
 }
 
+/* A disk that is not well, with what to do: full, damaged (nothing: it is being rebuilt), or why it
+ * is out. */
+static const char *disk_told(struct arena *a, const Mikura__Internal__V1__DiskStatus *s,
+                             const char *node)
+{
+    if (strcmp(s->state, "full") == 0)
+        return arena_str(a,
+                         "disk %s of storaged '%s' is full: delete objects or add a disk or node",
+                         s->path, node);
+    if (strncmp(s->state, "damaged", 7) == 0)
+        return arena_str(a, "disk %s of storaged '%s' is %s", s->path, node, s->state);
+    return arena_str(a,
+                     "disk %s of storaged '%s' is out (%s): replace it; its copies are made "
+                     "elsewhere",
+                     s->path, node, s->state);
+}
+
 static enum rc count_case(void *arg, const struct gw_case_line *line)
 {
     struct looking *lk = arg;
@@ -241,12 +258,7 @@ static void look_nodes(struct looking *lk, const struct node_look *l, uint32_t n
                                  "served and wait for a good copy of another replica",
                                  s->path, node->name, (unsigned long long)s->quarantined));
             if (strcmp(s->state, "full") == 0) lk->full_n++;
-            if (strcmp(s->state, "ok") != 0)
-                reason(lk, arena_str(a, "disk %s of storaged '%s' is %s: %s", s->path, node->name,
-                                     s->state,
-                                     strcmp(s->state, "full") == 0
-                                         ? "delete objects or add a disk or node"
-                                         : "replace it; its copies are made elsewhere"));
+            if (strcmp(s->state, "ok") != 0) reason(lk, disk_told(a, s, node->name));
         }
     }
     if (storage == 0)

@@ -594,7 +594,8 @@ enum rc index_files(struct index *ix, struct index_file **ret, uint32_t *ret_n, 
 enum rc index_file_check(struct index *ix, const char *name, struct err *reterr)
 {
     char path[1200], msg[256] = "";
-    int n = snprintf(path, sizeof(path), "%s/%s", ix->dir, name);
+    /* RocksDB's names begin with a slash */
+    int n = snprintf(path, sizeof(path), "%s/%s", ix->dir, name + strspn(name, "/"));
 
     if (n < 0 || (size_t)n >= sizeof(path)) return err_set(reterr, RC_INVAL, "'%s'", name);
     switch (sst_check(path, msg, sizeof(msg))) {

@@ -65,7 +65,7 @@ def main():
     until('writes go on', 30, lambda: len(writer.acked) >= at + 20)
     path = os.path.join(cluster.dir, NODE, 'disk-1')
     reasons = list(op.call('Admin.Status', v1('StatusRequest')).reasons)
-    check(any(path in r and 'replace it' in r for r in reasons), 'status does not name the disk: %s' % reasons)
+    check(any(path in r and 'is out (write of' in r and 'replace it' in r for r in reasons), 'status does not name the disk: %s' % reasons)
     state = [d.state for n in op.call('Admin.ListNodes', v1('ListNodesRequest')).nodes if n.name == NODE for d in n.disks]
     check(state[0] != 'ok' and state[1] == 'ok', 'node ls: %s' % state)
     status, text = cluster.http('operator/admin', NODE, '/healthz')
