@@ -327,6 +327,28 @@ static enum rc page_get(struct snap_get *s, bool *ret_done)
     return err_set(&s->err, RC_UNAVAIL, "no page came");
 }
 
+/* Copies that are made anew take what the foreground leaves: all fibers that pull for them onto
+ * this disk stand in one line, which moves on at rebuild_rate. What the log brings is not slowed
+ * down. */
+static void pace_wait(struct snap_get *s, const struct apply_chunk *c)
+{
+    struct index_chunk_id id = {c->body, c->index, c->seal_id};
+    struct sd_disk *d = s->g->disk;
+    struct index_chunk found;
+
+    if (chunk_held(s->g, &id, &found, NULL) != RC_NOTFOUND) return;
+    fiber_sem_take(&d->rebuild_turn, 1);
+    d->rebuild_bytes += MAX(c->plain_bytes, SD_REBUILD_CHUNK);
+    if (d->rebuild_bytes >= SD_REBUILD_TURN) {
+        d->rebuild.bytes_per_s = s->g->sd->conf.rebuild_rate;
+        d->rebuild.store = d->store;
+        d->rebuild.stop = &s->g->dead;
+        pace_take(&d->rebuild, d->rebuild_bytes);
+        d->rebuild_bytes = 0;
+    }
+    fiber_sem_give(&d->rebuild_turn, 1);
+}
+
 static enum rc snap_fetch(struct snap_get *s)
 {
     bool done = false;
@@ -340,6 +362,7 @@ static enum rc snap_fetch(struct snap_get *s)
     for (size_t i = 0; i < s->chunks_n && rc == RC_OK; i++) {
         uint64_t pause_ms = 20;
 
+        pace_wait(s, &s->chunks[i]);
         do {
             rc = unwanted(s) ? RC_CANCELED : chunk_ensure(s->g, &s->chunks[i], &s->peer, &s->err);
             if (rc == RC_PRECOND) rc = RC_OK; /* dropped since: the log behind says so */
