@@ -47,7 +47,7 @@ struct sd_disk {
     bool damaged;           /* found at open */
     struct fiber_sem pulls; /* SD_PULLS_MAX */
     struct pace rebuild;    /* of chunks that snapshots lack: group_snap.c */
-    struct fiber_sem rebuild_turn;
+    struct fiber_sem rebuild_turn, rebuild_room;
     uint64_t rebuild_bytes; /* pulled since its last turn */
     uint32_t groups_n;
     struct reclaim *reclaim; /* upkeep.c */
