@@ -38,7 +38,8 @@ struct settings {
     const char *log_level, *master_key, *inspect, *model_check, *data, *failure_domain;
     enum placement_level level; /* failure_domain */
     bool master_key_create;
-    uint64_t prefix_bits, copies, min_in_sync, disk_patience, keepalive, task_lease, upload_bytes;
+    uint64_t prefix_bits, copies, min_in_sync, disk_patience, admit, keepalive, task_lease,
+        upload_bytes;
     uint64_t upload_ttl, collect_grace, collect_period, quarantine_ttl;
 };
 #define AT(field) offsetof(struct settings, field)
@@ -77,6 +78,8 @@ static const struct conf_opt OPTS[] = {
      "what a profile holds back is deleted after so long; 0: never. The same at every gateway"},
     {"disk_patience", CONF_MS, AT(disk_patience), "10m", "TIME",
      "a disk away for longer is given up and copied elsewhere"},
+    {"admit", CONF_MS, AT(admit), "5s", "TIME",
+     "storage nodes that come so soon after the first groups need no `mikura node add`"},
     {"keepalive", CONF_MS, AT(keepalive), "30s", "TIME",
      "between pings to an idle client, dropped when silent for two; stock ones may need 5 s"},
     {"task_lease", CONF_MS, AT(task_lease), "30s", "TIME",
@@ -464,7 +467,8 @@ static void open_background(struct daemon *d)
                               .copies = (uint32_t)d->set.copies,
                               .min_in_sync = (uint32_t)d->set.min_in_sync,
                               .failure_domain = d->set.level,
-                              .patience_ms = d->set.disk_patience};
+                              .patience_ms = d->set.disk_patience,
+                              .admit_ms = d->set.admit};
     struct gw_jobs_conf jc = {.address = d->advertise, .lease_ms = (uint32_t)d->set.task_lease};
     struct err err = {0};
     enum rc rc = manager_open(&mc, &d->manager, &err);

@@ -13,6 +13,8 @@
 #include "proto/mikura/v1/admin.pb-c.h"
 #include <stdlib.h>
 
+#define SEEN_MS        2000u
+#define SEEN_PAUSE_MS  10u
 #define NODE_STATUS_MS 3000u
 #define NOTES_MAX      16u
 
@@ -453,6 +455,21 @@ static enum rc put(struct change *ch, const struct view_node *n, enum intent_sta
     return RC_OK;
 }
 
+/* What was just decided is seen by who asks this gateway next: its map comes by etcd's watch. */
+static void seen_here(struct change *ch, const struct etcd_op *op)
+{
+    char *rest = arena_str(&ch->c->arena, "node-state/%s", ch->node->name);
+    struct gw *gw = ch->c->service;
+    struct slice now;
+
+    for (uint32_t i = 0; rest != NULL && i < SEEN_MS / SEEN_PAUSE_MS; i++) {
+        if (cluster_other(gw->cluster, rest, &now) && now.n == op->value.n &&
+            memcmp(now.p, op->value.p, now.n) == 0)
+            return;
+        fiber_sleep_ms(SEEN_PAUSE_MS);
+    }
+}
+
 static enum rc write_down(struct change *ch, enum intent_state before, enum intent_state by_before,
                           struct err *reterr)
 {
@@ -475,6 +492,7 @@ static enum rc write_down(struct change *ch, enum intent_state before, enum inte
         rc = err_set(reterr, RC_ABORTED,
                      "nodes were changed by somebody else meanwhile: look (mikura node ls), then "
                      "repeat");
+    if (rc == RC_OK) seen_here(ch, &ops[1]);
     return rc;
 }
 

@@ -17,7 +17,6 @@
 #define QUIET_MS 10000u /* between passes when nothing has changed */
 #define FEW_DISKS_MS                                                                               \
     15000u /* how long new groups wait for `copies` disks before they begin with less */
-#define ADMIT_MS       5000u /* nodes that come so soon after new groups belong to the start */
 #define MOVES_MAX      16u
 #define DISK_MOVES_MAX 8u
 #define CHANGES_MAX    64u
@@ -255,7 +254,7 @@ static enum rc admit(struct manager *m, struct view *v, struct err *reterr)
 {
     enum rc rc = RC_OK;
 
-    if (m->made_ms == 0 || v->now_ms - m->made_ms > ADMIT_MS) return RC_OK;
+    if (m->made_ms == 0 || v->now_ms - m->made_ms > m->conf.admit_ms) return RC_OK;
     for (uint32_t i = 0; i < v->nodes_n && rc == RC_OK; i++) {
         const struct view_node *n = &v->nodes[i];
         struct intent in = {.state = INTENT_IN, .by = "the start of the cluster"};

@@ -21,6 +21,7 @@ struct manager_conf {
     uint32_t prefix_bits, copies, min_in_sync;
     enum placement_level failure_domain; /* no two copies in one, while that can be had */
     uint64_t patience_ms; /* a disk away for longer is given up: its copies are made elsewhere */
+    uint64_t admit_ms;    /* nodes that come so soon after new groups belong to the start */
 };
 MUST_CHECK enum rc manager_open(const struct manager_conf *conf, struct manager **ret_manager,
                                 struct err *reterr);

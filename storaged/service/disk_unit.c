@@ -67,6 +67,8 @@ static enum rc disk_open_one(struct sd *sd, const char *dir, size_t dir_n, enum 
     d->id = store_disk_id(d->store);
     fiber_sem_init(&d->pulls, SD_PULLS_MAX);
     fiber_cond_init(&d->stray_cond);
+    fiber_sem_init(&d->rebuild_turn, 1);
+    fiber_sem_init(&d->rebuild_room, SD_REBUILD_ROOM);
     sd->disks_n++;
     for (uint32_t i = 0; i + 1 < sd->disks_n; i++) {
         if (id128_eq(&sd->disks[i].id, &d->id))

@@ -327,6 +327,50 @@ static enum rc page_get(struct snap_get *s, bool *ret_done)
     return err_set(&s->err, RC_UNAVAIL, "no page came");
 }
 
+/* Copies that are made anew take what the foreground leaves: all fibers that pull for them onto
+ * this disk stand in one line, which moves on at rebuild_rate, and few bytes are under way at once,
+ * since the disk's other writes wait for those. What the log brings is not slowed down. Gives what
+ * is to be given back to rebuild_room behind the pull; 0: none is needed. */
+static uint32_t pace_wait(struct snap_get *s, const struct apply_chunk *c)
+{
+    uint32_t mib = MIN(c->plain_bytes / (1u << 20) + 1, SD_REBUILD_ROOM);
+    struct index_chunk_id id = {c->body, c->index, c->seal_id};
+    struct sd_disk *d = s->g->disk;
+    struct index_chunk found;
+
+    if (chunk_held(s->g, &id, &found, NULL) != RC_NOTFOUND) return 0;
+    fiber_sem_take(&d->rebuild_turn, 1);
+    d->rebuild_bytes += MAX(c->plain_bytes, SD_REBUILD_CHUNK);
+    if (d->rebuild_bytes >= SD_REBUILD_TURN) {
+        d->rebuild.bytes_per_s = s->g->sd->conf.rebuild_rate;
+        d->rebuild.store = d->store;
+        d->rebuild.stop = &s->g->dead;
+        pace_take(&d->rebuild, d->rebuild_bytes);
+        d->rebuild_bytes = 0;
+    }
+    fiber_sem_take(&d->rebuild_room, mib);
+    fiber_sem_give(&d->rebuild_turn, 1);
+    return mib;
+}
+
+static enum rc chunk_take(struct snap_get *s, const struct apply_chunk *c)
+{
+    uint64_t pause_ms = 20;
+    enum rc rc;
+
+    do {
+        uint32_t room = pace_wait(s, c);
+
+        rc = unwanted(s) ? RC_CANCELED : chunk_ensure(s->g, c, &s->peer, &s->err);
+        if (room > 0) fiber_sem_give(&s->g->disk->rebuild_room, room);
+        if (rc == RC_PRECOND) rc = RC_OK; /* dropped since: the log behind says so */
+        if (rc == RC_OK || rc == RC_CANCELED || rc == RC_IO) break;
+        fiber_sleep_ms(pause_ms);
+        pause_ms *= 2;
+    } while (pause_ms < 5000);
+    return rc;
+}
+
 static enum rc snap_fetch(struct snap_get *s)
 {
     bool done = false;
@@ -337,17 +381,8 @@ static enum rc snap_fetch(struct snap_get *s)
     if (rc == RC_OK && s->index < s->least)
         rc = err_set(&s->err, RC_STALE, "a snapshot of index %llu, %llu is needed",
                      (unsigned long long)s->index, (unsigned long long)s->least);
-    for (size_t i = 0; i < s->chunks_n && rc == RC_OK; i++) {
-        uint64_t pause_ms = 20;
-
-        do {
-            rc = unwanted(s) ? RC_CANCELED : chunk_ensure(s->g, &s->chunks[i], &s->peer, &s->err);
-            if (rc == RC_PRECOND) rc = RC_OK; /* dropped since: the log behind says so */
-            if (rc == RC_OK || rc == RC_CANCELED || rc == RC_IO) break;
-            fiber_sleep_ms(pause_ms);
-            pause_ms *= 2;
-        } while (pause_ms < 5000);
-    }
+    for (size_t i = 0; i < s->chunks_n && rc == RC_OK; i++)
+        rc = chunk_take(s, &s->chunks[i]);
     if (rc == RC_OK && unwanted(s)) rc = RC_CANCELED;
     return rc;
 }

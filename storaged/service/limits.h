@@ -4,10 +4,13 @@
 #define SD_DISKS_MAX         16u
 #define SD_GROUPS_MAX        8192u /* 4,096 groups of a cluster, two disks holding all of them */
 #define SD_GROUP_BUCKETS     2048u
-#define SD_BATCH_ENTRIES     128u         /* entries of one apply batch ... */
-#define SD_BATCH_BYTES       (4u << 20)   /* ... and their bytes */
-#define SD_CATCHUPS_MAX      4u           /* reads of old entries for laggards, a group */
-#define SD_PULLS_MAX         8u           /* chunk pulls a disk */
+#define SD_BATCH_ENTRIES     128u       /* entries of one apply batch ... */
+#define SD_BATCH_BYTES       (4u << 20) /* ... and their bytes */
+#define SD_CATCHUPS_MAX      4u         /* reads of old entries for laggards, a group */
+#define SD_PULLS_MAX         8u         /* chunk pulls a disk */
+#define SD_REBUILD_TURN      (8u << 20) /* bytes pulled for copies between two looks at the pace ... */
+#define SD_REBUILD_CHUNK     (64u << 10)  /* ... for which a chunk counts at least */
+#define SD_REBUILD_ROOM      8u           /* MiB of them under way at once */
 #define SD_PAGERS_MAX        16u          /* scans and snapshots that hold a thread */
 #define SD_PAGER_IDLE_MS     15000u       /* a page not asked for in this time ends its scan */
 #define SD_SCAN_BYTES        (768u << 10) /* of a Scan message: below 1 MiB with its framing */

@@ -56,6 +56,9 @@ static const struct conf_opt OPTS[] = {
         "the replicas of each group are compared once in this time; 0 = never"),
     OPT("compare_rate", CONF_BYTES, compare_rate, "16MiB", "BYTES",
         "of metadata read a second and comparison; 0 = no limit"),
+    OPT("rebuild_rate", CONF_BYTES, rebuild_rate, "128MiB", "BYTES",
+        "of chunks pulled a second and disk to make lost or moved copies, foreground first; 0 = no "
+        "limit"),
     OPT("stray_grace", CONF_MS, stray_grace_ms, "1h", "TIME",
         "chunk bytes that nothing made exist are dropped by the scrub when they are older"),
     OPT("retire_after", CONF_MS, retire_ms, "30s", "TIME",

@@ -14,6 +14,7 @@
 #include "common/net/net_stream.h"
 #include "proto/mikura/internal/v1/bulk.pb-c.h"
 #include "proto/mikura/internal/v1/store.pb-c.h"
+#include "storaged/repair/pace.h"
 #include "storaged/repair/reclaim.h"
 #include "storaged/repair/scrub.h"
 #include "storaged/replica/replica_msg.h"
@@ -28,7 +29,7 @@ struct sd_settings {
     const char *disks, *data, *log_level, *engine, *faults;
     uint64_t segment_bytes, reserve_bytes, limit_bytes, chunk_bytes, index_bytes, entry_bytes;
     uint64_t tick_ms, retire_ms, log_keep, reclaim_rate, reclaim_dead, scrub_period_ms, scrub_rate;
-    uint64_t compare_period_ms, compare_rate, stray_grace_ms;
+    uint64_t compare_period_ms, compare_rate, stray_grace_ms, rebuild_rate;
 };
 struct sd;
 
@@ -45,6 +46,9 @@ struct sd_disk {
     uint64_t room_until_ms; /* there was room for entries; asked again then */
     bool damaged;           /* found at open */
     struct fiber_sem pulls; /* SD_PULLS_MAX */
+    struct pace rebuild;    /* of chunks that snapshots lack: group_snap.c */
+    struct fiber_sem rebuild_turn, rebuild_room;
+    uint64_t rebuild_bytes; /* pulled since its last turn */
     uint32_t groups_n;
     struct reclaim *reclaim; /* upkeep.c */
     struct scrub *scrub;

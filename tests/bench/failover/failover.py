@@ -104,7 +104,16 @@ def gap(kills):
                       'median_s': round(percentile(got, 50), 2), 'worst_s': round(max(got), 2), 'all_s': [round(g, 2) for g in sorted(got)]}), flush=True)
 
 
+def figures(load, since, end):
+    """Of what was answered in that window, all threads of one kind together."""
+    took = [d for f in load for t, d in f.done if since <= t <= end]
+    return {'n': len(took), 'p50_ms': round(1000 * percentile(took, 50), 1), 'p99_ms': round(1000 * percentile(took, 99), 1),
+            'worst_ms': round(1000 * max(took, default=0), 1)}
+
+
 def rebuild(mib):
+    """The same load all the time: with all nodes; when one is lost and others lead its groups, before disk_patience is over, so
+    that nothing moves; and while its copies are made again. The second window is what the third is to be compared with."""
     op, load = begin(4 << 20, writers=4)
     per = mib // 4 // len(load)
     for w in load:
@@ -116,31 +125,32 @@ def rebuild(mib):
         w.join()
     whole(op, 'all copies')
     reads = ['w%d-%d-%d' % (w.number, w.size, n + 1) for w in load for n in range(per)]
-    front = [Load(cluster.api('society/failover/a1'), 100, 65536, pause=0.01), Load(cluster.api('researcher/reader'), 101, 0, reads=reads, pause=0.01)]
-    for f in front:
+    puts = [Load(cluster.api('society/failover/a1'), 100 + i, 65536, pause=0.01) for i in range(3)]
+    gets = [Load(cluster.api('researcher/reader'), 200 + i, 0, reads=reads[i::3], pause=0.01) for i in range(3)]
+    for f in puts + gets:
         f.start()
     time.sleep(10)
-    calm = [list(f.done) for f in front]
+    calm = time.monotonic()
     victim = 'storaged-4'
-    before = {n: cluster.gauges(n)['mikura_disk_bytes{disk="0",of="live"}'] for n in cluster.names() if n.startswith('storaged')}
+    bytes_ = cluster.gauges(victim)['mikura_disk_bytes{disk="0",of="live"}']
     cluster('kill', victim)
     shutil.rmtree(os.path.join(cluster.dir, victim, 'disk-1'))
-    cluster('start', victim)
     lost = time.monotonic()
+    until('others lead its groups', 60, lambda: all(g.primary_disk and len(g.in_sync_disks) >= 2 and victim not in (disks(op).get(d) for d in g.in_sync_disks) for g in groups(op)))
+    time.sleep(1)
+    without = time.monotonic()
+    time.sleep(6)
+    cluster('start', victim)
     until('work on the lost copies', 60, lambda: any(g.learner_disks for g in groups(op)))
     since = time.monotonic()
     whole(op, 'all copies after the loss')
     end = time.monotonic()
-    for f in front:
+    for f in puts + gets:
         f.stop = True
-    bytes_ = before[victim]
     row = {'figure': 'rebuild of a lost node', 'mb': round(bytes_ / 1e6), 'seconds': round(end - since, 1), 'mb_s': round(bytes_ / 1e6 / (end - since), 1),
-           'noticed_after_s': round(since - lost, 1)}
-    for name, f, c in zip(('put_64k', 'get_4m'), front, calm):
-        during = [d for t, d in f.done if since <= t <= end]
-        row[name] = {'calm_p50_ms': round(1000 * percentile([d for _, d in c], 50), 1), 'calm_p99_ms': round(1000 * percentile([d for _, d in c], 99), 1),
-                     'during_p50_ms': round(1000 * percentile(during, 50), 1), 'during_p99_ms': round(1000 * percentile(during, 99), 1),
-                     'during_n': len(during)}
+           'lost_to_first_learner_s': round(since - lost, 1)}
+    for name, f in (('put_64k', puts), ('get_4m', gets)):
+        row[name] = {'all_nodes': figures(f, calm - 10, calm), 'one_lost': figures(f, without, without + 6), 'rebuild': figures(f, since, end)}
     print(json.dumps(row), flush=True)
 
 

@@ -211,7 +211,7 @@ def row_refusals():
 def row_add():
     """A new node waits until it is let in; what is foreseen comes; the manager's gateway dies in the middle."""
     api = op()
-    time.sleep(max(0, began + 8 - time.monotonic()))  # who comes within 5 s of the first groups is let in without a word
+    time.sleep(max(0, began + 1 - time.monotonic()))  # who comes within `admit` of the first groups is let in without a word
     cluster('up', '--storage', '4')
     until('storaged-4 is known as new', 20, lambda: state_of(api, 'storaged-4') == 'new')
     refused('drain, with one that waits', 'storaged-1', DRAIN, 'FAILED_PRECONDITION', 7, 'mikura node add storaged-4', command=('drain', 'storaged-1'))
