@@ -72,7 +72,9 @@ static void facts_of(struct dicom_run *c, const struct dcm_elem *e)
     FACT(0x0028, 0x0302, recognizable);
     FACT(0x0028, 0x0303, longitudinal);
     FACT(0x0048, 0x0010, label_in_image);
-    if (e->tag >= DCM_TAG(0x7fe0, 0x0008) && e->tag <= DCM_TAG(0x7fe0, 0x0010)) c->f.pixels = true;
+    if (e->tag == DCM_TAG(0x7fe0, 0x0008) || e->tag == DCM_TAG(0x7fe0, 0x0009) ||
+        e->tag == DCM_TAG(0x7fe0, 0x0010))
+        c->f.pixels = true;
 }
 
 static void add_word(struct dicom_run *c, const char *p, size_t n, size_t n_min)

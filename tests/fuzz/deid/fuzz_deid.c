@@ -22,12 +22,15 @@ struct cleaned {
     struct buf b;
 };
 
+static bool read_aloud = true; /* findings as text: in every eighth run, it takes half of one */
+
 static void on_finding(void *data, const struct deid_finding *f)
 {
     char text[DEID_FIELD_BYTES];
 
     (void)data;
     CHECK(deid_finding_valid(f));
+    if (!read_aloud) return;
     deid_finding_field(f, text);
     for (const char *at = text; *at != 0; at++)
         CHECK(*at >= 0x20 && *at < 0x7f);
@@ -118,6 +121,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 #ifdef MIKURA_FUZZER
     if (n == 0) return 0;
     n--;
+    read_aloud = data[n] % 32 < 4;
     (data[n] % 4 < 2 ? check : clean)(&profiles[data[n] % 2], data, n);
 #else
     for (size_t i = 0; i < ARRAY_N(TEXTS); i++) {
