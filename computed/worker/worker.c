@@ -277,9 +277,10 @@ static enum rc reading_begin(struct run *r, const Mikura__Internal__V1__Input *i
     if (in->series) rc = slices_get(r, in, &x->slices, reterr);
     if (rc != RC_OK) return rc;
     x->n = in->series ? x->slices.n : 1;
-    x->inputs = calloc(MAX(x->n, 1u), sizeof(*x->inputs));
-    x->capability = calloc(MAX(x->n, 1u), sizeof(*x->capability));
-    x->sizes = calloc(MAX(x->n, 1u), sizeof(*x->sizes));
+    if (x->n == 0) return err_set(reterr, RC_INVAL, "a series without slices");
+    x->inputs = calloc(x->n, sizeof(*x->inputs));
+    x->capability = calloc(x->n, sizeof(*x->capability));
+    x->sizes = calloc(x->n, sizeof(*x->sizes));
     if (x->inputs == NULL || x->capability == NULL || x->sizes == NULL)
         return err_set(reterr, RC_NOMEM, "a series");
     if (!in->series) {

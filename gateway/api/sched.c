@@ -542,7 +542,12 @@ static enum rc job_progress(struct gw_jobs *j, struct job_entry *e, struct arena
         return RC_OK;
     if (!ended && !j->rung && now_ms(j->gw) - e->written_ms < PROGRESS_MS) return RC_OK;
     rc = gw_job_read(j->gw, &e->id, a, GW_CALL_MS, &job, reterr);
-    if (rc != RC_OK || life != j->life) return rc;
+    if (life != j->life) return rc;
+    if (rc == RC_NOTFOUND) { /* cancelled and deleted while tasks were out */
+        entry_remove(j, e);
+        return RC_OK;
+    }
+    if (rc != RC_OK) return rc;
     if (job.rec.state == MIKURA__V1__JOB_STATE__JOB_CANCELLED && !e->cancelled) {
         e->cancelled = true;
         sched_cancel(j->core, &e->id);

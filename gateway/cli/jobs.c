@@ -934,7 +934,9 @@ int cmd_job_rm(struct cli *c)
         rc = cli_call(c, SVC "Delete", &m.base, &mikura__v1__delete_job_response__descriptor,
                       &answer);
     }
-    if (rc == RC_OK && !c->json && !c->quiet)
+    if (rc == RC_OK && c->json)
+        rc = out_json_message(&answer->base);
+    else if (rc == RC_OK && !c->quiet)
         (void)printf("job %s: deleted, with its results and masks\n", c->args[0]);
     mikura__v1__delete_job_response__free_unpacked(answer, NULL);
     return ended(c, rc);

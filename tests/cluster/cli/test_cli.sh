@@ -72,6 +72,7 @@ json job watch "$job" "${sato[@]}"
 json job results "$job" "${sato[@]}"
 "$mikura" job results "$job" --format csv --quiet "${sato[@]}" >"$work/csv" || fail "results as CSV"
 /usr/bin/python3 -c 'import csv, sys; r = list(csv.reader(open(sys.argv[1]))); assert len(r) > 2 and len({len(x) for x in r}) == 1, r' "$work/csv" || fail "the CSV"
+json job rm "$job" "${sato[@]}"; has 'length == 1'
 json job submit 'collection = eye' --model quality "${sato[@]}"; job=$(jq -r .id "$work/json")
 json job cancel "$job" "${sato[@]}"
 json node ls; has 'map(select(.kind == "storaged")) | length == 3 and (map(.zone) | sort) == ["z1", "z2", "z3"] and all(.disks | length == 2)'

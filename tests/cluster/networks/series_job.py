@@ -276,6 +276,19 @@ def gone(job):
     run("researcher/rin", "job", "cancel", waits)
     run("researcher/rin", "job", "rm", waits)
     j.cluster("start", "computed-1")
+    # one whose tasks are out, with a worker that is no more: the scheduler forgets it too
+    out = submit("collection = series")
+    while j.lines(run("researcher/rin", "job", "show", out, "--json"))[0]["state"] == "JOB_QUEUED":
+        time.sleep(0.05)
+    j.cluster("kill", "computed-1")
+    run("researcher/rin", "job", "cancel", out)
+    run("researcher/rin", "job", "rm", out)
+    j.cluster("start", "computed-1")
+    assert len(results(submit("collection = pictures", model="unet2d", size=(48, 64)))) == 4
+    time.sleep(1)
+    with open(f"{work}/c/logs/gateway-1.log") as f:
+        waits = [line for line in f if "job_row_waits" in line and "no job" in line]
+    assert not waits, waits[-3:]
     print("masks: not for others, not without the grant, gone with the job")
 
 
