@@ -155,10 +155,22 @@ enum index_place { INDEX_DEAD, INDEX_LIVE, INDEX_QUARANTINED };
 MUST_CHECK enum rc index_place_of(struct index *ix, const struct record_header *h,
                                   const struct seg_location *loc, enum index_place *ret,
                                   struct err *reterr);
-/* What the state of a live chunk's group says of its record; one with a tombstone or another
- * sealing in its place is dropped (such a write came late). kinds: pool and bits of the groups
- * there are here. */
-enum index_listing { INDEX_LISTED, INDEX_UNLISTED /* nothing */, INDEX_DROPPED };
+/* What a group's applied state says of a chunk. RC_NOTFOUND: nothing. As index_state_get. */
+MUST_CHECK enum rc index_chunk_state(struct index *ix, const struct index_group *g,
+                                     uint64_t placement_hash, const struct id128 *body,
+                                     uint32_t index, struct apply_chunk *ret_row, bool *ret_dropped,
+                                     struct err *reterr);
+/* The same of one sealing. */
+enum index_listing {
+    INDEX_UNLISTED, /* nothing */
+    INDEX_LISTED,
+    INDEX_DECIDED, /* a tombstone or another sealing, for ever */
+};
+MUST_CHECK enum rc index_chunk_listing(struct index *ix, const struct index_group *g,
+                                       uint64_t placement_hash, const struct index_chunk_id *id,
+                                       enum index_listing *ret, struct err *reterr);
+/* What the state of a live chunk's group says of its record; one that was decided otherwise is
+ * dropped (such a write came late). kinds: pool and bits of the groups there are here. */
 MUST_CHECK enum rc index_orphan_drop(struct index *ix, const struct index_group *kinds,
                                      uint32_t kinds_n, const struct record_header *h,
                                      const struct seg_location *loc, enum index_listing *ret,

@@ -541,35 +541,55 @@ enum rc index_place_of(struct index *ix, const struct record_header *h,
     return rc == RC_NOTFOUND ? RC_OK : rc;
 }
 
+enum rc index_chunk_state(struct index *ix, const struct index_group *g, uint64_t placement_hash,
+                          const struct id128 *body, uint32_t index, struct apply_chunk *ret_row,
+                          bool *ret_dropped, struct err *reterr)
+{
+    uint8_t key[APPLY_CHUNK_KEY_BYTES];
+    struct buf v;
+    uint64_t at;
+    enum rc rc;
+
+    apply_chunk_key(placement_hash, body, index, key);
+    buf_init(&v, 4096);
+    rc = index_state_get(ix, g, (struct slice){key, sizeof(key)}, &v, reterr);
+    if (rc == RC_OK) rc = apply_chunk_row((struct slice){v.p, v.n}, ret_row, ret_dropped, &at);
+    buf_deinit(&v);
+    return rc;
+}
+
+enum rc index_chunk_listing(struct index *ix, const struct index_group *g, uint64_t placement_hash,
+                            const struct index_chunk_id *id, enum index_listing *ret,
+                            struct err *reterr)
+{
+    struct apply_chunk row;
+    bool dropped = false;
+    enum rc rc =
+        index_chunk_state(ix, g, placement_hash, &id->body, id->index, &row, &dropped, reterr);
+
+    *ret = INDEX_UNLISTED;
+    if (rc == RC_NOTFOUND) return RC_OK;
+    if (rc == RC_OK)
+        *ret = dropped || !id128_eq(&row.seal_id, &id->seal_id) ? INDEX_DECIDED : INDEX_LISTED;
+    return rc;
+}
+
 enum rc index_orphan_drop(struct index *ix, const struct index_group *kinds, uint32_t kinds_n,
                           const struct record_header *h, const struct seg_location *loc,
                           enum index_listing *ret, struct err *reterr)
 {
     struct index_chunk_id id = id_of(h);
-    uint8_t key[APPLY_CHUNK_KEY_BYTES];
-    struct buf v;
     enum rc rc = RC_OK;
 
     *ret = INDEX_UNLISTED;
-    apply_chunk_key(h->placement_hash, &h->body, h->index, key);
-    buf_init(&v, 4096);
     for (uint32_t i = 0; i < kinds_n && rc == RC_OK && *ret == INDEX_UNLISTED; i++) {
         struct index_group g = kinds[i];
-        struct apply_chunk row;
-        uint64_t index;
-        bool tomb = false;
 
         if (g.pool != h->pool) continue;
         g.prefix = g.bits == 0 ? 0 : h->placement_hash >> (64 - g.bits) << (64 - g.bits);
-        buf_reset(&v);
-        rc = index_state_get(ix, &g, (struct slice){key, sizeof(key)}, &v, reterr);
-        if (rc == RC_OK) rc = apply_chunk_row((struct slice){v.p, v.n}, &row, &tomb, &index);
-        if (rc == RC_OK)
-            *ret = tomb || !id128_eq(&row.seal_id, &h->seal_id) ? INDEX_DROPPED : INDEX_LISTED;
-        if (rc == RC_NOTFOUND) rc = RC_OK;
+        rc = index_chunk_listing(ix, &g, h->placement_hash, &id, ret, reterr);
     }
-    buf_deinit(&v);
-    if (rc == RC_OK && *ret == INDEX_DROPPED) rc = index_chunk_drop(ix, &id, loc, reterr);
+    if (rc == RC_OK && *ret == INDEX_DECIDED) rc = index_chunk_drop(ix, &id, loc, reterr);
     return rc;
 }
 

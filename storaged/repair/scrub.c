@@ -310,13 +310,13 @@ static enum rc batch_end(struct scrub *s, struct err *reterr)
         struct index_ref ref = ref_of(&b->rec);
 
         s->stats.records_n++;
-        s->stats.orphans_n += b->listing == INDEX_DROPPED;
+        s->stats.orphans_n += b->listing == INDEX_DECIDED;
         if (b->place == INDEX_LIVE) s->live_bytes += bytes;
         if (b->place == INDEX_QUARANTINED) s->bad_bytes += bytes;
         if (b->listing == INDEX_UNLISTED && s->conf.stray != NULL)
             s->conf.stray(s->conf.data, &b->rec.h, &b->rec.loc);
         if (!b->rec.payload_bad) continue;
-        if (b->place == INDEX_LIVE && b->listing != INDEX_DROPPED) {
+        if (b->place == INDEX_LIVE && b->listing != INDEX_DECIDED) {
             suspect_add(s, &ref, SCRUB_PAYLOAD);
         } else if (b->place == INDEX_DEAD) {
             s->stats.bad_dead_n++;

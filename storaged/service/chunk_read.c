@@ -32,8 +32,8 @@ struct reading {
 static enum rc listed(struct reading *x, struct index *ix, struct apply_chunk *ret_row,
                       bool *ret_dropped)
 {
-    return chunk_listed(x->g, ix, x->ref->placement_hash, &x->id.body, x->id.index, ret_row,
-                        ret_dropped, &x->err);
+    return index_chunk_state(ix, &x->g->ix, x->ref->placement_hash, &x->id.body, x->id.index,
+                             ret_row, ret_dropped, &x->err);
 }
 
 static enum rc look(void *arg, struct index *ix)

@@ -1,6 +1,5 @@
 /* storaged/service/group_chunk.c - a ChunkAdd counts here only when exactly that record (body,
  * index, seal id) is durable on this disk; what is missing is pulled from the proposer. */
-#include "common/base/buf.h"
 #include "common/base/hex.h"
 #include "common/base/le.h"
 #include "common/base/log.h"
@@ -39,24 +38,6 @@ enum rc chunk_held(struct sd_group *g, const struct index_chunk_id *id, struct i
     return disk_look(g->disk, look, &l);
 }
 
-enum rc chunk_listed(struct sd_group *g, struct index *ix, uint64_t placement_hash,
-                     const struct id128 *body, uint32_t index, struct apply_chunk *ret_row,
-                     bool *ret_dropped, struct err *reterr)
-{
-    uint8_t key[APPLY_CHUNK_KEY_BYTES];
-    struct buf value;
-    uint64_t at;
-    enum rc rc;
-
-    apply_chunk_key(placement_hash, body, index, key);
-    buf_init(&value, 4096);
-    rc = index_state_get(ix, &g->ix, (struct slice){key, sizeof key}, &value, reterr);
-    if (rc == RC_OK)
-        rc = apply_chunk_row((struct slice){value.p, value.n}, ret_row, ret_dropped, &at);
-    buf_deinit(&value);
-    return rc;
-}
-
 struct decided {
     struct sd_group *g;
     const struct apply_chunk *c;
@@ -66,13 +47,11 @@ struct decided {
 static enum rc decided(void *arg, struct index *ix)
 {
     struct decided *d = arg;
-    const struct apply_chunk *c = d->c;
-    struct apply_chunk row;
-    bool dropped = false;
-    enum rc rc =
-        chunk_listed(d->g, ix, c->placement_hash, &c->body, c->index, &row, &dropped, NULL);
+    struct index_chunk_id id = {d->c->body, d->c->index, d->c->seal_id};
+    enum index_listing is;
+    enum rc rc = index_chunk_listing(ix, &d->g->ix, d->c->placement_hash, &id, &is, NULL);
 
-    if (rc == RC_OK) d->yes = dropped || !id128_eq(&row.seal_id, &c->seal_id);
+    d->yes = is == INDEX_DECIDED;
     return rc;
 }
 

@@ -10,7 +10,6 @@
  *
  * A note goes when the state here says itself that the chunk was decided: that is for ever, and the
  * deletion is a batch behind that state's in one WAL, so no crash keeps it without the state. */
-#include "common/base/buf.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "storaged/service/service.h"
@@ -36,30 +35,6 @@ static enum rc group_gone(struct index *ix, const struct index_group *g, bool *r
     return *ret ? RC_OK : rc;
 }
 
-enum listed { LISTED_NOT, LISTED_SAME, LISTED_OTHER /* or a tombstone: decided */ };
-
-static enum rc listed(struct index *ix, const struct index_group *g, uint64_t hash,
-                      const struct index_chunk_id *id, enum listed *ret, struct err *err)
-{
-    uint8_t key[APPLY_CHUNK_KEY_BYTES];
-    struct apply_chunk row;
-    bool dropped = false;
-    struct buf v;
-    uint64_t at;
-    enum rc rc;
-
-    apply_chunk_key(hash, &id->body, id->index, key);
-    buf_init(&v, 4096);
-    rc = index_state_get(ix, g, (struct slice){key, sizeof key}, &v, err);
-    if (rc == RC_OK) rc = apply_chunk_row((struct slice){v.p, v.n}, &row, &dropped, &at);
-    buf_deinit(&v);
-    *ret = LISTED_NOT;
-    if (rc == RC_NOTFOUND) return RC_OK;
-    if (rc == RC_OK)
-        *ret = dropped || !id128_eq(&row.seal_id, &id->seal_id) ? LISTED_OTHER : LISTED_SAME;
-    return rc;
-}
-
 /* ---- strays ---- */
 struct stray {
     struct sd_disk *d;
@@ -76,12 +51,12 @@ static void drop_work(void *arg)
 {
     struct stray *x = arg;
     struct index *ix = store_index(x->d->store);
-    enum listed is;
+    enum index_listing is;
     bool gone = true;
 
-    x->rc = listed(ix, &x->group, x->hash, &x->id, &is, &x->err);
+    x->rc = index_chunk_listing(ix, &x->group, x->hash, &x->id, &is, &x->err);
     if (x->rc == RC_OK && x->no_replica) x->rc = group_gone(ix, &x->group, &gone, &x->err);
-    if (x->rc != RC_OK || is == LISTED_SAME || !gone) return;
+    if (x->rc != RC_OK || is == INDEX_LISTED || !gone) return;
     x->rc = index_chunk_drop(ix, &x->id, x->loc, &x->err);
     x->dropped = x->rc == RC_OK;
 }
@@ -168,16 +143,16 @@ static enum rc skip_look(void *ctx, const char *name, struct slice value)
     struct index *ix = store_index(s->d->store);
     struct index_chunk_id id;
     struct index_group g;
-    enum listed is;
+    enum index_listing is;
     uint64_t hash;
-    bool gone;
+    bool gone = false;
     enum rc rc;
 
     if (!chunk_skip_decode(value, &g, &hash, &id) || strlen(name) >= sizeof s->names[0])
         return RC_OK; /* of an older program: it stays */
-    rc = listed(ix, &g, hash, &id, &is, &s->err);
-    if (rc == RC_OK) rc = group_gone(ix, &g, &gone, &s->err);
-    if (rc != RC_OK || (is != LISTED_OTHER && !gone)) return rc;
+    rc = index_chunk_listing(ix, &g, hash, &id, &is, &s->err);
+    if (rc == RC_OK && is != INDEX_DECIDED) rc = group_gone(ix, &g, &gone, &s->err);
+    if (rc != RC_OK || (is != INDEX_DECIDED && !gone)) return rc;
     (void)snprintf(s->names[s->n++], sizeof s->names[0], "%s", name);
     return s->n == SKIPS ? RC_RANGE : RC_OK;
 }

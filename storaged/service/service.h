@@ -217,10 +217,6 @@ MUST_CHECK enum rc chunk_fetch(struct sd_group *g, const struct apply_chunk *c, 
  * and stray_still. Fiber. */
 MUST_CHECK enum rc chunk_held(struct sd_group *g, const struct index_chunk_id *id,
                               struct index_chunk *ret, struct err *reterr);
-/* What the group's committed state says of a chunk. RC_NOTFOUND, as index_state_get. */
-MUST_CHECK enum rc chunk_listed(struct sd_group *g, struct index *ix, uint64_t placement_hash,
-                                const struct id128 *body, uint32_t index,
-                                struct apply_chunk *ret_row, bool *ret_dropped, struct err *reterr);
 bool chunk_decided(struct sd_group *g, const struct apply_chunk *c);
 /* This disk answered for the chunk without its bytes, since it was decided. RC_NOTFOUND: no. */
 MUST_CHECK enum rc chunk_skipped(struct index *ix, const struct index_chunk_id *id,
