@@ -435,13 +435,15 @@ static void signing_run(void *arg)
     enum rc rc;
 
     for (uint32_t tries = 0; !d->stopping; tries++) {
-        rc = gw->receipt_ready ? RC_OK : gw_signing_open(gw, &err);
+        rc = gw->signer != NULL ? RC_OK : gw_signing_open(gw, &err);
         if (rc == RC_OK) {
+            const struct sign_public *pub = signer_public(gw->signer);
+
             arena_init(&a);
             (void)snprintf(key, sizeof key, "/mikura/%s/signing/%s", d->set.cluster,
-                           id128_text(&gw->receipt_key.id, id));
-            rc = truth_create(gw->etcd, key, (struct slice){gw->receipt_key.b, SIGN_PUBLIC_BYTES},
-                              &a, &there, &err);
+                           id128_text(&pub->id, id));
+            rc = truth_create(gw->etcd, key, (struct slice){pub->b, SIGN_PUBLIC_BYTES}, &a, &there,
+                              &err);
             arena_deinit(&a);
         }
         if (rc == RC_OK) {

@@ -354,7 +354,7 @@ static void judge(struct looking *lk, uint32_t expected)
     }
     if (!cluster_fresh(gw->cluster))
         reason(lk, "etcd does not answer this gateway: what is told here may be old; check etcd");
-    if (!gw->receipt_ready)
+    if (gw->signer == NULL)
         reason(lk, "the signing key is not read yet: commits wait until storage serves");
 }
 
@@ -424,8 +424,8 @@ static enum rc key_status(struct fcall *c, struct err *reterr)
     answer.master_key_fingerprint = gw->master_fingerprint;
     answer.cluster_fingerprint = gw->cluster_fingerprint;
     answer.collections = lk.collections;
-    if (gw->receipt_ready)
-        answer.receipt_key_id = (char *)(uintptr_t)id128_text(&gw->receipt_key.id, id);
+    if (gw->signer != NULL)
+        answer.receipt_key_id = (char *)(uintptr_t)id128_text(&signer_public(gw->signer)->id, id);
     return fcall_send(c, &answer.base);
 }
 

@@ -41,9 +41,7 @@ struct gw {
     const char *cluster_name, *name;
     uint32_t meta_pool, data_pool;
     struct signer *signer; /* of receipts and capabilities; NULL: not read yet */
-    struct sign_public receipt_key;
-    bool receipt_ready;
-    struct list cached; /* collections */
+    struct list cached;    /* collections */
     uint32_t cached_n;
     struct gw_jobs *jobs;
     struct manager *manager;

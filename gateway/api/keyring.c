@@ -429,6 +429,7 @@ enum rc gw_signing_open(struct gw *gw, struct err *reterr)
     struct route_at at = {gw->meta_pool, 0};
     struct key_place place = {.kind = KEY_SIGNING};
     Mikura__Internal__V1__GetResponse *got;
+    struct sign_public pub;
     struct key seed = {0};
     struct arena a;
     struct slice v;
@@ -447,18 +448,16 @@ enum rc gw_signing_open(struct gw *gw, struct err *reterr)
         rc = err_set(reterr, RC_CORRUPT, "the record of the signing key");
         goto out;
     }
-    rc = sign_public_load((struct slice){v.p + 17, SIGN_PUBLIC_BYTES}, &gw->receipt_key);
+    rc = sign_public_load((struct slice){v.p + 17, SIGN_PUBLIC_BYTES}, &pub);
     if (rc != RC_OK) goto out;
-    place.self = (struct slice){gw->receipt_key.id.b, 16};
+    place.self = (struct slice){pub.id.b, 16};
     rc = key_unwrap(&gw->master.key, &place,
                     (struct slice){v.p + 17 + SIGN_PUBLIC_BYTES, KEY_WRAPPED_BYTES}, &seed);
     if (rc == RC_OK) rc = signer_new(&seed, &gw->signer);
     key_wipe(&seed);
     if (rc != RC_OK) {
         (void)err_set(reterr, rc, "the signing key does not open under this gateway's master key");
-        goto out;
     }
-    gw->receipt_ready = true;
 out:
     arena_deinit(&a);
     return rc;

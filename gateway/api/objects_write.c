@@ -942,6 +942,7 @@ enum rc objects_put_object(struct fcall *c, struct err *reterr)
 static enum rc objects_receipt_keys(struct fcall *c, struct err *reterr)
 {
     const struct gw *gw = c->service;
+    const struct sign_public *pub;
     Mikura__V1__ReceiptKeysRequest *req;
     Mikura__V1__ReceiptKeysResponse answer = MIKURA__V1__RECEIPT_KEYS_RESPONSE__INIT;
     Mikura__V1__ReceiptKey key = MIKURA__V1__RECEIPT_KEY__INIT, *keys = &key;
@@ -949,11 +950,12 @@ static enum rc objects_receipt_keys(struct fcall *c, struct err *reterr)
     enum rc rc = fcall_request(c, &mikura__v1__receipt_keys_request__descriptor, &req, reterr);
 
     if (rc != RC_OK) return rc;
-    if (!gw->receipt_ready) {
+    if (gw->signer == NULL) {
         return err_set(reterr, RC_UNAVAIL, "this gateway has not read the receipt key yet; retry");
     }
-    key.key_id = (char *)(uintptr_t)id128_text(&gw->receipt_key.id, id);
-    key.public_key.data = (uint8_t *)(uintptr_t)gw->receipt_key.b;
+    pub = signer_public(gw->signer);
+    key.key_id = (char *)(uintptr_t)id128_text(&pub->id, id);
+    key.public_key.data = (uint8_t *)(uintptr_t)pub->b;
     key.public_key.len = SIGN_PUBLIC_BYTES;
     answer.cluster_id.data = (uint8_t *)(uintptr_t)gw->cluster_id.b;
     answer.cluster_id.len = 16;

@@ -443,9 +443,10 @@ static enum rc write_all(struct recovery *r, struct err *reterr)
         rc = drop_others(r, &at, reterr);
     if (rc == RC_OK)
         rc = put_key(r, "key-fingerprint", gw_text(r->gw->master_fingerprint), NULL, reterr);
-    if (rc == RC_OK && r->gw->receipt_ready)
-        rc = put_key(r, arena_str(r->a, "signing/%s", id128_text(&r->gw->receipt_key.id, key_id)),
-                     (struct slice){r->gw->receipt_key.b, SIGN_PUBLIC_BYTES}, NULL, reterr);
+    if (rc == RC_OK && r->gw->signer != NULL)
+        rc = put_key(
+            r, arena_str(r->a, "signing/%s", id128_text(&signer_public(r->gw->signer)->id, key_id)),
+            (struct slice){signer_public(r->gw->signer)->b, SIGN_PUBLIC_BYTES}, NULL, reterr);
     if (rc == RC_OK)
         rc = put_key(r, "recovered",
                      gw_text(arena_str(r->a, "{\"by\":\"%s\",\"unix_ms\":%llu,\"groups\":%u}",

@@ -609,11 +609,11 @@ static enum rc do_sign(struct upload *u, const struct upload_action *act, struct
     size_t n;
     enum rc rc;
 
-    if (!u->gw->receipt_ready) {
+    if (u->gw->signer == NULL) {
         return err_set(reterr, RC_UNAVAIL, "this gateway has not read the receipt key yet; retry");
     }
     if (signature == NULL || key_id == NULL) return err_set(reterr, RC_NOMEM, "a receipt");
-    (void)id128_text(&u->gw->receipt_key.id, key_id);
+    (void)id128_text(&signer_public(u->gw->signer)->id, key_id);
     body.format = 1;
     body.cluster_id.data = u->gw->cluster_id.b;
     body.cluster_id.len = 16;

@@ -334,7 +334,7 @@ static enum rc sign_capability(struct handing *h, struct buf *out, struct err *r
                              .worker_uri = gw_text(fcall_peer(h->c)->uri)};
     enum rc rc;
 
-    if (!gw->receipt_ready)
+    if (gw->signer == NULL)
         return err_set(reterr, RC_UNAVAIL, "the signing key is not read yet; retry");
     cap.expires_unix_ms = clock_wall_ms() + h->hand->lease_ms + JOBS_CAPABILITY_MARGIN_MS;
     cap.bodies_n = capability_sort_bodies(h->bodies, h->bodies_n);
