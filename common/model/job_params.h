@@ -32,7 +32,9 @@
 #define JOB_SIDE_MAX     8192       /* of `size` */
 #define JOB_VOXELS_MAX   (1u << 24) /* three channels in float32: 192 MiB */
 #define JOB_TOP_MAX      16u
-#define JOB_TILES_MAX    4096u
+/* Of a mask, compressed: 2^24 labels of one byte, and what zlib adds. */
+#define JOB_MASK_BYTES_MAX (32u << 20)
+#define JOB_TILES_MAX      4096u
 
 enum job_kind { JOB_QUALITY, JOB_CLASSIFY, JOB_SEGMENT, JOB_KIND_N };
 enum job_precision { JOB_FP32, JOB_TF32, JOB_FP16, JOB_BF16, JOB_PRECISION_N };

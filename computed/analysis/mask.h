@@ -11,7 +11,6 @@
 #include "common/base/rc.h"
 
 #define MASK_CLASSES_MAX 256u
-#define MASK_BYTES_MAX   (32u << 20) /* compressed: as the gateway says */
 
 enum mask_kind { MASK_PNG = 1, MASK_NIFTI = 2 };
 struct mask {

@@ -346,7 +346,7 @@ static bool mask_take(struct runner *r, const uint8_t *p, uint32_t n)
             m->shape[i] = le_get32(p + 8 + 4 * (size_t)i);
         m->n = all;
         if (mask_media_type(m->kind) == NULL || (m->rank != 2 && m->rank != 3) || all == 0 ||
-            all > MASK_BYTES_MAX)
+            all > JOB_MASK_BYTES_MAX)
             return false;
         m->p = malloc(all);
         if (m->p == NULL) return false;

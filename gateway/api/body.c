@@ -7,6 +7,7 @@
 #include "gateway/api/body.h"
 #include "common/base/log.h"
 #include "common/crypto/digest.h"
+#include "gateway/ingest/upload_core.h"
 #include <stdlib.h>
 
 enum rc body_chunk_new(struct gw *gw, const struct body_spec *spec, uint32_t index,
@@ -311,12 +312,11 @@ enum rc body_manifest(const struct gw_case *cs, const struct body_spec *spec, st
 
 void body_drop(struct gw *gw, const struct body_spec *spec)
 {
-    uint32_t chunks =
-        spec->size_bytes == 0
-            ? 0
-            : (uint32_t)((spec->size_bytes + spec->chunk_bytes - 1) / spec->chunk_bytes);
     struct err err = {0};
-    enum rc rc = RC_OK;
+    uint32_t chunks = 0;
+    enum rc rc = spec->size_bytes == 0
+                     ? RC_OK
+                     : upload_chunk_count(spec->size_bytes, spec->chunk_bytes, &chunks);
 
     for (uint32_t i = 0; i < chunks && rc == RC_OK; i++) {
         struct route_at at = {.pool = spec->pool};

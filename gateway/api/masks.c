@@ -5,6 +5,7 @@
  * that follows names the mask by its SHA-256: one of an attempt that was lost is never shown. */
 #include "gateway/api/masks.h"
 #include "common/base/log.h"
+#include "common/model/job_params.h"
 #include "gateway/api/body.h"
 #include "gateway/api/object.h"
 #include "gateway/api/series.h"
@@ -27,38 +28,45 @@ struct putting {
 };
 
 /* ---- reading rows ---- */
-static enum rc item_row(struct gw *gw, const struct gw_job *job, uint32_t item, struct arena *a,
-                        uint64_t left_ms, struct record_item *ret, struct err *reterr)
+/* Of one number; *ret_version 0: there is none. */
+static enum rc row_read(struct gw *gw, const struct gw_job *job, enum record_kind kind,
+                        uint32_t item, struct arena *a, uint64_t left_ms, struct slice *ret_key,
+                        struct slice *ret_value, uint64_t *ret_version, struct err *reterr)
 {
     uint8_t *key = arena_raw(a, RECORD_KEY_BYTES_MAX);
     Mikura__Internal__V1__GetResponse *got;
-    struct slice k;
     enum rc rc;
 
-    if (key == NULL) return err_set(reterr, RC_NOMEM, "an item");
-    k = (struct slice){key, record_key_number(&job->anchor, RECORD_ITEM, item, key)};
-    rc = route_get(gw->route, job->at, &k, 1, left_ms, a, &got, reterr);
+    if (key == NULL) return err_set(reterr, RC_NOMEM, "a job's row");
+    *ret_key = (struct slice){key, record_key_number(&job->anchor, kind, item, key)};
+    rc = route_get(gw->route, job->at, ret_key, 1, left_ms, a, &got, reterr);
     if (rc != RC_OK) return rc;
-    if (got->items[0]->version == 0)
-        return err_set(reterr, RC_NOTFOUND, "the job has no item %u", item);
-    return record_item_decode(gw_bytes(got->items[0]->value), ret, reterr);
+    *ret_version = got->items[0]->version;
+    *ret_value = gw_bytes(got->items[0]->value);
+    return RC_OK;
+}
+
+static enum rc item_row(struct gw *gw, const struct gw_job *job, uint32_t item, struct arena *a,
+                        uint64_t left_ms, struct record_item *ret, struct err *reterr)
+{
+    struct slice key, value;
+    uint64_t version;
+    enum rc rc = row_read(gw, job, RECORD_ITEM, item, a, left_ms, &key, &value, &version, reterr);
+
+    if (rc != RC_OK) return rc;
+    if (version == 0) return err_set(reterr, RC_NOTFOUND, "the job has no item %u", item);
+    return record_item_decode(value, ret, reterr);
 }
 
 static enum rc mask_row(struct gw *gw, const struct gw_job *job, uint32_t item, struct arena *a,
                         uint64_t left_ms, struct slice *ret_key, struct record_mask *ret,
                         uint64_t *ret_version, struct err *reterr)
 {
-    uint8_t *key = arena_raw(a, RECORD_KEY_BYTES_MAX);
-    Mikura__Internal__V1__GetResponse *got;
-    enum rc rc;
+    struct slice value;
+    enum rc rc =
+        row_read(gw, job, RECORD_MASK, item, a, left_ms, ret_key, &value, ret_version, reterr);
 
-    if (key == NULL) return err_set(reterr, RC_NOMEM, "a mask");
-    *ret_key = (struct slice){key, record_key_number(&job->anchor, RECORD_MASK, item, key)};
-    rc = route_get(gw->route, job->at, ret_key, 1, left_ms, a, &got, reterr);
-    if (rc != RC_OK) return rc;
-    *ret_version = got->items[0]->version;
-    return *ret_version == 0 ? RC_OK
-                             : record_mask_decode(gw_bytes(got->items[0]->value), ret, reterr);
+    return rc != RC_OK || *ret_version == 0 ? rc : record_mask_decode(value, ret, reterr);
 }
 
 /* What a mask's manifest says of its chunks. */
@@ -97,9 +105,9 @@ static enum rc put_begin(struct putting *p, const Mikura__Internal__V1__PutMaskH
     if (p->header == NULL) return err_set(reterr, RC_NOMEM, "a mask");
     if (!id128_from_bytes(header->job.data, header->job.len, &id))
         return err_set(reterr, RC_INVAL, "job: expected 16 bytes");
-    if (header->size_bytes == 0 || header->size_bytes > MASK_BYTES_MAX)
+    if (header->size_bytes == 0 || header->size_bytes > JOB_MASK_BYTES_MAX)
         return err_set(reterr, RC_INVAL, "a mask of %llu bytes; 1 to %u are kept",
-                       (unsigned long long)header->size_bytes, MASK_BYTES_MAX);
+                       (unsigned long long)header->size_bytes, JOB_MASK_BYTES_MAX);
     rc = gw_job_read(gw, &id, a, gw_left_ms(p->c), &p->job, reterr);
     if (rc == RC_OK)
         rc = gw_task_held(p->c, &p->job, header->task, header->attempt, header->item, a, &p->task,
@@ -271,19 +279,15 @@ static enum rc result_names(struct gw *gw, const struct gw_job *job, uint32_t it
                             const struct record_mask *rec, struct arena *a, uint64_t left_ms,
                             bool *ret, struct err *reterr)
 {
-    uint8_t *key = arena_raw(a, RECORD_KEY_BYTES_MAX);
-    Mikura__Internal__V1__GetResponse *got;
     Mikura__V1__ItemResult *m;
     struct record_result res;
-    struct slice k;
-    enum rc rc;
+    struct slice key, value;
+    uint64_t version;
+    enum rc rc = row_read(gw, job, RECORD_RESULT, item, a, left_ms, &key, &value, &version, reterr);
 
     *ret = false;
-    if (key == NULL) return err_set(reterr, RC_NOMEM, "a mask");
-    k = (struct slice){key, record_key_number(&job->anchor, RECORD_RESULT, item, key)};
-    rc = route_get(gw->route, job->at, &k, 1, left_ms, a, &got, reterr);
-    if (rc != RC_OK || got->items[0]->version == 0) return rc;
-    rc = record_result_decode(gw_bytes(got->items[0]->value), &res, reterr);
+    if (rc != RC_OK || version == 0) return rc;
+    rc = record_result_decode(value, &res, reterr);
     if (rc != RC_OK) return rc;
     m = mikura__v1__item_result__unpack(&a->pb, res.detail.n, res.detail.p);
     if (m == NULL) return err_set(reterr, RC_CORRUPT, "a result does not decode");
@@ -296,18 +300,11 @@ static enum rc result_names(struct gw *gw, const struct gw_job *job, uint32_t it
 static enum rc mask_object(const struct gw_case *cs, struct slice key,
                            const struct record_mask *rec, struct gw_object *o, struct err *reterr)
 {
-    uint8_t mac[DIGEST_BYTES];
-    struct slice covered;
     enum rc rc = record_manifest_decode(rec->manifest, &o->manifest, reterr);
 
     o->manifest_key = key;
-    if (rc == RC_OK) rc = record_manifest_covered(rec->manifest, &covered);
-    if (rc == RC_OK) rc = digest_manifest(&cs->key, key, covered, mac);
-    if (rc == RC_OK && !digest_equal(mac, o->manifest.mac)) rc = RC_CORRUPT;
-    return rc == RC_OK ? RC_OK
-                       : err_set(reterr, rc,
-                                 "the mask's MAC does not fit: it was changed in storage; call the "
-                                 "operator");
+    return rc != RC_OK ? rc
+                       : object_mac_check(cs, key, rec->manifest, &o->manifest, "mask", reterr);
 }
 
 enum rc gw_mask_get(struct fcall *c, struct err *reterr)

@@ -7,8 +7,6 @@
 #include "gateway/api/jobs.h"
 #include "gateway/ingest/records_core.h"
 
-#define MASK_BYTES_MAX (32u << 20) /* compressed; 2^24 labels of one byte, and what zlib adds */
-
 /* Work.PutMask, Jobs.Mask */
 enum rc gw_mask_put(struct fcall *c, struct err *reterr);
 enum rc gw_mask_get(struct fcall *c, struct err *reterr);

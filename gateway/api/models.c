@@ -500,16 +500,13 @@ static enum rc open_bytes(struct gw *gw, const struct gw_model *m, struct arena 
                           struct gw_case *cs, struct gw_object *o, struct err *reterr)
 {
     uint8_t *key = arena_raw(a, RECORD_KEY_BYTES_MAX), self[RECORD_ANCHOR_BYTES + 16];
-    uint8_t mac[DIGEST_BYTES];
     struct key_place place;
-    struct slice covered;
     enum rc rc;
 
     if (key == NULL) return err_set(reterr, RC_NOMEM, "a model");
     o->manifest_key =
         (struct slice){key, record_key_number(&m->anchor, RECORD_MODEL, m->rec.version, key)};
     rc = record_manifest_decode(m->rec.manifest, &o->manifest, reterr);
-    if (rc == RC_OK) rc = record_manifest_covered(m->rec.manifest, &covered);
     if (rc == RC_OK && o->manifest.bodies_n != 1) rc = RC_CORRUPT;
     if (rc != RC_OK) return err_set(reterr, rc, "a model's manifest does not decode");
     place = model_place(&m->anchor, &o->manifest.bodies[0].id, self);
@@ -517,13 +514,7 @@ static enum rc open_bytes(struct gw *gw, const struct gw_model *m, struct arena 
     rc = key_unwrap(&gw->master.key, &place, m->rec.key.bytes, &cs->key);
     if (rc != RC_OK)
         return err_set(reterr, rc, "the model's key does not open under this gateway's master key");
-    rc = digest_manifest(&cs->key, o->manifest_key, covered, mac);
-    if (rc == RC_OK && !digest_equal(mac, o->manifest.mac)) rc = RC_CORRUPT;
-    if (rc != RC_OK)
-        return err_set(
-            reterr, rc,
-            "the model's MAC does not fit: it was changed in storage; call the operator");
-    return RC_OK;
+    return object_mac_check(cs, o->manifest_key, m->rec.manifest, &o->manifest, "model", reterr);
 }
 
 enum rc gw_model_fetch(struct fcall *c, struct err *reterr)

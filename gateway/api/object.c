@@ -80,22 +80,30 @@ static enum rc find_each(void *arg, const Mikura__Internal__V1__Item *item)
     return RC_RANGE; /* the newest visible one decides */
 }
 
+enum rc object_mac_check(const struct gw_case *cs, struct slice key, struct slice value,
+                         const struct record_manifest *m, const char *what, struct err *reterr)
+{
+    uint8_t mac[DIGEST_BYTES];
+    struct slice covered;
+    enum rc rc = record_manifest_covered(value, &covered);
+
+    if (rc == RC_OK) rc = digest_manifest(&cs->key, key, covered, mac);
+    if (rc == RC_OK && !digest_equal(mac, m->mac)) rc = RC_CORRUPT;
+    return rc == RC_OK ? RC_OK
+                       : err_set(reterr, rc,
+                                 "the %s's MAC does not fit: it was changed in storage; call the "
+                                 "operator",
+                                 what);
+}
+
 static enum rc manifest_decode(const struct gw_case *cs, struct gw_object *o, struct slice value,
                                struct err *reterr)
 {
-    uint8_t mac[32];
-    struct slice covered;
     enum rc rc = record_manifest_decode(value, &o->manifest, reterr);
 
-    if (rc == RC_OK) rc = record_manifest_covered(value, &covered);
-    if (rc == RC_OK) rc = digest_manifest(&cs->key, o->manifest_key, covered, mac);
-    if (rc != RC_OK) return rc;
-    if (!digest_equal(mac, o->manifest.mac)) {
-        return err_set(
-            reterr, RC_CORRUPT,
-            "the manifest's MAC does not fit: it was changed in storage; call the operator");
-    }
-    return RC_OK;
+    return rc != RC_OK
+               ? rc
+               : object_mac_check(cs, o->manifest_key, value, &o->manifest, "manifest", reterr);
 }
 
 static enum rc manifest_read(struct gw *gw, const struct gw_case *cs, struct gw_object *o,
@@ -248,6 +256,22 @@ bool object_digest_messages(struct arena *a, const struct object_digests *d,
     return to[0] != NULL && to[n - 1] != NULL;
 }
 
+enum rc object_attributes_open(const struct gw_case *cs, struct slice key, struct slice sealed,
+                               struct arena *a, Mikura__V1__ObjectInfo **ret, struct err *reterr)
+{
+    uint8_t *plain = arena_alloc(a, sealed.n);
+    size_t n;
+    enum rc rc;
+
+    if (plain == NULL) return err_set(reterr, RC_NOMEM, "an object's attributes");
+    rc = docseal_open(&cs->key, DOCSEAL_ATTRIBUTES, key, sealed, plain, &n);
+    if (rc != RC_OK)
+        return err_set(reterr, rc, "an object's attributes do not open under its case's key");
+    *ret = mikura__v1__object_info__unpack(&a->pb, n, plain);
+    return *ret != NULL ? RC_OK
+                        : err_set(reterr, RC_CORRUPT, "an object's attributes do not decode");
+}
+
 enum rc gw_object_info(const struct gw_case *cs, const struct gw_object *o, const char *collection,
                        const char *case_id, bool detail, struct arena *a,
                        Mikura__V1__ObjectInfo **ret, struct err *reterr)
@@ -276,23 +300,12 @@ enum rc gw_object_info(const struct gw_case *cs, const struct gw_object *o, cons
     }
     *ret = m;
     if (!detail || o->manifest.sealed_attrs.n == 0) return RC_OK;
-    {
-        struct slice sealed = o->manifest.sealed_attrs;
-        uint8_t *plain = arena_alloc(a, sealed.n);
-        size_t n;
-
-        if (plain == NULL) return err_set(reterr, RC_NOMEM, "an object's attributes");
-        rc = docseal_open(&cs->key, DOCSEAL_ATTRIBUTES, o->manifest_key, sealed, plain, &n);
-        if (rc != RC_OK)
-            return err_set(reterr, rc, "an object's attributes do not open under its case's key");
-        facts = mikura__v1__object_info__unpack(&a->pb, n, plain);
-        if (facts == NULL)
-            return err_set(reterr, RC_CORRUPT, "an object's attributes do not decode");
-        m->attributes = facts->attributes;
-        m->n_attributes = facts->n_attributes;
-        m->user_metadata = facts->user_metadata;
-        m->n_user_metadata = facts->n_user_metadata;
-    }
+    rc = object_attributes_open(cs, o->manifest_key, o->manifest.sealed_attrs, a, &facts, reterr);
+    if (rc != RC_OK) return rc;
+    m->attributes = facts->attributes;
+    m->n_attributes = facts->n_attributes;
+    m->user_metadata = facts->user_metadata;
+    m->n_user_metadata = facts->n_user_metadata;
     return RC_OK;
 }
 

@@ -24,6 +24,16 @@ MUST_CHECK enum rc object_digests_open(const struct gw_case *cs, struct slice in
 bool object_digest_messages(struct arena *a, const struct object_digests *d,
                             Mikura__V1__Digest ***ret, size_t *ret_n);
 
+/* Does the manifest in the row `key` carry the MAC that belongs to its bytes, value? RC_CORRUPT.
+ * what: whose it is, for the message. */
+MUST_CHECK enum rc object_mac_check(const struct gw_case *cs, struct slice key, struct slice value,
+                                    const struct record_manifest *m, const char *what,
+                                    struct err *reterr);
+/* A manifest's sealed_attrs; the message lies in the arena. key: the manifest's row. */
+MUST_CHECK enum rc object_attributes_open(const struct gw_case *cs, struct slice key,
+                                          struct slice sealed, struct arena *a,
+                                          Mikura__V1__ObjectInfo **ret, struct err *reterr);
+
 struct gw_object {
     struct slice path;
     uint64_t version;

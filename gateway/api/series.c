@@ -29,20 +29,13 @@ static enum rc facts_open(const struct gw_case *cs, struct slice key, struct sli
 {
     struct record_manifest *m = arena_alloc(batch, sizeof *m);
     Mikura__V1__ObjectInfo *info;
-    uint8_t *plain;
-    size_t n;
     enum rc rc;
 
     if (m == NULL) return err_set(reterr, RC_NOMEM, "a manifest");
     rc = record_manifest_decode(value, m, reterr);
     if (rc != RC_OK || m->sealed_attrs.n == 0) return rc;
-    plain = arena_alloc(batch, m->sealed_attrs.n);
-    if (plain == NULL) return err_set(reterr, RC_NOMEM, "an object's attributes");
-    rc = docseal_open(&cs->key, DOCSEAL_ATTRIBUTES, key, m->sealed_attrs, plain, &n);
-    if (rc != RC_OK)
-        return err_set(reterr, rc, "an object's attributes do not open under its case's key");
-    info = mikura__v1__object_info__unpack(&batch->pb, n, plain);
-    if (info == NULL) return err_set(reterr, RC_CORRUPT, "an object's attributes do not decode");
+    rc = object_attributes_open(cs, key, m->sealed_attrs, batch, &info, reterr);
+    if (rc != RC_OK) return rc;
     for (size_t i = 0; i < info->n_attributes; i++) {
         const Mikura__V1__Attribute *at = info->attributes[i];
 
