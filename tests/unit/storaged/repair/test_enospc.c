@@ -218,10 +218,18 @@ static void fill_but(int fd, uint64_t bytes)
     settle();
 }
 
+static void fs_or_skip(void)
+{
+    const char *why = mount_fs();
+
+    if (why == NULL) return;
+    print_message("skipped: %s\n", why);
+    skip();
+}
+
 static void index_full(uint64_t keep_bytes, uint64_t left_bytes)
 {
     struct index_conf conf = {.cache_bytes = 8u << 20};
-    const char *why = mount_fs();
     struct index *ix = NULL;
     struct err err = {0};
     char dir[96], path[96];
@@ -229,10 +237,7 @@ static void index_full(uint64_t keep_bytes, uint64_t left_bytes)
     enum rc rc = RC_OK;
     int fd;
 
-    if (why != NULL) {
-        print_message("skipped: %s\n", why);
-        skip();
-    }
+    fs_or_skip();
     (void)snprintf(dir, sizeof(dir), "%s/ix", mnt);
     (void)snprintf(path, sizeof(path), "%s/other", mnt);
     conf.dir = dir;
@@ -333,15 +338,11 @@ static void ballast_back(struct model *m)
  * its room back. */
 static void test_opens_full(void **state)
 {
-    const char *why = mount_fs();
     struct model m;
     int fd;
 
     (void)state;
-    if (why != NULL) {
-        print_message("skipped: %s\n", why);
-        skip();
-    }
+    fs_or_skip();
     model_on(&m);
     model_open(&m);
     model_fill(&m, 0, 12, 30);
@@ -376,7 +377,6 @@ static void test_opens_full(void **state)
 
 static void test_full(void **state)
 {
-    const char *why = mount_fs();
     struct model m;
     uint32_t n;
     uint64_t kept;
@@ -385,10 +385,7 @@ static void test_full(void **state)
     int fd;
 
     (void)state;
-    if (why != NULL) {
-        print_message("skipped: %s\n", why);
-        skip();
-    }
+    fs_or_skip();
     model_on(&m);
     model_open(&m);
     n = fill_until_full(&m, 0);
