@@ -19,13 +19,22 @@ static enum rc over(struct err *reterr, const char *what, uint64_t have, uint64_
                    (unsigned long long)max);
 }
 
+static bool has_chunk(uint32_t kind)
+{
+    return kind == APPLY_CHUNK_ADD || kind == APPLY_CHUNK_DROP || kind == APPLY_CHUNK_TXN;
+}
+
+static bool has_txn(uint32_t kind)
+{
+    return kind == APPLY_TXN || kind == APPLY_CHUNK_TXN;
+}
+
 uint32_t apply_entry_bytes(const struct apply_entry *e, struct err *reterr)
 {
     uint64_t n = HEAD_BYTES;
 
-    if (e->kind == APPLY_CHUNK_ADD || e->kind == APPLY_CHUNK_DROP)
-        return HEAD_BYTES + CHUNK_BODY_BYTES;
-    if (e->kind != APPLY_TXN) return HEAD_BYTES;
+    if (has_chunk(e->kind)) n += CHUNK_BODY_BYTES;
+    if (!has_txn(e->kind)) return (uint32_t)n;
     if (e->compares_n > APPLY_COMPARES_MAX || e->puts_n > APPLY_PUTS_MAX ||
         e->deletes_n > APPLY_DELETES_MAX) {
         (void)over(reterr, "conditions, puts or deletes in one transaction",
@@ -96,10 +105,20 @@ static void chunk_decode(const uint8_t *p, struct apply_chunk *c)
 
 bool apply_entry_chunk(struct slice e, struct apply_chunk *ret_chunk)
 {
-    if (e.n != HEAD_BYTES + CHUNK_BODY_BYTES || e.p[0] != APPLY_FORMAT ||
-        (e.p[1] != APPLY_CHUNK_ADD && e.p[1] != APPLY_CHUNK_DROP))
+    if (e.n < HEAD_BYTES + CHUNK_BODY_BYTES || e.p[0] != APPLY_FORMAT || !has_chunk(e.p[1]) ||
+        (e.n > HEAD_BYTES + CHUNK_BODY_BYTES && !has_txn(e.p[1])))
         return false;
     chunk_decode(e.p + HEAD_BYTES, ret_chunk);
+    return true;
+}
+
+bool apply_entry_drops(struct slice e, const struct apply_outcome *out,
+                       struct apply_chunk *ret_chunk, bool *ret_all)
+{
+    if (out->rc != RC_OK || !apply_entry_chunk(e, ret_chunk)) return false;
+    /* the outcome may be that of the same transaction sent alone, which names no sealing */
+    if (e.p[1] == APPLY_CHUNK_TXN && out->repeated && !MUTANT(82)) return false;
+    *ret_all = e.p[1] == APPLY_CHUNK_DROP;
     return true;
 }
 
@@ -113,8 +132,8 @@ uint32_t apply_entry_encode(const struct apply_entry *e, uint8_t *out)
     memcpy(p + 4, e->client.b, 16);
     le_put64(p + 20, e->sequence);
     p += HEAD_BYTES;
-    if (e->kind == APPLY_CHUNK_ADD || e->kind == APPLY_CHUNK_DROP) p = chunk_encode(p, &e->chunk);
-    if (e->kind != APPLY_TXN) return (uint32_t)(p - out);
+    if (has_chunk(e->kind)) p = chunk_encode(p, &e->chunk);
+    if (!has_txn(e->kind)) return (uint32_t)(p - out);
     le_put32(p, e->compares_n);
     le_put32(p + 4, e->puts_n);
     le_put32(p + 8, e->deletes_n);
@@ -212,6 +231,28 @@ struct decoded {
     struct reader txn; /* at the first condition */
 };
 
+static void txn_decode(struct reader *r, struct decoded *d)
+{
+    const uint8_t *h = take(r, 12);
+
+    if (h == NULL) return;
+    d->compares_n = le_get32(h);
+    d->puts_n = le_get32(h + 4);
+    d->deletes_n = le_get32(h + 8);
+    d->txn = *r;
+    if (d->compares_n > APPLY_COMPARES_MAX || d->puts_n > APPLY_PUTS_MAX ||
+        d->deletes_n > APPLY_DELETES_MAX) {
+        r->bad = true;
+        return;
+    }
+    for (uint32_t i = 0; i < d->compares_n; i++)
+        (void)read_compare(r);
+    for (uint32_t i = 0; i < d->puts_n; i++)
+        (void)read_put(r);
+    for (uint32_t i = 0; i < d->deletes_n; i++)
+        (void)read_delete(r);
+}
+
 static enum rc decode(struct slice entry, struct decoded *d, struct err *reterr)
 {
     struct reader r = {entry.p, entry.n, false};
@@ -231,31 +272,19 @@ static enum rc decode(struct slice entry, struct decoded *d, struct err *reterr)
         break;
     case APPLY_CHUNK_ADD:
     case APPLY_CHUNK_DROP:
-        h = take(&r, CHUNK_BODY_BYTES);
-        if (h != NULL) chunk_decode(h, &d->chunk);
-        break;
     case APPLY_TXN:
-        h = take(&r, 12);
-        if (h == NULL) break;
-        d->compares_n = le_get32(h);
-        d->puts_n = le_get32(h + 4);
-        d->deletes_n = le_get32(h + 8);
-        d->txn = r;
-        if (d->compares_n > APPLY_COMPARES_MAX || d->puts_n > APPLY_PUTS_MAX ||
-            d->deletes_n > APPLY_DELETES_MAX) {
-            r.bad = true;
-            break;
-        }
-        for (uint32_t i = 0; i < d->compares_n; i++)
-            (void)read_compare(&r);
-        for (uint32_t i = 0; i < d->puts_n; i++)
-            (void)read_put(&r);
-        for (uint32_t i = 0; i < d->deletes_n; i++)
-            (void)read_delete(&r);
+        break;
+    case APPLY_CHUNK_TXN: /* a transaction is never without a request's key */
+        if (d->sequence == 0) r.bad = true;
         break;
     default:
         r.bad = true;
     }
+    if (has_chunk(d->kind)) {
+        h = take(&r, CHUNK_BODY_BYTES);
+        if (h != NULL) chunk_decode(h, &d->chunk);
+    }
+    if (has_txn(d->kind)) txn_decode(&r, d);
     if (!r.bad && r.left == 0) return RC_OK;
     return err_set(reterr, RC_CORRUPT, "log entry of kind %d: malformed, %zu of %zu bytes read",
                    (int)d->kind, entry.n - r.left, entry.n);
@@ -631,6 +660,13 @@ enum rc apply_step(const struct apply_map *map, uint64_t index, struct slice ent
         case APPLY_CHUNK_ADD:
         case APPLY_CHUNK_DROP:
             rc = chunk(map, &d, index, &out);
+            break;
+        case APPLY_CHUNK_TXN:
+            rc = chunk(map, &d, index, &out);
+            out.succeeded = false; /* the transaction's from here on */
+            out.index = 0;
+            if (rc == RC_OK && (out.rc == RC_OK || MUTANT(83)))
+                rc = txn(map, &d, index, tick, &out);
             break;
         case APPLY_TICK:
             tick++;

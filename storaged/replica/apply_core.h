@@ -33,7 +33,8 @@ enum apply_kind {
     APPLY_TXN = 2,
     APPLY_CHUNK_ADD = 3,
     APPLY_CHUNK_DROP = 4,
-    APPLY_TICK = 5, /* hourly; ages sessions and clients */
+    APPLY_TICK = 5,      /* hourly; ages sessions and clients */
+    APPLY_CHUNK_TXN = 6, /* a ChunkAdd, and if that is RC_OK a TXN: one round for both */
 };
 enum apply_compare_kind {
     APPLY_ABSENT = 1,
@@ -88,7 +89,8 @@ struct apply_map {
 };
 
 /* What the proposer answers. rc: RC_OK; RC_ABORTED (older than the window); for chunks RC_EXISTS
- * (other plaintext), RC_PRECOND (dropped: an id is never used again). */
+ * (other plaintext), RC_PRECOND (dropped: an id is never used again). CHUNK_TXN: rc and seal_id are
+ * the ChunkAdd's, the rest the TXN's; with another rc than RC_OK there was none. */
 struct apply_outcome {
     enum rc rc;
     bool succeeded;          /* TXN: all conditions held */
@@ -103,8 +105,17 @@ struct apply_outcome {
 uint32_t apply_entry_bytes(const struct apply_entry *e, struct err *reterr);
 /* out holds apply_entry_bytes(e), which must not be 0. Returns the bytes written. */
 uint32_t apply_entry_encode(const struct apply_entry *e, uint8_t *out);
-/* What a ChunkAdd or ChunkDrop is about; false: it is neither. */
+/* What a ChunkAdd (with a transaction or without) or ChunkDrop is about; false: it is neither. */
 bool apply_entry_chunk(struct slice entry, struct apply_chunk *ret_chunk);
+/* By its kind alone: it counts on a disk only with the chunk's bytes. */
+static inline bool apply_entry_adds_chunk(struct slice entry)
+{
+    return entry.n >= 2 && (entry.p[1] == APPLY_CHUNK_ADD || entry.p[1] == APPLY_CHUNK_TXN);
+}
+/* Which bytes an entry with this outcome makes superfluous; false: none. *ret_all: every sealing of
+ * ret_chunk's body and index (it was dropped); else every one but out->seal_id (it won). */
+bool apply_entry_drops(struct slice entry, const struct apply_outcome *out,
+                       struct apply_chunk *ret_chunk, bool *ret_all);
 /* Full check without applying. RC_CORRUPT says where. */
 MUST_CHECK enum rc apply_entry_check(struct slice entry, struct err *reterr);
 /* Apply entry `index` (> 0, growing). RC_OK: *ret is the outcome, whatever it is; the map has the

@@ -96,7 +96,8 @@ void replica_chunk_await(struct replica_core *c, struct replica_actions *out, ui
     struct replica_action *a;
 
     chunk_mark(c, index, false);
-    if (e->bytes.n < 2 || e->bytes.p[1] != APPLY_CHUNK_ADD) return;
+    if (!apply_entry_adds_chunk(e->bytes) || (MUTANT(84) && e->bytes.p[1] == APPLY_CHUNK_TXN))
+        return;
     chunk_mark(c, index, true);
     a = replica_act(out, REPLICA_CHUNK);
     a->epoch = c->epoch;

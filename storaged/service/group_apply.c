@@ -24,10 +24,10 @@ static enum rc drop_bytes(struct index_batch *ib, const struct entry *e,
                           const struct apply_outcome *out, struct err *reterr)
 {
     struct apply_chunk c;
+    bool all;
 
-    if (out->rc != RC_OK || !apply_entry_chunk((struct slice){e->p, e->n}, &c)) return RC_OK;
-    return index_batch_chunk_drop(ib, &c.body, c.index,
-                                  e->p[1] == APPLY_CHUNK_ADD ? &out->seal_id : NULL, reterr);
+    if (!apply_entry_drops((struct slice){e->p, e->n}, out, &c, &all)) return RC_OK;
+    return index_batch_chunk_drop(ib, &c.body, c.index, all ? NULL : &out->seal_id, reterr);
 }
 
 static void batch_work(void *arg)

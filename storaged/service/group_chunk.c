@@ -376,7 +376,7 @@ static void tail_run(void *arg)
         if (rc == RC_NOTFOUND) rc = RC_CORRUPT;
         if (rc != RC_OK) {
             (void)err_set(&err, rc, "entry %llu of the tail can't be read", (unsigned long long)i);
-        } else if (e->n >= 2 && e->p[1] == APPLY_CHUNK_ADD &&
+        } else if (apply_entry_adds_chunk((struct slice){e->p, e->n}) &&
                    apply_entry_chunk((struct slice){e->p, e->n}, &c)) {
             struct index_chunk_id id = {c.body, c.index, c.seal_id};
 

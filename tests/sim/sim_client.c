@@ -42,33 +42,35 @@ static uint32_t pick_node(void)
     return (uint32_t)rnd(w.n);
 }
 
-static struct slice entry_make(const struct op *op, const struct client *c)
+static struct slice entry_make(const struct op *op, const struct client *c, enum op_kind kind)
 {
     uint8_t key = (uint8_t)('a' + op->key), value[12];
     struct slice k = {&key, 1};
     struct apply_put put = {.key = k, .value = {value, sizeof(value)}};
     struct apply_compare cmp = {.kind = APPLY_VERSION, .key = k, .number = op->cond};
-    struct apply_entry e = {.kind = APPLY_TXN, .client = c->id, .sequence = op->seq};
+    struct apply_entry e = {.kind = APPLY_TXN, .client = c->id};
     uint32_t n;
     uint8_t *p;
 
+    if (!id128_is_zero(&c->id)) e.sequence = op->seq;
     le_put32(value, op->client);
     le_put64(value + 4, op->seq);
     e.chunk.placement_hash = HASH;
     e.chunk.plain_bytes = 4096;
     le_put32(e.chunk.body.b, op->body + 1);
     le_put32(e.chunk.seal_id.b, op->chunk);
-    if (op->kind == OP_CHUNK_ADD) e.kind = APPLY_CHUNK_ADD;
-    if (op->kind == OP_CHUNK_DROP) e.kind = APPLY_CHUNK_DROP;
-    if (op->kind == OP_PUT || op->kind == OP_PUT_IF) {
+    if (kind == OP_CHUNK_ADD) e.kind = APPLY_CHUNK_ADD;
+    if (kind == OP_CHUNK_DROP) e.kind = APPLY_CHUNK_DROP;
+    if (kind == OP_CHUNK_TXN) e.kind = APPLY_CHUNK_TXN;
+    if (kind == OP_PUT || kind == OP_PUT_IF || kind == OP_CHUNK_TXN) {
         e.puts = &put;
         e.puts_n = 1;
     }
-    if (op->kind == OP_PUT_IF) {
+    if (kind == OP_PUT_IF || kind == OP_CHUNK_TXN) {
         e.compares = &cmp;
         e.compares_n = 1;
     }
-    if (op->kind == OP_DELETE) {
+    if (kind == OP_DELETE) {
         e.deletes = &k;
         e.deletes_n = 1;
     }
@@ -78,11 +80,14 @@ static struct slice entry_make(const struct op *op, const struct client *c)
     return (struct slice){p, n};
 }
 
+static const struct client NOBODY;
+
 static enum op_kind pick_kind(void)
 {
     uint64_t r = rnd(100);
 
-    if (r < w.chunky && w.chunks_n + 1 < CHUNKS_MAX) return OP_CHUNK_ADD;
+    if (r < w.chunky && w.chunks_n + 1 < CHUNKS_MAX)
+        return w.both && sim_chance(&w.both_rng, 5000) ? OP_CHUNK_TXN : OP_CHUNK_ADD;
     r = rnd(90);
     if (r < 33) return OP_READ;
     if (r < 36 && w.bodies_n > 0) return OP_CHUNK_DROP;
@@ -103,18 +108,22 @@ static struct op *op_new(uint32_t client)
     op->floor = w.seen[op->key];
     c->op = c->op_of[op->seq] = w.ops_n;
     if (op->kind == OP_READ) return op;
-    if (op->kind == OP_PUT_IF) {
+    if (op->kind == OP_PUT_IF || op->kind == OP_CHUNK_TXN) {
         seen = truth_change(op->key, op->floor);
         op->cond = seen == NULL || !seen->there ? 0 : seen->index;
     }
-    if (op->kind == OP_CHUNK_ADD || op->kind == OP_CHUNK_DROP) {
+    if (op_adds_chunk(op) || op->kind == OP_CHUNK_DROP) {
         bool again = op->kind == OP_CHUNK_DROP || (w.bodies_n > 0 && chance(3000));
 
         op->body = again ? (uint32_t)rnd(w.bodies_n) : w.bodies_n++;
-        op->chunk = op->kind == OP_CHUNK_ADD ? w.chunks_n++ : 0;
-        if (op->kind == OP_CHUNK_ADD) w.chunk_body[op->chunk] = op->body;
+        op->chunk = op_adds_chunk(op) ? w.chunks_n++ : 0;
+        if (op_adds_chunk(op)) w.chunk_body[op->chunk] = op->body;
     }
-    op->entry = entry_make(op, c);
+    op->entry = entry_make(op, c, op->kind);
+    if (op->kind == OP_CHUNK_TXN) {
+        op->alone = entry_make(op, c, OP_PUT_IF);
+        op->bare = entry_make(op, &NOBODY, OP_CHUNK_ADD);
+    }
     if (chance(300))
         later(EV_PROPOSE, (int)rnd(w.n), between(0, 6000 * MS),
               (struct sim_event){.a = w.ops_n - 1, .b = 1});
@@ -152,22 +161,34 @@ void client_event(const struct sim_event *e)
 
 /* ---- at a node ---- */
 
+/* What a sender does that does not know whether chunk and transaction took effect: the chunk by
+ * itself (which needs no key), and when that is there the transaction, under the key it had. */
+static struct slice entry_again(const struct op *op)
+{
+    uint64_t r;
+
+    if (op->kind != OP_CHUNK_TXN || op->tries < 2) return op->entry;
+    r = sim_rand(&w.both_rng, 3);
+    if (r == 1) return op->bare;
+    return r == 2 && w.body_won[op->body] != 0 ? op->alone : op->entry;
+}
+
 static void propose(struct node *n, const struct sim_event *e)
 {
     struct op *op = &w.ops[e->a];
+    struct slice entry = entry_again(op);
     bool late = (e->b & 1) != 0, bytes_sent = (e->b & 2) != 0;
     uint64_t mark = stray_mark(&n->stray);
 
     if (op->done && !late) return;
-    if (op->kind == OP_CHUNK_ADD && bytes_sent) {
+    if (is_chunk(entry) && bytes_sent) {
         struct stray_id id = stray_id_of(op->chunk);
 
         if (!stray_still(&n->stray, &id, e->c)) {
             if (!late) client_again(op, 10 * MS);
             return;
         }
-    } else if (op->kind ==
-               OP_CHUNK_ADD) { /* bytes first: on the proposer, and mostly on the others */
+    } else if (is_chunk(entry)) { /* bytes first: on the proposer, and mostly on the others */
         if (!MUTANT(47)) node_chunk_put(n, op->chunk);
         for (uint32_t i = 0; i < w.n; i++) {
             if (chance(7000) && w.nodes[i].alive)
@@ -184,8 +205,8 @@ static void propose(struct node *n, const struct sim_event *e)
         }
     }
     node_step(n, (struct replica_event){.type = REPLICA_EV_PROPOSE,
-                                        .entry = op->entry,
-                                        .token = late ? OPS_MAX : e->a});
+                                        .entry = entry,
+                                        .token = late || entry.p == op->bare.p ? OPS_MAX : e->a});
 }
 
 /* The index of the newest change that n's state shows of that key. */

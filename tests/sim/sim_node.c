@@ -169,10 +169,11 @@ void node_chunk_put(struct node *n, uint32_t chunk)
  * nobody here is served from it, and it is gone for good when that state is durable. */
 static void chunks_drop(struct node *n, struct slice e, const struct apply_outcome *out)
 {
-    bool drop = e.p[1] == APPLY_CHUNK_DROP;
+    struct apply_chunk c;
     uint32_t body, keep;
+    bool drop;
 
-    if (out->rc != RC_OK || (!drop && !is_chunk(e))) return;
+    if (!apply_entry_drops(e, out, &c, &drop)) return;
     body = body_of(e);
     keep = MUTANT(74) ? chunk_of(e) : le_get32(out->seal_id.b);
     for (uint32_t k = 0; k < w.chunks_n; k++) {

@@ -203,6 +203,8 @@ static void world_draw(uint64_t seed)
     w.odds = seed % 4 == 3; /* no draw: the other worlds stay as they were */
     w.strays = seed % 4 == 0;
     w.stray_rng.s = seed ^ 0x9e3779b97f4a7c15u;
+    w.both = seed / 4 % 2 == 1;
+    w.both_rng.s = seed ^ 0xbf58476d1ce4e5b9u;
     w.faults_left = (uint32_t)between(FAULTS_MIN, 2u * FAULTS_MIN);
     w.revision = (int64_t)between(1, 1000);
 }

@@ -224,6 +224,11 @@ static void first_applied(uint64_t index, struct slice entry, const struct apply
     const struct change *c;
     uint64_t version;
 
+    if (is_chunk(entry) && out->rc == RC_OK && !out->repeated) {
+        if (w.body_dropped[body_of(entry)])
+            fail("entry %llu: a dropped chunk is there again", (ull)index);
+        w.body_won[body_of(entry)] = le_get32(out->seal_id.b) + 1;
+    }
     if (op == NULL || out->rc == RC_ABORTED) return;
     if (out->repeated) {
         if (op->executed == 0) fail("entry %llu repeats what never ran", (ull)index);
@@ -235,6 +240,11 @@ static void first_applied(uint64_t index, struct slice entry, const struct apply
     c = op->kind == OP_CHUNK_ADD || op->kind == OP_CHUNK_DROP ? NULL : truth_change(op->key, index);
     version = c == NULL || !c->there ? 0 : c->index;
     switch (op->kind) {
+    case OP_CHUNK_TXN:
+        if (out->rc != RC_OK && out->succeeded)
+            fail("entry %llu: its chunk was refused, its transaction was not", (ull)index);
+        if (out->rc != RC_OK) break;
+        /* fall through */
     case OP_PUT_IF:
         if (out->succeeded != (version == op->cond))
             fail("entry %llu: its condition was not kept", (ull)index);
@@ -247,9 +257,6 @@ static void first_applied(uint64_t index, struct slice entry, const struct apply
         if (version != 0) change_add(op, index, false);
         break;
     case OP_CHUNK_ADD:
-        if (out->rc == RC_OK && w.body_dropped[op->body])
-            fail("entry %llu: a dropped chunk is there again", (ull)index);
-        if (out->rc == RC_OK) w.body_won[op->body] = le_get32(out->seal_id.b) + 1;
         break;
     case OP_CHUNK_DROP:
         w.body_dropped[op->body] = true;

@@ -100,7 +100,16 @@ struct node {
     /* what sim_truth.c has checked */
     uint64_t held_ok, commit_ok;
 };
-enum op_kind { OP_PUT, OP_READ, OP_PUT_IF, OP_DELETE, OP_CHUNK_ADD, OP_CHUNK_DROP, OP_TICK };
+enum op_kind {
+    OP_PUT,
+    OP_READ,
+    OP_PUT_IF,
+    OP_DELETE,
+    OP_CHUNK_ADD,
+    OP_CHUNK_DROP,
+    OP_CHUNK_TXN, /* a CHUNK_ADD and a PUT_IF in one entry */
+    OP_TICK
+};
 struct op {
     enum op_kind kind;
     uint32_t key, client, tries, body, chunk;
@@ -110,7 +119,13 @@ struct op {
     uint32_t losses;   /* w.losses when it began */
     bool done;
     struct slice entry;
+    struct slice alone; /* OP_CHUNK_TXN: its transaction under the same key */
+    struct slice bare;  /* and its chunk under none */
 };
+static inline bool op_adds_chunk(const struct op *op)
+{
+    return op->kind == OP_CHUNK_ADD || op->kind == OP_CHUNK_TXN;
+}
 struct client {
     struct id128 id;
     uint64_t seq;
@@ -136,6 +151,7 @@ struct cas_request {
 struct sim {
     uint64_t seed, now, end_us;
     struct sim_rng rng, stray_rng; /* another: the worlds without strays stay as they were */
+    struct sim_rng both_rng;       /* likewise */
     struct sim_arena arena;
     struct sim_queue q;
     struct node nodes[NODES_MAX];
@@ -143,6 +159,7 @@ struct sim {
     bool mad_clocks; /* beyond the drift that leases allow: reads may be old, nothing else */
     bool odds;       /* replicas are told that they are odd, too */
     bool strays;     /* bytes that no ChunkAdd made exist are collected */
+    bool both;       /* half of what adds a chunk has a transaction with it */
     bool ended;      /* no faults, no new requests */
     /* sim_fault.c */
     uint64_t cut[NODES_MAX][NODES_MAX]; /* from, to, until */
@@ -195,7 +212,7 @@ static inline int node_of(const struct id128 *disk)
 }
 static inline bool is_chunk(struct slice e)
 {
-    return e.n >= 2 && e.p[1] == APPLY_CHUNK_ADD;
+    return apply_entry_adds_chunk(e);
 }
 uint32_t chunk_of(struct slice entry); /* a ChunkAdd's bytes: place in node.chunks */
 uint32_t body_of(struct slice entry);

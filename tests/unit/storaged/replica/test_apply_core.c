@@ -299,6 +299,64 @@ static void test_chunks(void **state)
     mem_deinit(&m);
 }
 
+/* A ChunkAdd and a transaction of one entry: each as by itself, the second only after the first. */
+static void test_chunk_with_transaction(void **state)
+{
+    struct mem_map m = {0};
+    struct apply_compare absent = {APPLY_ABSENT, text("case"), {0}, 0};
+    struct apply_put p = {text("case"), text("v")};
+    struct apply_entry e = chunk_entry(APPLY_CHUNK_TXN, 1, 5), other, alone;
+    struct id128 one = id(1), none = {{0}};
+    struct apply_outcome o;
+    struct apply_chunk c;
+    struct err err;
+    bool all = true;
+
+    (void)state;
+    e.client = id(7);
+    e.sequence = 1;
+    e.compares = &absent;
+    e.puts = &p;
+    e.compares_n = e.puts_n = 1;
+    o = run(&m, 1, &e);
+    assert_true(o.rc == RC_OK && o.succeeded && o.index == 1 && id128_eq(&o.seal_id, &one));
+    assert_true(apply_entry_drops(encoded(&e), &o, &c, &all) && !all && c.index == 3);
+    o = run(&m, 2, &e); /* a retry: nothing is done again, and no bytes go by it */
+    assert_true(o.repeated && o.succeeded && o.index == 1 && id128_eq(&o.seal_id, &one));
+    assert_false(apply_entry_drops(encoded(&e), &o, &c, &all));
+    /* the chunk is there before, its condition does not hold: that is the transaction's alone */
+    e.sequence = 2;
+    o = run(&m, 3, &e);
+    assert_true(o.rc == RC_OK && !o.succeeded && o.failed_compare == 0 && o.index == 0);
+    /* other content: no transaction, though its condition holds */
+    other = chunk_entry(APPLY_CHUNK_TXN, 3, 6);
+    other.client = id(7);
+    other.sequence = 3;
+    p.key = text("another");
+    other.puts = &p;
+    other.puts_n = 1;
+    o = run(&m, 4, &other);
+    assert_true(o.rc == RC_EXISTS && !o.succeeded && id128_eq(&o.seal_id, &one));
+    assert_false(apply_entry_drops(encoded(&other), &o, &c, &all));
+    assert_int_equal(m.n, 1 + 1 + 1 + 3); /* chunk, value, client, outcomes */
+    /* its transaction alone, under the same key, first: the entry then has that outcome */
+    e.sequence = 4;
+    e.puts_n = 1;
+    e.compares_n = 0;
+    p.key = text("third");
+    alone = e;
+    alone.kind = APPLY_TXN;
+    assert_true(run(&m, 5, &alone).succeeded);
+    o = run(&m, 6, &e);
+    assert_true(o.repeated && o.succeeded && o.index == 5 && id128_eq(&o.seal_id, &none));
+    assert_false(apply_entry_drops(encoded(&e), &o, &c, &all));
+    /* never without a key */
+    e.client = none;
+    e.sequence = 0;
+    assert_int_equal(apply_entry_check(encoded(&e), &err), RC_CORRUPT);
+    mem_deinit(&m);
+}
+
 static void test_limits(void **state)
 {
     static uint8_t big[APPLY_VALUE_BYTES_MAX + 1];
@@ -336,16 +394,11 @@ static struct apply_entry big_entry(struct apply_compare *c, struct apply_put *p
                                 .deletes_n = 1};
 }
 
-static void test_every_cut_is_refused(void **state)
+static void cuts_are_refused(const struct apply_entry *e)
 {
-    struct apply_compare c;
-    struct apply_put p[2];
-    struct slice del, whole;
-    struct apply_entry e = big_entry(&c, p, &del);
+    struct slice whole = encoded(e);
     struct err err;
 
-    (void)state;
-    whole = encoded(&e);
     assert_int_equal(apply_entry_check(whole, &err), RC_OK);
     for (size_t n = 0; n < whole.n; n++) {
         uint8_t *cut = dup_bytes((struct slice){whole.p, n}); /* own memory: ASan sees an overrun */
@@ -359,6 +412,19 @@ static void test_every_cut_is_refused(void **state)
     assert_int_equal(apply_entry_check((struct slice){whole.p, whole.n + 1}, &err), RC_CORRUPT);
     entry_bytes[0] = 2;
     assert_int_equal(apply_entry_check(whole, &err), RC_CORRUPT);
+}
+
+static void test_every_cut_is_refused(void **state)
+{
+    struct apply_compare c;
+    struct apply_put p[2];
+    struct slice del;
+    struct apply_entry e = big_entry(&c, p, &del);
+
+    (void)state;
+    cuts_are_refused(&e);
+    e.kind = APPLY_CHUNK_TXN;
+    cuts_are_refused(&e);
 }
 
 static void test_every_map_call_may_fail(void **state)
@@ -476,6 +542,7 @@ int main(void)
         cmocka_unit_test(test_same_request_once),
         cmocka_unit_test(test_idle_client_never_runs_twice),
         cmocka_unit_test(test_chunks),
+        cmocka_unit_test(test_chunk_with_transaction),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_every_cut_is_refused),
         cmocka_unit_test(test_every_map_call_may_fail),
