@@ -39,6 +39,12 @@ struct placement_group placement_group_of(const struct placement_pool *p, uint64
     return (struct placement_group){p->id, p->prefix_bits, hash & mask(p->prefix_bits)};
 }
 
+bool placement_pools_alike(const struct placement_pool *a, const struct placement_pool *b)
+{
+    return a->copies == b->copies && a->min_in_sync == b->min_in_sync &&
+           a->failure_domain == b->failure_domain;
+}
+
 bool placement_group_has(const struct placement_group *g, uint64_t hash)
 {
     return (hash & mask(g->prefix_bits)) == g->prefix;

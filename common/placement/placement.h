@@ -32,6 +32,8 @@ struct placement_disk {
 
 /* RC_INVAL names the bad setting. */
 MUST_CHECK enum rc placement_pool_check(const struct placement_pool *p, struct err *reterr);
+/* Bytes are kept alike in both: as many copies, as far apart. */
+bool placement_pools_alike(const struct placement_pool *a, const struct placement_pool *b);
 struct placement_group placement_group_of(const struct placement_pool *p, uint64_t hash);
 bool placement_group_has(const struct placement_group *g, uint64_t hash);
 /* First and last hash of its range. */

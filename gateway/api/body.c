@@ -154,6 +154,10 @@ static enum rc dispatch(struct body_writer *w, struct err *reterr)
     if (rc != RC_OK) return rc;
     w->filling = NULL;
     w->chunks++;
+    if (w->keep && k->put.ident.plain_bytes == w->spec.size_bytes) {
+        w->kept = k;
+        return RC_OK;
+    }
     k->w = w;
     k->left_ms = w->c == NULL ? GW_CALL_MS : gw_left_ms(w->c);
     w->inflight++;
@@ -269,7 +273,8 @@ void body_end(struct body_writer *w)
 {
     fiber_group_wait(&w->writing);
     body_chunk_free(w->filling);
-    w->filling = NULL;
+    body_chunk_free(w->kept);
+    w->filling = w->kept = NULL;
     if (w->plain != NULL) {
         volatile uint8_t *v = w->plain; /* plaintext does not stay in freed memory */
 

@@ -28,6 +28,8 @@ struct body_writer {
     uint32_t chunks;
     struct tree_join tree;
     struct body_chunk *filling;
+    bool keep; /* a body of one chunk: it stays here, for a transaction to take along */
+    struct body_chunk *kept; /* sealed, not sent */
     struct fiber_group writing;
     struct fiber_cond room;
     uint32_t inflight;
@@ -39,7 +41,7 @@ struct body_writer {
 void body_begin(struct body_writer *w, struct gw *gw, struct fcall *c,
                 const struct body_spec *spec);
 MUST_CHECK enum rc body_write(struct body_writer *w, const void *p, size_t n, struct err *reterr);
-/* All durable; tree-sha256 of the bytes. RC_INVAL: fewer bytes than promised. */
+/* All durable, or kept; tree-sha256 of the bytes. RC_INVAL: fewer bytes than promised. */
 MUST_CHECK enum rc body_finish(struct body_writer *w, uint8_t ret_tree[TREE_DIGEST_BYTES],
                                struct err *reterr);
 void body_end(struct body_writer *w); /* always; waits for what is under way */

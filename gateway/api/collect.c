@@ -269,11 +269,11 @@ struct last_upload { /* consecutive chunks are mostly of one upload */
     bool keep, valid;
 };
 
-static enum rc chunk_look(struct gw *gw, const Mikura__Internal__V1__ChunkRow *row,
+static enum rc chunk_look(struct gw *gw, uint32_t pool, const Mikura__Internal__V1__ChunkRow *row,
                           struct last_upload *last, uint32_t *ret_dropped, struct err *reterr)
 {
     struct route_at at = {gw->meta_pool, row->owner_hash};
-    struct route_at chunk_at = {gw->data_pool, row->placement_hash};
+    struct route_at chunk_at = {pool, row->placement_hash};
     struct last_upload now = {.owner = row->owner_hash, .valid = true};
     struct arena a;
     enum rc rc = RC_OK;
@@ -317,7 +317,7 @@ static enum rc rows_look(struct gw *gw, struct route_at at, const struct record_
         rc = route_chunk_list(gw->route, at, after, upto->done, upto->seen, PAGE_ROWS, GW_CALL_MS,
                               &a, &got, reterr);
         for (size_t i = 0; rc == RC_OK && i < got->n_rows && !gw->closing; i++)
-            rc = chunk_look(gw, got->rows[i], &last, ret_dropped, reterr);
+            rc = chunk_look(gw, at.pool, got->rows[i], &last, ret_dropped, reterr);
         if (rc == RC_OK) {
             done = got->done;
             after = gw_bytes(got->next);
@@ -362,15 +362,15 @@ static enum rc group_look(struct gw *gw, struct route_at at, struct arena *a, ui
                                 NULL, reterr);
 }
 
-static enum rc chunks_pass(struct gw *gw, uint32_t *ret_dropped, struct err *reterr)
+static enum rc pool_pass(struct gw *gw, uint32_t pool, uint32_t *ret_dropped, struct err *reterr)
 {
-    const struct placement_pool *p = cluster_pool(gw->cluster, gw->data_pool);
+    const struct placement_pool *p = cluster_pool(gw->cluster, pool);
     uint32_t bits = p == NULL ? 0 : p->prefix_bits;
     enum rc rc = RC_OK;
 
     if (p == NULL) return RC_OK;
     for (uint64_t i = 0; i < 1ull << bits && !gw->closing; i++) {
-        struct route_at at = {gw->data_pool, bits == 0 ? 0 : i << (64 - bits)};
+        struct route_at at = {pool, bits == 0 ? 0 : i << (64 - bits)};
         struct err err = {0};
         struct arena a;
         enum rc one;
@@ -383,6 +383,19 @@ static enum rc chunks_pass(struct gw *gw, uint32_t *ret_dropped, struct err *ret
         *reterr = err;
     }
     return rc;
+}
+
+/* Chunks lie in both pools: that of a small case with the case (objects_write.c). */
+static enum rc chunks_pass(struct gw *gw, uint32_t *ret_dropped, struct err *reterr)
+{
+    struct err err = {0};
+    enum rc rc = pool_pass(gw, gw->data_pool, ret_dropped, reterr);
+    enum rc meta_rc =
+        gw->meta_pool == gw->data_pool ? RC_OK : pool_pass(gw, gw->meta_pool, ret_dropped, &err);
+
+    if (rc != RC_OK || meta_rc == RC_OK) return rc;
+    *reterr = err;
+    return meta_rc;
 }
 
 /* A look at every case of the collections with a profile: not often. */

@@ -144,6 +144,13 @@ MUST_CHECK enum rc gw_txn(struct gw *gw, struct route_at at, const struct gw_com
                           const struct slice *deletes, uint32_t deletes_n, struct arena *a,
                           uint64_t left_ms, bool *ret_succeeded, uint64_t *ret_version,
                           uint64_t *ret_tick, struct err *reterr);
+/* The chunk's bytes, durable, and the transaction after them: one entry of the log for both where
+ * they have one group. *chunk: sealed, not on the nodes yet. */
+MUST_CHECK enum rc gw_chunk_txn(struct gw *gw, struct route_chunk *chunk, struct route_at at,
+                                const struct gw_compare *compares, uint32_t compares_n,
+                                const struct gw_put *puts, uint32_t puts_n, struct arena *a,
+                                uint64_t left_ms, bool *ret_succeeded, uint64_t *ret_version,
+                                uint64_t *ret_tick, struct err *reterr);
 /* A record's bytes into the arena: GW_ENCODE(&c->arena, head, &head, &slice, reterr). RC_INVAL,
  * RC_NOMEM. */
 #define GW_ENCODE(arena, name, rec, ret_slice, reterr)                                             \

@@ -66,19 +66,17 @@ enum rc gw_keep(struct arena *a, enum rc rc, struct slice *ret)
     return ret->p == NULL ? RC_NOMEM : RC_OK;
 }
 
-enum rc gw_txn(struct gw *gw, struct route_at at, const struct gw_compare *compares,
-               uint32_t compares_n, const struct gw_put *puts, uint32_t puts_n,
-               const struct slice *deletes, uint32_t deletes_n, struct arena *a, uint64_t left_ms,
-               bool *ret_succeeded, uint64_t *ret_version, uint64_t *ret_tick, struct err *reterr)
+/* Lists in the arena; keys and values are borrowed. */
+static enum rc txn_request(const struct gw_compare *compares, uint32_t compares_n,
+                           const struct gw_put *puts, uint32_t puts_n, const struct slice *deletes,
+                           uint32_t deletes_n, struct arena *a,
+                           Mikura__Internal__V1__TxnRequest *ret, struct err *reterr)
 {
-    Mikura__Internal__V1__TxnRequest req = MIKURA__INTERNAL__V1__TXN_REQUEST__INIT;
-    Mikura__Internal__V1__TxnResponse *answer;
     Mikura__Internal__V1__Compare *c = arena_alloc(a, compares_n * sizeof *c);
     Mikura__Internal__V1__Compare **cp = arena_alloc(a, compares_n * sizeof *cp);
     Mikura__Internal__V1__Put *p = arena_alloc(a, puts_n * sizeof *p);
     Mikura__Internal__V1__Put **pp = arena_alloc(a, puts_n * sizeof *pp);
     ProtobufCBinaryData *d = arena_alloc(a, deletes_n * sizeof *d);
-    enum rc rc;
 
     if (c == NULL || cp == NULL || p == NULL || pp == NULL || d == NULL) {
         return err_set(reterr, RC_NOMEM, "a transaction");
@@ -103,17 +101,52 @@ enum rc gw_txn(struct gw *gw, struct route_at at, const struct gw_compare *compa
         d[i].data = (uint8_t *)(uintptr_t)deletes[i].p;
         d[i].len = deletes[i].n;
     }
-    req.compares = cp;
-    req.n_compares = compares_n;
-    req.puts = pp;
-    req.n_puts = puts_n;
-    req.deletes = d;
-    req.n_deletes = deletes_n;
-    rc = route_txn(gw->route, at, &req, left_ms, a, &answer, reterr);
+    mikura__internal__v1__txn_request__init(ret);
+    ret->compares = cp;
+    ret->n_compares = compares_n;
+    ret->puts = pp;
+    ret->n_puts = puts_n;
+    ret->deletes = d;
+    ret->n_deletes = deletes_n;
+    return RC_OK;
+}
+
+enum rc gw_txn(struct gw *gw, struct route_at at, const struct gw_compare *compares,
+               uint32_t compares_n, const struct gw_put *puts, uint32_t puts_n,
+               const struct slice *deletes, uint32_t deletes_n, struct arena *a, uint64_t left_ms,
+               bool *ret_succeeded, uint64_t *ret_version, uint64_t *ret_tick, struct err *reterr)
+{
+    Mikura__Internal__V1__TxnRequest req;
+    Mikura__Internal__V1__TxnResponse *answer;
+    enum rc rc =
+        txn_request(compares, compares_n, puts, puts_n, deletes, deletes_n, a, &req, reterr);
+
+    if (rc == RC_OK) rc = route_txn(gw->route, at, &req, left_ms, a, &answer, reterr);
     if (rc != RC_OK) return rc;
     *ret_succeeded = answer->succeeded;
     if (ret_version != NULL) *ret_version = answer->index;
     if (ret_tick != NULL) *ret_tick = answer->tick;
+    return RC_OK;
+}
+
+enum rc gw_chunk_txn(struct gw *gw, struct route_chunk *chunk, struct route_at at,
+                     const struct gw_compare *compares, uint32_t compares_n,
+                     const struct gw_put *puts, uint32_t puts_n, struct arena *a, uint64_t left_ms,
+                     bool *ret_succeeded, uint64_t *ret_version, uint64_t *ret_tick,
+                     struct err *reterr)
+{
+    Mikura__Internal__V1__TxnRequest req;
+    struct route_with with = {.at = at, .req = &req, .arena = a};
+    enum rc rc = txn_request(compares, compares_n, puts, puts_n, NULL, 0, a, &req, reterr);
+
+    if (rc != RC_OK) return rc;
+    chunk->with = &with;
+    rc = route_chunk_put(gw->route, chunk, left_ms, reterr);
+    chunk->with = NULL;
+    if (rc != RC_OK) return rc;
+    *ret_succeeded = with.answer->succeeded;
+    *ret_version = with.answer->index;
+    *ret_tick = with.answer->tick;
     return RC_OK;
 }
 

@@ -316,6 +316,7 @@ struct piece_read { /* one read of a replica, in a fiber of its own */
     const struct key *key;
     uint32_t chunk_index, offset, length; /* in the chunk */
     uint64_t left_ms;
+    const struct route_chunk *held; /* of gw_object */
     /* out */
     struct bulk_buf *buf;
     uint32_t skip; /* plaintext begins here in buf */
@@ -323,9 +324,10 @@ struct piece_read { /* one read of a replica, in a fiber of its own */
     struct err err;
 };
 
-/* Opens the blocks in place. RC_CORRUPT: a tag did not fit. */
+/* Opens the blocks at `from` (in place, or elsewhere) into rd->cipher. RC_CORRUPT: a tag did not
+ * fit. */
 static enum rc open_blocks(const struct piece_read *pr, const struct route_read *rd,
-                           struct err *reterr)
+                           const uint8_t *from, struct err *reterr)
 {
     struct seal_ident ident = {.suite = SEAL_SUITE_AES256GCM,
                                .body = rd->body,
@@ -336,12 +338,29 @@ static enum rc open_blocks(const struct piece_read *pr, const struct route_read 
     enum rc rc = seal_new(pr->key->b, &ident, &s, reterr);
 
     for (uint32_t i = 0; i < rd->tags_n && rc == RC_OK; i++) {
-        uint8_t *p = rd->cipher->p + (size_t)i * SEAL_BLOCK_BYTES;
+        size_t at = (size_t)i * SEAL_BLOCK_BYTES;
 
-        rc = seal_open_block(s, rd->first_block + i, p, rd->tags[i], p);
+        rc = seal_open_block(s, rd->first_block + i, from + at, rd->tags[i], rd->cipher->p + at);
     }
     seal_free(s);
     return rc;
+}
+
+/* From the chunk that is still here. */
+static enum rc held_open(const struct piece_read *pr, struct route_read *rd, struct err *reterr)
+{
+    const struct route_chunk *k = pr->held;
+    uint32_t from = rd->first_block * SEAL_BLOCK_BYTES;
+
+    rd->index = k->ident.index;
+    rd->seal_id = k->ident.seal_id;
+    rd->plain_bytes = k->ident.plain_bytes;
+    rd->tags_n = rd->blocks;
+    rd->tags = (uint8_t(*)[SEAL_TAG_BYTES])(uintptr_t)k->tags[rd->first_block];
+    rd->cipher_n = MIN(rd->blocks * SEAL_BLOCK_BYTES, k->ident.plain_bytes - from);
+    rd->cipher = bulk_buf_new(rd->blocks * SEAL_BLOCK_BYTES);
+    if (rd->cipher == NULL) return err_set(reterr, RC_NOMEM, "an object's bytes");
+    return open_blocks(pr, rd, k->cipher->p + from, reterr);
 }
 
 static void piece_fetch(void *arg)
@@ -357,11 +376,12 @@ static void piece_fetch(void *arg)
     arena_init(&a);
     rd.at.pool = pr->body->pool;
     rd.blocks = last - rd.first_block + 1;
-    rc = anchor_chunk_hash(&pr->body->id, pr->chunk_index, &rd.at.hash);
-    while (rc == RC_OK) {
+    rc = pr->held != NULL ? held_open(pr, &rd, &pr->err)
+                          : anchor_chunk_hash(&pr->body->id, pr->chunk_index, &rd.at.hash);
+    while (rc == RC_OK && pr->held == NULL) {
         rc = route_chunk_read(pr->gw->route, &rd, pr->left_ms, &a, &pr->err);
         if (rc != RC_OK) break;
-        rc = open_blocks(pr, &rd, &pr->err);
+        rc = open_blocks(pr, &rd, rd.cipher->p, &pr->err);
         if (rc != RC_CORRUPT) break;
         route_chunk_bad(pr->gw->route, &rd); /* and again, elsewhere */
         rc = RC_OK;
@@ -466,7 +486,7 @@ enum rc gw_object_bytes(struct gw *gw, const struct gw_case *cs, const struct gw
 
         while (at < until && asked - told < 2 && rc == RC_OK) {
             pr = &reads[asked % 2];
-            *pr = (struct piece_read){.gw = gw, .left_ms = left_ms};
+            *pr = (struct piece_read){.gw = gw, .left_ms = left_ms, .held = o->held};
             rc = next_read(o, keys, at, until, pr, reterr);
             if (rc != RC_OK) break;
             rc = fiber_group_spawn(&groups[asked % 2], piece_fetch, pr);

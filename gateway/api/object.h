@@ -41,6 +41,7 @@ struct gw_object {
     struct record_index index;
     struct record_manifest manifest;
     struct object_digests digests;
+    const struct route_chunk *held; /* its only chunk, if that is not on the nodes yet; or NULL */
 };
 /* The version asked (0 = the newest visible one). RC_NOTFOUND. RC_CORRUPT: the manifest's MAC does
  * not fit. */

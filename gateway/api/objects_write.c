@@ -574,18 +574,48 @@ static enum rc put_wrap(struct put *p, struct err *reterr)
     return rc == RC_OK ? RC_OK : err_set(reterr, rc, "a body's key");
 }
 
+/* A new case of one object in one chunk: that lies in the case's group, so that one entry of its
+ * log brings the chunk and the case. In the pool for metadata, then; only while the cluster keeps
+ * both alike. Of other cases each object lies where its own hash says: a case of many on three
+ * disks alone would be slow to write and to read. */
+static enum rc put_body_id(struct put *p, bool *ret_near, struct err *reterr)
+{
+    struct gw *gw = p->c->service;
+    struct record_session *s = &p->claim;
+    struct route_at at = p->w.cs->at;
+    const struct placement_pool *data = cluster_pool(gw->cluster, s->data_pool);
+    const struct placement_pool *meta = cluster_pool(gw->cluster, at.pool);
+    enum rc rc;
+
+    *ret_near = false;
+    s->body = id128_random();
+    if (p->w.cs->rec_version != 0 || !p->h->commit || s->size_unknown || data == NULL ||
+        meta == NULL || s->size_bytes > s->chunk_bytes || !placement_pools_alike(data, meta) ||
+        meta->prefix_bits > ANCHOR_NEAR_BITS_MAX)
+        return RC_OK;
+    rc = anchor_body_near(at.hash, meta->prefix_bits, &s->body, ret_near);
+    if (rc != RC_OK) return err_set(reterr, rc, "a body's id");
+    if (*ret_near) s->data_pool = at.pool;
+    return RC_OK;
+}
+
 /* Too large for the manifest: chunks. */
 static enum rc put_body(struct put *p, struct err *reterr)
 {
     struct gw *gw = p->c->service;
     struct record_session *s = &p->claim;
+    bool near;
     enum rc rc;
 
     p->writer = arena_alloc(&p->c->arena, sizeof *p->writer);
     if (p->writer == NULL) return err_set(reterr, RC_NOMEM, "an upload");
-    s->body = id128_random();
     s->chunk_bytes = p->w.col->rec.chunk_bytes;
     s->data_pool = p->w.col->rec.data_pool;
+    rc = put_body_id(p, &near, reterr);
+    if (rc != RC_OK) {
+        p->writer = NULL;
+        return rc;
+    }
     p->spec = (struct body_spec){.body = s->body,
                                  .upload_id = p->id,
                                  .pool = s->data_pool,
@@ -599,6 +629,7 @@ static enum rc put_body(struct put *p, struct err *reterr)
         return rc;
     }
     body_begin(p->writer, gw, p->c, &p->spec);
+    p->writer->keep = near;
     return body_write(p->writer, p->small, p->small_n, reterr);
 }
 
@@ -765,6 +796,7 @@ static struct upload *put_upload(struct put *p, enum upload_op op, struct upload
     u->req.now_unix_ms = (int64_t)clock_wall_ms();
     u->spec = p->h->spec;
     u->content = content;
+    if (p->writer != NULL) u->held = &p->writer->kept;
     return u;
 }
 
@@ -807,7 +839,8 @@ static enum rc put_complete(struct put *p, struct upload_content *content,
         rc = complete(p->c, &p->w, u, spec->collection, spec->case_id, &ret->object, reterr);
     p->sent = p->sent || u->txn_sent;
     if (rc != RC_OK) return rc;
-    if (!id128_eq(&u->body, &p->claim.body)) put_give_up(p); /* another try's bytes came first */
+    if (!id128_eq(&u->body, &p->claim.body) && (p->writer == NULL || p->writer->kept == NULL))
+        put_give_up(p); /* another try's bytes came first */
     if (!p->h->commit || ret->object->quarantined) return RC_OK;
     return commit(p->c, &p->w, &p->id, p->w.cs->head.generation, 1, NULL, &ret->receipt,
                   &ret->generation, reterr);
@@ -897,6 +930,7 @@ enum rc objects_put_object(struct fcall *c, struct err *reterr)
     struct put *p = arena_alloc(&c->arena, sizeof *p);
     struct rpc_msg *msg;
     struct slice data;
+    bool kept; /* its only chunk never left this process */
     enum rc rc = fcall_request_payload(c, &mikura__v1__put_object_request__descriptor, DATA_FIELD,
                                        &first, &msg, &data, reterr);
 
@@ -930,8 +964,9 @@ enum rc objects_put_object(struct fcall *c, struct err *reterr)
     fcall_release(c, msg);
     if (rc == RC_OK) rc = put_stream(p, reterr);
     if (rc == RC_OK) rc = put_rows(p, &answer, reterr);
+    kept = p->writer != NULL && p->writer->kept != NULL;
     if (p->writer != NULL) body_end(p->writer);
-    if (rc != RC_OK && !p->sent) put_give_up(p);
+    if (rc != RC_OK && !p->sent && !kept) put_give_up(p);
     EVP_MD_CTX_free(p->sha256);
     key_wipe(&p->spec.key);
     gw_case_wipe(p->w.cs);

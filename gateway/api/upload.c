@@ -101,6 +101,17 @@ static enum rc do_txn(struct upload *u, const struct upload_action *act, struct 
     struct gw_put puts[UPLOAD_PUTS_MAX];
 
     upload_txn_of(act, compares, puts);
+    if (u->held != NULL && *u->held != NULL) {
+        struct body_chunk *k = *u->held;
+        enum rc rc;
+
+        *u->held = NULL; /* also when nobody knows the outcome: the sender tries again, anew */
+        rc = gw_chunk_txn(u->gw, &k->put, u->cs->at, compares, act->compares_n, puts, act->puts_n,
+                          &u->c->arena, gw_left_ms(u->c), &ev->succeeded, &ev->index, &ev->tick,
+                          reterr);
+        body_chunk_free(k);
+        return rc;
+    }
     return gw_txn(u->gw, u->cs->at, compares, act->compares_n, puts, act->puts_n, NULL, 0,
                   &u->c->arena, gw_left_ms(u->c), &ev->succeeded, &ev->index, &ev->tick, reterr);
 }
@@ -506,6 +517,7 @@ static enum rc do_gather(struct upload *u, const struct upload_action *act, stru
         m->extents[0] = (struct record_extent){.length = content->size_bytes};
     }
     if (rc != RC_OK) return rc;
+    if (u->held != NULL && *u->held != NULL) o.held = &(*u->held)->put;
     rc = upload_object_rows(u, &o, m, content, spec, s->media_type, act->stage, reterr);
     if (rc != RC_OK) return rc;
     ev->index_row = u->index;

@@ -24,6 +24,8 @@ struct upload {
     struct upload_content *content;        /* COMPLETE: known already; NULL: gather */
     const Mikura__V1__Digest *expected;    /* COMPLETE */
     struct body_chunk *chunk;              /* CHUNK */
+    struct body_chunk **held;              /* the object's only chunk, kept by its writer: goes with
+                                              the first entry, *held NULL then; or NULL */
     struct record_session session_scratch; /* MADE */
     struct slice manifest;
     struct record_index *index;

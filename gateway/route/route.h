@@ -53,6 +53,17 @@ MUST_CHECK enum rc route_scan(struct route *r, struct route_at at, struct slice 
                               struct slice until, uint32_t limit, uint64_t left_ms,
                               route_item_fn each, void *arg, struct err *reterr);
 
+/* A transaction that goes with a chunk: one entry of the log for both where one group has both
+ * (route_one_group), else one after the other. */
+struct route_with {
+    struct route_at at;
+    Mikura__Internal__V1__TxnRequest *req; /* as for route_txn */
+    struct arena *arena;
+    Mikura__Internal__V1__TxnResponse *answer; /* out */
+};
+/* Are both in the same placement group, as the map has it now? */
+bool route_one_group(const struct route *r, struct route_at a, struct route_at b);
+
 /* One sealed chunk: its bytes along the group's replicas, durable, then the log entry that makes it
  * exist. */
 struct route_chunk {
@@ -63,10 +74,12 @@ struct route_chunk {
     uint64_t owner_hash;
     struct id128 upload_id;
     struct bulk_buf *cipher; /* plain_bytes at 0; borrowed */
+    struct route_with *with; /* NULL: the chunk alone */
     bool bytes_only;         /* tests: no ChunkAdd, as if its gateway had died before it */
     struct id128 won;        /* out: seal id of the chunk that exists now */
 };
-/* RC_EXISTS: other plaintext is there under this identity. RC_PRECOND: it was dropped. */
+/* RC_EXISTS: other plaintext is there under this identity. RC_PRECOND: it was dropped. With a
+ * transaction: RC_OK is its, the chunk exists then; other rcs are the chunk's or its. */
 MUST_CHECK enum rc route_chunk_put(struct route *r, struct route_chunk *c, uint64_t left_ms,
                                    struct err *reterr);
 /* Leaves a tombstone; OK when it is dropped already. */

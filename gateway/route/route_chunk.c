@@ -97,6 +97,17 @@ static void chunk_ref(Mikura__Internal__V1__ChunkRef *ref, struct id128 *body, u
     }
 }
 
+/* The answer, into the arena; out of memory: it is asked for again, and is the same. */
+static void take_txn(const Mikura__Internal__V1__TxnResponse *answer, struct route_with *with)
+{
+    size_t n = mikura__internal__v1__txn_response__get_packed_size(answer);
+    uint8_t *packed = arena_alloc(with->arena, n);
+
+    if (packed == NULL) return;
+    (void)mikura__internal__v1__txn_response__pack(answer, packed);
+    with->answer = mikura__internal__v1__txn_response__unpack(&with->arena->pb, n, packed);
+}
+
 static enum rc take_added(const struct asked *a, struct route_chunk *c, bool *ret_added,
                           struct err *reterr)
 {
@@ -110,12 +121,14 @@ static enum rc take_added(const struct asked *a, struct route_chunk *c, bool *re
     rc = w->add_rc >= 0 && w->add_rc < RC_N ? (enum rc)w->add_rc : RC_INTERNAL;
     if (rc == RC_OK && !id128_from_bytes(w->seal_id.data, w->seal_id.len, &c->won)) return RC_OK;
     *ret_added = true;
+    if (rc == RC_OK && w->txn != NULL && c->with != NULL) take_txn(w->txn, c->with);
     return rc == RC_OK ? RC_OK : err_set(reterr, rc, "%s", a->answer->message);
 }
 
 /* *ret_added: the chunk exists too (or *ret_add_rc says why it doesn't); else ChunkAdd is to come.
  */
-static enum rc write_bytes(struct route *r, struct route_chunk *c, uint8_t mac_key[32],
+static enum rc write_bytes(struct route *r, struct route_chunk *c,
+                           Mikura__Internal__V1__TxnRequest *txn, uint8_t mac_key[32],
                            uint8_t mac[16], struct route_try *t, bool *ret_added,
                            enum rc *ret_add_rc, struct err *reterr)
 {
@@ -146,6 +159,7 @@ static enum rc write_bytes(struct route *r, struct route_chunk *c, uint8_t mac_k
     w.mac.data = mac;
     w.mac.len = 16;
     w.add = !c->bytes_only;
+    w.txn = txn;
     *ret_added = false;
     req.kind_case = MIKURA__INTERNAL__V1__BULK_REQUEST__KIND_WRITE;
     req.write = &w;
@@ -157,6 +171,7 @@ static enum rc write_bytes(struct route *r, struct route_chunk *c, uint8_t mac_k
         rc = route_primary(t, &n, &g, &err);
         if (rc != RC_OK) break;
         route_group_ref(g, t->at.hash, &group);
+        if (txn != NULL) route_group_ref(g, c->with->at.hash, txn->group);
         w.n_chain = 0;
         w.chain = chain;
         for (uint32_t i = 0; i < g->in_sync_n; i++) {
@@ -177,11 +192,61 @@ static enum rc write_bytes(struct route *r, struct route_chunk *c, uint8_t mac_k
     return rc;
 }
 
-enum rc route_chunk_put(struct route *r, struct route_chunk *c, uint64_t left_ms,
-                        struct err *reterr)
+static enum rc add_alone(struct route *r, struct route_chunk *c, uint64_t left_ms,
+                         struct err *reterr)
 {
     Mikura__Internal__V1__ChunkAddRequest add = MIKURA__INTERNAL__V1__CHUNK_ADD_REQUEST__INIT;
     Mikura__Internal__V1__ChunkRef ref;
+
+    chunk_ref(&ref, &c->ident.body, c->ident.index, &c->ident.seal_id);
+    add.chunk = &ref;
+    add.plain_bytes = c->ident.plain_bytes;
+    add.plain_digest.data = c->plain_digest;
+    add.plain_digest.len = 32;
+    add.owner_hash = c->owner_hash;
+    add.upload_id.data = c->upload_id.b;
+    add.upload_id.len = 16;
+    return route_chunk_add(r, c->at, &add, left_ms, &c->won, reterr);
+}
+
+bool route_one_group(const struct route *r, struct route_at a, struct route_at b)
+{
+    const struct cluster_group *g = cluster_group_of(r->conf.cluster, a.pool, a.hash);
+
+    return g != NULL && g == cluster_group_of(r->conf.cluster, b.pool, b.hash);
+}
+
+/* What write_bytes sent along is kept under its key until the transaction has its outcome. */
+static enum rc put_with(struct route *r, struct route_chunk *c, struct route_try *t,
+                        uint8_t mac_key[32], uint8_t mac[16], struct err *reterr)
+{
+    Mikura__Internal__V1__GroupRef group = MIKURA__INTERNAL__V1__GROUP_REF__INIT;
+    Mikura__Internal__V1__RequestKey key;
+    struct route_with *with = c->with;
+    const struct cluster_group *g = cluster_group_of(r->conf.cluster, c->at.pool, c->at.hash);
+    struct route_group *rg = NULL;
+    bool one = route_one_group(r, c->at, with->at), added = false;
+    enum rc rc = RC_OK, add_rc = RC_OK;
+
+    with->answer = NULL;
+    route_key_init(r, &key);
+    with->req->request = &key;
+    with->req->group = &group;
+    if (one) rc = route_key_take(r, g, &key, &rg, reterr);
+    if (rc == RC_OK)
+        rc = write_bytes(r, c, one ? with->req : NULL, mac_key, mac, t, &added, &add_rc, reterr);
+    if (rc == RC_OK) rc = added ? add_rc : add_alone(r, c, MAX(route_left_ms(t), 1), reterr);
+    if (rc == RC_OK && with->answer == NULL) {
+        rc = route_txn_keyed(r, with->at, with->req, MAX(route_left_ms(t), 1), with->arena,
+                             &with->answer, reterr);
+    }
+    route_key_give(rg);
+    return rc;
+}
+
+enum rc route_chunk_put(struct route *r, struct route_chunk *c, uint64_t left_ms,
+                        struct err *reterr)
+{
     uint8_t mac_key[32], mac[16];
     struct route_try t;
     bool added;
@@ -191,17 +256,10 @@ enum rc route_chunk_put(struct route *r, struct route_chunk *c, uint64_t left_ms
     rc = bulk_gmac(mac_key, c->cipher->p, c->ident.plain_bytes, mac);
     if (rc != RC_OK) return err_set(reterr, rc, "GMAC of a chunk");
     route_try_init(&t, r, c->at, left_ms);
-    rc = write_bytes(r, c, mac_key, mac, &t, &added, &add_rc, reterr);
+    if (c->with != NULL) return put_with(r, c, &t, mac_key, mac, reterr);
+    rc = write_bytes(r, c, NULL, mac_key, mac, &t, &added, &add_rc, reterr);
     if (rc != RC_OK || added || c->bytes_only) return rc != RC_OK ? rc : add_rc;
-    chunk_ref(&ref, &c->ident.body, c->ident.index, &c->ident.seal_id);
-    add.chunk = &ref;
-    add.plain_bytes = c->ident.plain_bytes;
-    add.plain_digest.data = c->plain_digest;
-    add.plain_digest.len = 32;
-    add.owner_hash = c->owner_hash;
-    add.upload_id.data = c->upload_id.b;
-    add.upload_id.len = 16;
-    return route_chunk_add(r, c->at, &add, MAX(route_left_ms(&t), 1), &c->won, reterr);
+    return add_alone(r, c, MAX(route_left_ms(&t), 1), reterr);
 }
 
 /* ---- reads ---- */

@@ -8,12 +8,32 @@ static uint32_t attempt_ms(const struct route_try *t)
     return (uint32_t)MAX(MIN(route_left_ms(t), ROUTE_ATTEMPT_MS), 1);
 }
 
-/* Sends m to the primary until it has an outcome. ref is m's group field. */
+enum rc route_key_take(struct route *r, const struct cluster_group *g,
+                       Mikura__Internal__V1__RequestKey *key, struct route_group **ret_rg,
+                       struct err *reterr)
+{
+    struct route_group *rg = route_group_of(r, g);
+
+    if (rg == NULL) return err_set(reterr, RC_NOMEM, "routing state of a group");
+    fiber_sem_take(&rg->inflight, 1);
+    key->sequence = rg->next_sequence++;
+    *ret_rg = rg;
+    return RC_OK;
+}
+
+void route_key_give(struct route_group *rg)
+{
+    if (rg != NULL) fiber_sem_give(&rg->inflight, 1);
+}
+
+/* Sends m to the primary until it has an outcome. ref is m's group field. key: NULL, or one without
+ * a sequence yet, or one that was taken. */
 static enum rc call(struct route_try *t, const char *path, const ProtobufCMessage *m,
                     Mikura__Internal__V1__GroupRef *ref, Mikura__Internal__V1__RequestKey *key,
                     const ProtobufCMessageDescriptor *desc, struct arena *arena, void *ret_answer,
                     struct err *reterr)
 {
+    bool keyed = key == NULL || key->sequence != 0;
     struct route_group *rg = NULL;
     struct funary_info info;
     struct err err = {0};
@@ -27,14 +47,10 @@ static enum rc call(struct route_try *t, const char *path, const ProtobufCMessag
 
         rc = route_primary(t, &n, &g, &err);
         if (rc != RC_OK) break;
-        if (key != NULL && rg == NULL) {
-            rg = route_group_of(t->r, g);
-            if (rg == NULL) {
-                rc = err_set(&err, RC_NOMEM, "routing state of a group");
-                break;
-            }
-            fiber_sem_take(&rg->inflight, 1);
-            key->sequence = rg->next_sequence++;
+        if (!keyed) {
+            rc = route_key_take(t->r, g, key, &rg, &err);
+            if (rc != RC_OK) break;
+            keyed = true;
             continue; /* it may have waited: look at the map again */
         }
         route_group_ref(g, t->at.hash, ref);
@@ -43,33 +59,40 @@ static enum rc call(struct route_try *t, const char *path, const ProtobufCMessag
         rc = route_node_rc(rc, &err);
         if (rc == RC_OK || !route_again(t, rc, &info)) break;
     }
-    if (rg != NULL) fiber_sem_give(&rg->inflight, 1);
+    route_key_give(rg);
     if (rc != RC_OK && reterr != NULL) *reterr = err;
     return rc;
 }
 
-static void key_init(struct route *r, Mikura__Internal__V1__RequestKey *key)
+void route_key_init(struct route *r, Mikura__Internal__V1__RequestKey *key)
 {
     mikura__internal__v1__request_key__init(key);
     key->client_id.data = r->client.b;
     key->client_id.len = sizeof r->client.b;
 }
 
+enum rc route_txn_keyed(struct route *r, struct route_at at, Mikura__Internal__V1__TxnRequest *req,
+                        uint64_t left_ms, struct arena *arena,
+                        Mikura__Internal__V1__TxnResponse **ret_answer, struct err *reterr)
+{
+    Mikura__Internal__V1__GroupRef ref = MIKURA__INTERNAL__V1__GROUP_REF__INIT;
+    struct route_try t;
+
+    req->group = &ref;
+    route_try_init(&t, r, at, left_ms);
+    return call(&t, "/mikura.internal.v1.Store/Txn", &req->base, &ref, req->request,
+                &mikura__internal__v1__txn_response__descriptor, arena, ret_answer, reterr);
+}
+
 enum rc route_txn(struct route *r, struct route_at at, Mikura__Internal__V1__TxnRequest *req,
                   uint64_t left_ms, struct arena *arena,
                   Mikura__Internal__V1__TxnResponse **ret_answer, struct err *reterr)
 {
-    Mikura__Internal__V1__GroupRef ref;
     Mikura__Internal__V1__RequestKey key;
-    struct route_try t;
 
-    mikura__internal__v1__group_ref__init(&ref);
-    key_init(r, &key);
-    req->group = &ref;
+    route_key_init(r, &key);
     req->request = &key;
-    route_try_init(&t, r, at, left_ms);
-    return call(&t, "/mikura.internal.v1.Store/Txn", &req->base, &ref, &key,
-                &mikura__internal__v1__txn_response__descriptor, arena, ret_answer, reterr);
+    return route_txn_keyed(r, at, req, left_ms, arena, ret_answer, reterr);
 }
 
 static ProtobufCBinaryData *key_list(struct arena *arena, const struct slice *keys, uint32_t n)
@@ -223,7 +246,7 @@ enum rc route_chunk_add(struct route *r, struct route_at at,
     enum rc rc;
 
     arena_init(&arena);
-    key_init(r, &key);
+    route_key_init(r, &key);
     req->group = &ref;
     req->request = &key;
     route_try_init(&t, r, at, left_ms);

@@ -62,6 +62,20 @@ enum rc route_bulk(struct route_node *n, uint64_t left_ms, struct bulk_conn **re
 void route_group_ref(const struct cluster_group *g, uint64_t hash,
                      Mikura__Internal__V1__GroupRef *ret);
 struct route_group *route_group_of(struct route *r, const struct cluster_group *g);
+/* Of a request that takes effect once whatever is repeated. */
+void route_key_init(struct route *r, Mikura__Internal__V1__RequestKey *key);
+/* Its sequence number; may wait for room in the group's window. Give *ret_rg back when the outcome
+ * is known. RC_NOMEM. */
+MUST_CHECK enum rc route_key_take(struct route *r, const struct cluster_group *g,
+                                  Mikura__Internal__V1__RequestKey *key,
+                                  struct route_group **ret_rg, struct err *reterr);
+void route_key_give(struct route_group *rg); /* NULL: nothing */
+/* As route_txn, under req->request, which may have been used already. */
+MUST_CHECK enum rc route_txn_keyed(struct route *r, struct route_at at,
+                                   Mikura__Internal__V1__TxnRequest *req, uint64_t left_ms,
+                                   struct arena *arena,
+                                   Mikura__Internal__V1__TxnResponse **ret_answer,
+                                   struct err *reterr);
 enum rc route_chunk_add(struct route *r, struct route_at at,
                         Mikura__Internal__V1__ChunkAddRequest *req, uint64_t left_ms,
                         struct id128 *ret_won, struct err *reterr);

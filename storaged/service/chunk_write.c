@@ -35,6 +35,9 @@ struct writing {
     struct apply_outcome added_as;
     struct err add_err;
     uint64_t stray_mark;
+    struct arena arena; /* of the transaction */
+    Mikura__Internal__V1__TxnResponse txn;
+    bool txn_done;
 };
 
 static enum rc check(struct writing *x, struct err *reterr)
@@ -97,6 +100,7 @@ static void forward_start(struct writing *x)
     if (rc != RC_OK) goto failed;
     if (x->op->rest_lost) return;
     next.add = false;
+    next.txn = NULL; /* the primary's business */
     next.chain = x->w->chain + 1;
     next.n_chain = x->w->n_chain - 1;
     req.kind_case = MIKURA__INTERNAL__V1__BULK_REQUEST__KIND_WRITE;
@@ -200,8 +204,24 @@ static enum rc finish(struct writing *x, struct err *reterr)
     return mac_rc;
 }
 
-/* The log entry that makes the chunk exist, where this is the primary. It needs no request key: the
- * same sealing again is the same chunk, and one that was dropped stays so. */
+/* The transaction that came with the bytes, into their entry. false: it is not for this entry; the
+ * sender asks for it by its key, and hears why. */
+static bool txn_take(struct writing *x, struct apply_entry *e)
+{
+    const Mikura__Internal__V1__TxnRequest *q = x->w->txn;
+    struct err err = {0};
+
+    if (q->group == NULL ||
+        group_of_hash(x->op->sd, q->group->pool, q->group->placement_hash) != x->g ||
+        q->group->epoch > x->g->core.epoch)
+        return false;
+    e->kind = APPLY_CHUNK_TXN;
+    return txn_entry(&x->arena, q, e, &err) == RC_OK &&
+           txn_room(x->g, e->puts_n == 0, &err) == RC_OK;
+}
+
+/* The log entry that makes the chunk exist, where this is the primary. By itself it needs no
+ * request key: the same sealing again is the same chunk, and one that was dropped stays so. */
 static void add(struct writing *x)
 {
     struct apply_entry e = {.kind = APPLY_CHUNK_ADD,
@@ -218,10 +238,15 @@ static void add(struct writing *x)
     memcpy(e.chunk.upload_id.b, x->w->upload_id.data, sizeof e.chunk.upload_id.b);
     if (x->g->dead || replica_may_write(&x->g->core) != RC_OK) return;
     if (!stray_still(&x->g->disk->stray, &stray, x->stray_mark)) return; /* asked again */
+    if (x->w->txn != NULL && !txn_take(x, &e)) return;
     rc = group_run(x->g, &e, bulk_op_left_ms(x->op, UINT64_MAX), &x->added_as, &x->add_err);
     if (rc != RC_OK) return; /* unknown, or not executed: the sender asks again */
     x->added = true;
     x->add_rc = chunk_add_rc(&x->added_as, &x->add_err);
+    if (x->w->txn == NULL || x->add_rc != RC_OK) return;
+    mikura__internal__v1__txn_response__init(&x->txn);
+    x->txn_done =
+        txn_answer(x->g, &x->arena, x->w->txn, &x->added_as, &x->txn, &x->add_err) == RC_OK;
 }
 
 static void answer(struct writing *x)
@@ -243,6 +268,7 @@ static void answer(struct writing *x)
     done.add_rc = (int32_t)x->add_rc;
     if (x->added && x->add_rc == RC_OK)
         done.seal_id = (ProtobufCBinaryData){16, x->added_as.seal_id.b};
+    if (x->txn_done) done.txn = &x->txn;
     if (x->add_rc != RC_OK) r.message = x->add_err.msg;
     r.epoch = x->g->core.epoch;
     r.kind_case = MIKURA__INTERNAL__V1__BULK_RESPONSE__KIND_WRITTEN;
@@ -283,6 +309,7 @@ void chunk_write_run(struct bulk_op *op)
     }
     x->op = op;
     x->w = op->req->write;
+    arena_init(&x->arena);
     rc = write_all(x, &err);
     if (rc == RC_OK) {
         if (x->w->add) add(x);
@@ -298,5 +325,6 @@ void chunk_write_run(struct bulk_op *op)
     ask_clear(&x->forward);
     bulk_buf_unref(x->buf);
     free(x->blocks);
+    arena_deinit(&x->arena);
     free(x);
 }

@@ -353,6 +353,16 @@ MUST_CHECK enum rc chunk_ref_decode(const Mikura__Internal__V1__ChunkRef *r, boo
                                     struct index_chunk_id *ret, struct err *reterr);
 
 /* ---- gRPC: store_rpc.c ---- */
+/* A request's conditions, puts and deletes, borrowed from it, lists in the arena. RC_INVAL. */
+MUST_CHECK enum rc txn_entry(struct arena *a, const Mikura__Internal__V1__TxnRequest *q,
+                             struct apply_entry *e, struct err *reterr);
+/* Is there room on the disk for what it puts? RC_FULL. */
+MUST_CHECK enum rc txn_room(struct sd_group *g, bool deletes_only, struct err *reterr);
+/* What a TxnRequest is answered whose entry had that outcome; items in the arena. May wait. */
+MUST_CHECK enum rc txn_answer(struct sd_group *g, struct arena *a,
+                              const Mikura__Internal__V1__TxnRequest *q,
+                              const struct apply_outcome *out,
+                              Mikura__Internal__V1__TxnResponse *ret, struct err *reterr);
 extern const struct fcall_method SD_STORE_METHODS[];
 
 /* ---- the daemon: daemon.c ---- */

@@ -142,9 +142,8 @@ static enum rc keys_check(const ProtobufCBinaryData *keys, size_t n, struct err 
 }
 
 /* Items in the arena. */
-static enum rc get_items(struct fcall *c, struct get_job *j, Item ***ret_items, struct err *reterr)
+static enum rc get_items(struct arena *a, struct get_job *j, Item ***ret_items, struct err *reterr)
 {
-    struct arena *a = &c->arena;
     size_t n = j->keys_n + j->prefixes_n;
     Item **items = arena_alloc(a, (n + 1) * sizeof *items);
     enum rc rc;
@@ -198,13 +197,15 @@ static enum rc get_items(struct fcall *c, struct get_job *j, Item ***ret_items, 
 }
 
 /* ---- methods ---- */
-static enum rc txn_entry(struct fcall *c, const Mikura__Internal__V1__TxnRequest *q,
-                         struct apply_entry *e, struct err *reterr)
+enum rc txn_entry(struct arena *a, const Mikura__Internal__V1__TxnRequest *q, struct apply_entry *e,
+                  struct err *reterr)
 {
-    struct apply_compare *compares = arena_alloc(&c->arena, (q->n_compares + 1) * sizeof *compares);
-    struct apply_put *puts = arena_alloc(&c->arena, (q->n_puts + 1) * sizeof *puts);
-    struct slice *deletes = arena_alloc(&c->arena, (q->n_deletes + 1) * sizeof *deletes);
+    struct apply_compare *compares = arena_alloc(a, (q->n_compares + 1) * sizeof *compares);
+    struct apply_put *puts = arena_alloc(a, (q->n_puts + 1) * sizeof *puts);
+    struct slice *deletes = arena_alloc(a, (q->n_deletes + 1) * sizeof *deletes);
+    enum rc rc = keys_check(q->read_on_failure, q->n_read_on_failure, reterr);
 
+    if (rc != RC_OK) return rc;
     if (compares == NULL || puts == NULL || deletes == NULL)
         return err_set(reterr, RC_NOMEM, "a transaction");
     if (q->n_compares > APPLY_COMPARES_MAX || q->n_puts > APPLY_PUTS_MAX ||
@@ -228,7 +229,6 @@ static enum rc txn_entry(struct fcall *c, const Mikura__Internal__V1__TxnRequest
                                      {q->puts[i]->value.data, q->puts[i]->value.len}};
     for (size_t i = 0; i < q->n_deletes; i++)
         deletes[i] = (struct slice){q->deletes[i].data, q->deletes[i].len};
-    e->kind = APPLY_TXN;
     e->compares = compares;
     e->puts = puts;
     e->deletes = deletes;
@@ -241,7 +241,7 @@ static enum rc txn_entry(struct fcall *c, const Mikura__Internal__V1__TxnRequest
 /* Too little room for new bytes; what only deletes may go on. A few entries more than the last look
  * allowed are what the log's own reserve is for. */
 #define ROOM_MS 100u
-static enum rc room(struct sd_group *g, bool deletes_only, struct err *reterr)
+enum rc txn_room(struct sd_group *g, bool deletes_only, struct err *reterr)
 {
     uint64_t now_ms = clock_boot_ms();
     struct store_status st;
@@ -255,39 +255,45 @@ static enum rc room(struct sd_group *g, bool deletes_only, struct err *reterr)
     return err_set(reterr, RC_FULL, "disk %s is nearly full: add a disk, or delete", g->disk->dir);
 }
 
+enum rc txn_answer(struct sd_group *g, struct arena *a, const Mikura__Internal__V1__TxnRequest *q,
+                   const struct apply_outcome *out, Mikura__Internal__V1__TxnResponse *ret,
+                   struct err *reterr)
+{
+    /* of a state at or after the entry, committed: what the caller may base its next try on */
+    struct get_job j = {.g = g, .keys = q->read_on_failure, .keys_n = q->n_read_on_failure};
+    enum rc rc;
+
+    ret->succeeded = out->succeeded;
+    ret->index = out->index;
+    ret->tick = out->tick;
+    ret->failed_compare = out->failed_compare;
+    if (out->succeeded || j.keys_n == 0) return RC_OK;
+    rc = get_items(a, &j, &ret->items, reterr);
+    if (rc == RC_OK) ret->n_items = j.keys_n;
+    return rc;
+}
+
 static enum rc do_txn(struct fcall *c, struct err *reterr)
 {
     Mikura__Internal__V1__TxnRequest *q;
     Mikura__Internal__V1__TxnResponse a = MIKURA__INTERNAL__V1__TXN_RESPONSE__INIT;
-    struct apply_entry e = {0};
+    struct apply_entry e = {.kind = APPLY_TXN};
     struct apply_outcome out;
     struct sd_group *g;
     enum rc rc =
         fcall_request(c, &mikura__internal__v1__txn_request__descriptor, (void *)&q, reterr);
 
-    if (rc == RC_OK) rc = txn_entry(c, q, &e, reterr);
-    if (rc == RC_OK) rc = keys_check(q->read_on_failure, q->n_read_on_failure, reterr);
+    if (rc == RC_OK) rc = txn_entry(&c->arena, q, &e, reterr);
     if (rc == RC_OK) rc = group_for(c, q->group, &g, reterr);
-    if (rc == RC_OK) rc = room(g, e.puts_n == 0, reterr);
+    if (rc == RC_OK) rc = txn_room(g, e.puts_n == 0, reterr);
     if (rc == RC_OK) rc = propose(c, g, &e, &out, reterr);
     if (rc != RC_OK) return rc;
     if (out.rc != RC_OK) {
         return err_set(reterr, out.rc == RC_STALE ? RC_PRECOND : out.rc,
                        "older than the client's window: not executed");
     }
-    a.succeeded = out.succeeded;
-    a.index = out.index;
-    a.tick = out.tick;
-    a.failed_compare = out.failed_compare;
-    if (!out.succeeded && q->n_read_on_failure > 0) {
-        /* of a state at or after the entry, committed: what the caller may base its next try on */
-        struct get_job j = {.g = g, .keys = q->read_on_failure, .keys_n = q->n_read_on_failure};
-
-        rc = get_items(c, &j, &a.items, reterr);
-        if (rc != RC_OK) return rc;
-        a.n_items = j.keys_n;
-    }
-    return fcall_send(c, &a.base);
+    rc = txn_answer(g, &c->arena, q, &out, &a, reterr);
+    return rc != RC_OK ? rc : fcall_send(c, &a.base);
 }
 
 static enum rc do_get(struct fcall *c, struct err *reterr)
@@ -310,7 +316,7 @@ static enum rc do_get(struct fcall *c, struct err *reterr)
                          .prefixes = q->prefixes,
                          .keys_n = q->n_keys,
                          .prefixes_n = q->n_prefixes};
-    rc = get_items(c, &j, &a.items, reterr);
+    rc = get_items(&c->arena, &j, &a.items, reterr);
     if (rc != RC_OK) return rc;
     a.n_items = j.keys_n + j.prefixes_n;
     a.applied_index = j.applied;

@@ -77,9 +77,13 @@ static struct route_at at_of(uint64_t i)
 }
 
 /* ---- one item ---- */
-static enum rc meta_put(uint64_t i, struct err *err)
+static enum rc chunk_put(uint64_t i, bool bytes_only, struct route_with *with, struct err *err);
+
+/* with_chunk: in one entry with it. */
+static enum rc meta_put(uint64_t i, bool with_chunk, struct err *err)
 {
     Mikura__Internal__V1__TxnRequest q = MIKURA__INTERNAL__V1__TXN_REQUEST__INIT;
+    struct route_with with = {.at = at_of(i), .req = &q};
     Mikura__Internal__V1__Compare absent = MIKURA__INTERNAL__V1__COMPARE__INIT, *compares = &absent;
     Mikura__Internal__V1__Put put = MIKURA__INTERNAL__V1__PUT__INIT, *puts = &put;
     Mikura__Internal__V1__TxnResponse *a;
@@ -99,14 +103,20 @@ static enum rc meta_put(uint64_t i, struct err *err)
     q.puts = &puts;
     q.n_puts = 1;
     arena_init(&arena);
-    rc = route_txn(route, at_of(i), &q, PATIENCE_MS, &arena, &a, err);
+    if (with_chunk) {
+        with.arena = &arena;
+        rc = chunk_put(i, /* bytes_only= */ false, &with, err);
+        a = with.answer;
+    } else {
+        rc = route_txn(route, at_of(i), &q, PATIENCE_MS, &arena, &a, err);
+    }
     /* item numbers are used once: an entry that ran twice would find its own key */
     if (rc == RC_OK && !a->succeeded) FAIL("item %" PRIu64 " was executed twice", i);
     arena_deinit(&arena);
     return rc;
 }
 
-static enum rc chunk_put(uint64_t i, bool bytes_only, struct err *err)
+static enum rc chunk_put(uint64_t i, bool bytes_only, struct route_with *with, struct err *err)
 {
     uint32_t n = chunk_bytes(i), blocks = seal_blocks(n);
     struct bulk_buf *buf = bulk_buf_new(n);
@@ -119,6 +129,7 @@ static enum rc chunk_put(uint64_t i, bool bytes_only, struct err *err)
                                       .plain_bytes = n},
                             .owner_hash = i,
                             .upload_id = id_of(i, 3),
+                            .with = with,
                             .bytes_only = bytes_only};
     enum rc rc;
 
@@ -147,9 +158,10 @@ static void load_run(void *arg)
     while (l->next < l->end) {
         uint64_t i = l->next++, began = uv_now(&loop), took;
         struct err err = {0};
-        enum rc rc = has_chunk(i) ? chunk_put(i, false, &err) : RC_OK;
+        bool both = has_chunk(i) && i % 2 == 0;
+        enum rc rc = has_chunk(i) && !both ? chunk_put(i, false, NULL, &err) : RC_OK;
 
-        if (rc == RC_OK) rc = meta_put(i, &err);
+        if (rc == RC_OK) rc = meta_put(i, both, &err);
         if (rc != RC_OK) {
             l->failed_n++;
             (void)fprintf(stderr, "item %" PRIu64 ": %s %s\n", i, rc_name(rc), err.msg);
@@ -190,7 +202,7 @@ static void strays(void)
 
     for (; i < end; i++) {
         if (!has_chunk(i)) continue;
-        if (chunk_put(i, true, &err) != RC_OK) FAIL("chunk %" PRIu64 ": %s", i, err.msg);
+        if (chunk_put(i, true, NULL, &err) != RC_OK) FAIL("chunk %" PRIu64 ": %s", i, err.msg);
         n++;
     }
     printf("%" PRIu64 "\n", n);

@@ -54,6 +54,19 @@ static void test_pool_check(void **state)
 
     (void)state;
     assert_int_equal(placement_pool_check(&p, &err), RC_OK);
+    assert_true(placement_pools_alike(&p, &POOL));
+    p.id++; /* no matter */
+    p.prefix_bits--;
+    assert_true(placement_pools_alike(&p, &POOL));
+    p.min_in_sync++;
+    assert_false(placement_pools_alike(&p, &POOL));
+    p = POOL;
+    p.copies++;
+    assert_false(placement_pools_alike(&p, &POOL));
+    p = POOL;
+    p.failure_domain = PLACEMENT_DISK;
+    assert_false(placement_pools_alike(&p, &POOL));
+    p = POOL;
     p.min_in_sync = 4;
     assert_int_equal(placement_pool_check(&p, &err), RC_INVAL);
     assert_non_null(strstr(err.msg, "min_in_sync 4"));

@@ -2,6 +2,7 @@
  * longer value is refused; random damage never crashes and never changes when re-encoded; keys
  * sort as they must. With a folder as argument it writes one value of each kind there (the seeds
  * of tests/fuzz/records). */
+#include "gateway/ingest/anchor.h"
 #include "gateway/ingest/records_core.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -325,13 +326,41 @@ static void test_keys(void **state)
     assert_true(record_anchor_hash(&an) == 0x0102030000000000ull);
 }
 
+/* A body beside a hash: its first chunk in that group, by the same function as everywhere; ids are
+ * new each time. */
+static void test_body_near(void **state)
+{
+    struct id128 last = {{0}}, id;
+    uint32_t missed = 0;
+
+    (void)state;
+    for (uint64_t i = 0; i < 300; i++) {
+        uint64_t hash = i * 0x9e3779b97f4a7c15ull, chunk;
+        uint32_t bits = (uint32_t)(i % (ANCHOR_NEAR_BITS_MAX + 1));
+        bool near;
+
+        assert_int_equal(anchor_body_near(hash, bits, &id, &near), RC_OK);
+        assert_int_equal(anchor_chunk_hash(&id, 0, &chunk), RC_OK);
+        assert_true(!near || bits == 0 || (hash ^ chunk) >> (64 - bits) == 0);
+        assert_memory_not_equal(id.b, last.b, 14);
+        last = id;
+        missed += !near;
+    }
+    assert_true(missed < 5);
+    {
+        bool near = true;
+
+        assert_int_equal(anchor_body_near(1, ANCHOR_NEAR_BITS_MAX + 1, &id, &near), RC_OK);
+        assert_false(near || id128_is_zero(&id));
+    }
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_case_records),
-        cmocka_unit_test(test_objects),
-        cmocka_unit_test(test_others),
-        cmocka_unit_test(test_keys),
+        cmocka_unit_test(test_case_records), cmocka_unit_test(test_objects),
+        cmocka_unit_test(test_others),       cmocka_unit_test(test_keys),
+        cmocka_unit_test(test_body_near),
     };
 
     seeds_dir = argc > 1 ? argv[1] : NULL;
