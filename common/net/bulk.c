@@ -187,6 +187,8 @@ static void conn_run(struct bulk_conn *c)
         bulk_rx_run(c);
         bulk_tx_flush(c);
     }
+    if (c->rx_last && c->rx_mode == RX_WAIT) /* its sender hears no answer any more */
+        bulk_conn_fail(c, RC_UNAVAIL, "connection lost while a payload waited for room");
     drain_check(c);
     if (c->state != BULK_ST_DEAD) bulk_poll_update(c);
 }
@@ -214,6 +216,10 @@ static void on_poll(uv_poll_t *h, int status, int events)
 
     /* a kick reads no socket that was empty: when there is more, this is called */
     if (status != 0 || (events & UV_READABLE) != 0) c->rx_dry = false;
+    if (status != 0) { /* an error of the socket: libuv has stopped polling */
+        c->rx_last = true;
+        c->events = 0;
+    }
     if (c->state == BULK_ST_DEAD) {
         (void)uv_poll_stop(h); /* the kick ends it */
         return;

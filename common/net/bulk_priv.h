@@ -77,6 +77,7 @@ struct bulk_conn {
     size_t rx_n, rx_at, rx_cap;
     uint32_t rx_lowat;       /* SO_RCVLOWAT as set; 0 = never */
     bool rx_dry;             /* the socket was empty when last read, and poll says no other yet */
+    bool rx_last;            /* the socket has an error, behind the bytes that still lie there */
     struct bulk_in *rx_in;   /* whose payload comes next or now; NULL */
     struct bulk_out *rx_out; /* whose answer's payload comes now; NULL */
     struct slice rx_header;  /* of that answer, in rx_buf */

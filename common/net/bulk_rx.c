@@ -28,7 +28,8 @@ static enum rc socket_read(struct bulk_conn *c, uint8_t *p, size_t n, size_t *re
     } while (r < 0 && errno == EINTR);
     if (r > 0) {
         *ret_n = (size_t)r;
-        c->rx_dry = (size_t)r < n; /* a short read took all there was: no second call to hear so */
+        /* a short read took all there was: no second call to hear so, but to hear of the error */
+        c->rx_dry = (size_t)r < n && !c->rx_last;
         return RC_OK;
     }
     if (r < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return RC_BUSY;

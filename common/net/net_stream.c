@@ -541,7 +541,12 @@ static void on_poll(uv_poll_t *h, int status, int events)
     int soerr = 0;
     socklen_t n = sizeof(soerr);
 
-    if (status < 0) events = UV_READABLE | UV_WRITABLE; /* the calls below find the reason */
+    if (status < 0) { /* the calls below find the reason */
+        events = UV_READABLE | UV_WRITABLE;
+        /* libuv has stopped polling; what is left to be read may take more than one turn. Paused,
+         * nothing reads: then poll_update starts again when that ends. */
+        if (!st->paused) st->events = 0;
+    }
     switch (st->phase) {
     case PH_CONNECT:
         if (getsockopt(st->fd, SOL_SOCKET, SO_ERROR, &soerr, &n) != 0) soerr = errno;

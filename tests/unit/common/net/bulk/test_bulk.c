@@ -632,6 +632,54 @@ static void test_cut_mid_payload(void **state)
     pair_close(&p);
 }
 
+/* A peer that is killed while bytes of ours lie unread with it: its last bytes, then a reset. libuv
+ * stops polling at a socket's error, so nothing may wait for another event of it. */
+static void reset_by(struct bulk_conn *c)
+{
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+
+    assert_int_equal(connect(c->fd, &none, sizeof(none)), 0);
+}
+
+static void test_reset_behind_bytes(void **state)
+{
+    struct bulk_buf *b = pattern(BIG);
+    struct call call;
+    struct pair p;
+
+    (void)state;
+    pair_up(&p);
+    start(&p, &call, "e", b, 100000, 60000);
+    RUN_UNTIL(p.ready_max == 100000);
+    assert_int_equal(send(p.a.conn->fd, b->p + 100000, 1000, MSG_NOSIGNAL), 1000);
+    reset_by(p.a.conn);
+    RUN_UNTIL(p.b.downs == 1);
+    assert_int_equal(p.lost, 1);
+    bulk_buf_unref(p.held_buf);
+    bulk_buf_unref(b);
+    pair_close(&p);
+}
+
+/* The same while b has no room for the payload yet. */
+static void test_reset_while_it_waits(void **state)
+{
+    struct bulk_buf *b = pattern(BIG);
+    struct call call;
+    struct pair p;
+
+    (void)state;
+    pair_up(&p);
+    start(&p, &call, "h", b, b->cap, 60000);
+    RUN_UNTIL(p.held != NULL);
+    p.b.conn->events = 0; /* as when b had something to send, too: polled, though not to read */
+    assert_int_equal(uv_poll_start(&p.b.conn->poll, UV_WRITABLE, p.b.conn->poll.poll_cb), 0);
+    reset_by(p.a.conn);
+    RUN_UNTIL(p.b.downs == 1);
+    assert_int_equal(p.lost, 1);
+    bulk_buf_unref(b);
+    pair_close(&p);
+}
+
 static void test_abort(void **state)
 {
     struct bulk_buf *b = pattern(BIG);
@@ -754,6 +802,8 @@ int main(void)
         cmocka_unit_test(test_early_answer),
         cmocka_unit_test(test_deadlines),
         cmocka_unit_test(test_cut_mid_payload),
+        cmocka_unit_test(test_reset_behind_bytes),
+        cmocka_unit_test(test_reset_while_it_waits),
         cmocka_unit_test(test_abort),
         cmocka_unit_test(test_messages),
         cmocka_unit_test(test_foreign_bytes),
