@@ -76,6 +76,11 @@ expect 2 'pseudonym_key' agent run "$work/in" --state "$work/st" --collection pl
 expect 3 'no collection' agent run "$work/in" --state "$work/st-n" --collection none --once
 expect 7 'checked before they leave' agent run "$work/in" --state "$work/st-none" --collection ct --once --profile none
 expect 4 'another society' "$mikura" agent run "$work/in" --state "$work/st" --collection plain --once --as society/other/a1
+# a researcher sees the collection and sends nothing: at once, also as a daemon, before a file is looked at
+for once in --once ''; do
+    expect 4 "sending to 'plain' needs its society's certificate" \
+        timeout 20 "$mikura" agent run "$work/in" --state "$work/st" --collection plain $once --as researcher/rin
+done
 expect 10 'no gateway answers' env MIKURA_ADDRESS=127.0.0.1:9 "$mikura" agent run "$work/in" --state "$work/st" --collection plain --once --patience 1s --as society/jx/a1
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=x -addext 'subjectAltName=URI:mikura://society/jx/agent/a1' \
     -keyout "$work/foreign.key" -out "$work/foreign.crt" 2>/dev/null
