@@ -183,9 +183,20 @@ expect 2 '--all' agent retry --looked --state "$work/st-ct"
 expect 3 "knows no case 's9'" agent retry s9 --state "$work/st-ct"
 expect 7 'looking frees none of them' agent retry s3 --looked --state "$work/st-ct"
 [ -z "$(find "$work/st-ct" -type f -perm /077)" ] || fail "others may read: $(find "$work/st-ct" -type f -perm /077)"
+# kill -9 between the release and the commit, before and after a step of the journal, again and again: the word is not
+# forgotten, and the case is stored once
 agent retry s2 --looked --state "$work/st-ct" --quiet
-expect 9 '"case_id":"s2","event":"committed"' once ct st-ct "$work/ct" --deidentify --pseudonym-key "$work/key"
+kills=0
+for at in 1 -1 1 -1 1 -1 2 -2 2 -2 3 -3; do
+    rc=0
+    LD_PRELOAD="$MIKURA_BUILD/lib/killer.so" MIKURA_KILL_AT=$at "$mikura" agent run "$work/ct" --collection ct --state "$work/st-ct" \
+        --once --json --deidentify --pseudonym-key "$work/key" --as society/jx/a1 >>"$work/released" 2>&1 || rc=$?
+    case $rc in 137) kills=$((kills + 1)) ;; 9) break ;; *) fail "killed at $at: exit $rc: $(tail -n 3 "$work/released")" ;; esac
+done
+[ $kills -ge 4 ] || fail "killed $kills times only: $(tail -n 3 "$work/released")"
+expect 9 '"event":"stopped"' once ct st-ct "$work/ct" --deidentify --pseudonym-key "$work/key"
 [ "$(rin ls ct/s2 --json | grep -c path)" = 2 ] || fail "s2: $(rin ls ct/s2)"
+[ "$(rin stat ct/s2 --json | jq .generation)" = 1 ] || fail "s2 was not published exactly once: $(rin stat ct/s2 --json)"
 [ "$(find "$work/st-ct/quarantine" -name '*.json' | wc -l)" = 1 ] || fail "quarantine: $(ls -R "$work/st-ct/quarantine")"
 expect 0 '2 cases are stored' agent verify --state "$work/st-ct" --collection ct
 if grep -rqE 'YAMADA|P-10017|19610203' "$work/st-ct" "$work/events" "$work/c/logs"; then fail "a value was told, logged or kept"; fi
