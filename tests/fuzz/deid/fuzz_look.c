@@ -270,6 +270,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     if (found_n > 0) return 0;
     CHECK(!must_find && !text_said && unread == 0);
     if (passes_unseen(&p)) return 0;
+    CHECK(looked_n > 0); /* of no picture at all, too */
     CHECK(looked_n == MIN(info.frame_n, (uint32_t)DEID_TEXT_FRAMES));
     CHECK(looked[0] == 0 && looked[looked_n - 1] == info.frame_n - 1);
     return 0;
