@@ -239,6 +239,23 @@ static enum rc rules_choose(struct agent *a, const Mikura__V1__Collection *col, 
     return rc;
 }
 
+/* A researcher sees the collection, too, and may send nothing: told before any file is looked at. A
+ * call that only agents of its society may make, of a case that is hardly there. */
+static enum rc sender_ask(struct agent *a, struct err *reterr)
+{
+    Mikura__V1__CheckCaseResponse *r = NULL;
+    struct err why;
+    enum rc rc = mikura_case_check(a->client, a->set.collection, "-", 0, NULL, 0, &r, &why);
+
+    mikura__v1__check_case_response__free_unpacked(r, NULL);
+    if (rc == RC_OK || rc == RC_NOTFOUND) return RC_OK;
+    if (rc != RC_DENIED) return err_set(reterr, rc, "%s", why.msg);
+    return err_set(reterr, rc,
+                   "sending to '%s' needs its society's certificate "
+                   "(mikura://society/SOCIETY/agent/NAME): %s",
+                   a->set.collection, why.msg);
+}
+
 static enum rc collection_ask(struct agent *a, struct err *reterr)
 {
     Mikura__V1__GetCollectionRequest m = MIKURA__V1__GET_COLLECTION_REQUEST__INIT;
@@ -250,7 +267,13 @@ static enum rc collection_ask(struct agent *a, struct err *reterr)
     for (;;) {
         rc = mikura_unary(a->client, "/mikura.v1.Catalog/GetCollection", &m.base,
                           &mikura__v1__collection__descriptor, &col, reterr);
-        if (rc == RC_OK || a->set.once || a->stop || !agent_transient(a, rc)) break;
+        if (rc == RC_OK) {
+            rc = sender_ask(a, reterr);
+            if (rc == RC_OK || rc == RC_DENIED) break; /* another role: waiting changes nothing */
+            mikura__v1__collection__free_unpacked(col, NULL);
+            col = NULL;
+        }
+        if (a->set.once || a->stop || !agent_transient(a, rc)) break;
         agent_tell(a, "waiting", "{s:s, s:s}", "code", rc_name(rc), "why", reterr->msg);
         if (!agent_wait(a, &wait)) break;
     }

@@ -194,14 +194,19 @@ static bool is_option(const char *arg)
     return arg[0] == '-' && arg[1] != 0; /* a lone "-" is stdin or stdout */
 }
 
-/* Whether an option before the command is known takes the next argument: only global ones may stand
- * there. */
-static bool takes_next(const char *arg)
+/* Whether an option before the command is known takes the next argument: a global one, or behind a
+ * group's name (first, else NULL) one of its commands'. */
+static bool takes_next(const char *arg, const char *first)
 {
+    size_t n = first == NULL ? 0 : strlen(first);
     const struct cli_opt *o;
 
     if (arg[1] != '-' || strchr(arg, '=') != NULL) return false;
     o = opt_in(GLOBAL_OPTS, arg + 2, strlen(arg + 2));
+    for (const struct command *k = COMMANDS; o == NULL && n > 0 && k->name != NULL; k++) {
+        if (strncmp(k->name, first, n) == 0 && k->name[n] == ' ')
+            o = opt_in(k->opts, arg + 2, strlen(arg + 2));
+    }
     return o != NULL && o->value != NULL;
 }
 
@@ -217,8 +222,8 @@ enum rc cli_parse(struct cli *c, int argc, char **argv, const char **storage, en
     for (int i = 1; i < argc && c->args_n < 2; i++) {
         if (is_option(argv[i])) {
             if (strcmp(argv[i], "--") == 0) break;
-            if (c->args_n == 0 && takes_next(argv[i])) i++;
             if (c->args_n == 1 && command_find(c->args[0], NULL) != NULL) break;
+            if (takes_next(argv[i], c->args_n == 0 ? NULL : c->args[0])) i++;
             continue;
         }
         storage[c->args_n++] = argv[i];

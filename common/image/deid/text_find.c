@@ -43,8 +43,8 @@ struct finder {
     uint32_t w, h; /* of this scale */
     bool dark;     /* grey is inverted: dark letters are searched */
     uint8_t *grey, *hat, *bars, *tmp;
-    uint32_t comp_n;
-    struct component *comp; /* COMPONENTS_MAX; after gathering the first glyph_n are letters */
+    uint32_t comp_n, comp_max;
+    struct component *comp; /* comp_max; after gathering the first glyph_n are letters */
     struct span *above, *here;
     struct text_lines *lines;
     struct run run[TEXT_LINES_MAX]; /* of lines->line; a crop is made when this scale is done */
@@ -165,7 +165,7 @@ static bool components(struct finder *f, const uint8_t *of, uint8_t threshold)
             while (x < f->w && row[x] >= threshold)
                 x++;
             s.x1 = x; /* behind its end */
-            if (f->comp_n == COMPONENTS_MAX) return false;
+            if (f->comp_n == f->comp_max) return false;
             s.idx = f->comp_n++;
             f->comp[s.idx] = (struct component){s.idx, s.x0, y, s.x1, y + 1, s.x1 - s.x0};
             while (a < above_n && f->above[a].x1 < s.x0)
@@ -255,11 +255,41 @@ static uint32_t run_score(const struct run *r)
     return MIN(r->letters, 12u) * 16 + r->aligned * 64 / r->glyphs;
 }
 
+struct tap { /* a place between two pixels: the first one, and the second one's share */
+    int at;
+    double share;
+};
+
+static struct tap tap_at(double s)
+{
+    int at = (int)(s < 0 ? s - 1 : s);
+
+    return (struct tap){at, s - at};
+}
+
+/* What is outside of the picture counts as nothing. */
+static double between(const struct finder *f, struct tap x, struct tap y)
+{
+    double v = 0;
+
+    for (int j = 0; j < 2; j++) {
+        double of_row = j != 0 ? y.share : 1 - y.share;
+        const uint8_t *row;
+
+        if (y.at + j < 0 || y.at + j >= (int)f->h) continue;
+        row = f->hat + (size_t)(y.at + j) * f->w;
+        if (x.at >= 0 && x.at < (int)f->w) v += (1 - x.share) * of_row * row[x.at];
+        if (x.at + 1 >= 0 && x.at + 1 < (int)f->w) v += x.share * of_row * row[x.at + 1];
+    }
+    return v;
+}
+
 static void crop_make(const struct finder *f, const struct run *r, struct text_line *line)
 {
     uint32_t mean = MAX(r->heights / r->glyphs, 1u), margin = MAX(mean / 2, 3u);
     double step = (double)mean / CROP_LETTER_HEIGHT, mid = (r->y0 + r->y1) / 2.0;
     double left = (double)r->x0 - margin, top;
+    struct tap cols[CROP_WIDTH_MAX];
     uint32_t width;
     uint8_t most = 1;
 
@@ -274,20 +304,15 @@ static void crop_make(const struct finder *f, const struct run *r, struct text_l
         for (uint32_t x = r->x0; x < r->x1; x++)
             most = MAX(most, f->hat[(size_t)y * f->w + x]);
     }
+    for (uint32_t x = 0; x < width; x++)
+        cols[x] = tap_at(left + (x + 0.5) * step - 0.5);
     for (uint32_t y = 0; y < TEXT_CROP_HEIGHT; y++) {
+        struct tap row = tap_at(top + (y + 0.5) * step - 0.5);
+
         for (uint32_t x = 0; x < width; x++) {
-            double sx = left + (x + 0.5) * step - 0.5, sy = top + (y + 0.5) * step - 0.5, v = 0;
-            int ix = (int)(sx < 0 ? sx - 1 : sx), iy = (int)(sy < 0 ? sy - 1 : sy);
+            double v = between(f, cols[x], row) * 255 / most;
 
-            for (int k = 0; k < 4; k++) {
-                int px = ix + (k & 1), py = iy + (k >> 1);
-                double share = ((k & 1) != 0 ? sx - ix : 1 - (sx - ix)) *
-                               ((k >> 1) != 0 ? sy - iy : 1 - (sy - iy));
-
-                if (px < 0 || py < 0 || px >= (int)f->w || py >= (int)f->h) continue;
-                v += share * f->hat[(size_t)py * f->w + (size_t)px];
-            }
-            line->crop[(size_t)y * width + x] = (uint8_t)(255 - MIN(v * 255 / most, 255.0));
+            line->crop[(size_t)y * width + x] = (uint8_t)(255 - MIN(v, 255.0));
         }
     }
 }
@@ -460,6 +485,7 @@ enum rc text_find(const uint8_t *grey, uint32_t width, uint32_t height, struct t
 {
     struct finder f = {.w = width, .h = height, .lines = ret};
     size_t n = (size_t)width * height;
+    uint32_t row_max = width / 2 + 1; /* runs of pixels with a gap between two */
     enum rc rc = RC_OK;
 
     ret->n = 0;
@@ -468,9 +494,10 @@ enum rc text_find(const uint8_t *grey, uint32_t width, uint32_t height, struct t
     f.hat = malloc(n);
     f.bars = malloc(n);
     f.tmp = malloc(n + width + BOX);
-    f.comp = malloc(COMPONENTS_MAX * sizeof(f.comp[0]));
-    f.above = malloc((width / 2 + 1) * sizeof(f.above[0]));
-    f.here = malloc((width / 2 + 1) * sizeof(f.here[0]));
+    f.comp_max = (uint32_t)MIN((uint64_t)row_max * height, (uint64_t)COMPONENTS_MAX);
+    f.comp = malloc(f.comp_max * sizeof(f.comp[0]));
+    f.above = malloc(row_max * sizeof(f.above[0]));
+    f.here = malloc(row_max * sizeof(f.here[0]));
     if (f.grey == NULL || f.hat == NULL || f.bars == NULL || f.tmp == NULL || f.comp == NULL ||
         f.above == NULL || f.here == NULL) {
         rc = err_set(reterr, RC_NOMEM, "a search for text");

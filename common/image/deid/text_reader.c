@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <tesseract/capi.h>
 
 #define TESSDATA "/usr/share/tesseract-ocr/5/tessdata"
@@ -32,6 +33,7 @@ struct text_reader {
 static enum rc load(const char *dir, struct language *l, struct err *reterr)
 {
     char path[512];
+    struct stat st;
     FILE *f;
     enum rc rc = RC_OK;
 
@@ -40,14 +42,19 @@ static enum rc load(const char *dir, struct language *l, struct err *reterr)
     if (f == NULL)
         return err_set(reterr, RC_NOTFOUND, "%s: %s; install %s", path, strerror(errno),
                        l->package);
-    l->data = malloc(DATA_BYTES_MAX);
-    l->n = l->data == NULL ? 0 : fread(l->data, 1, DATA_BYTES_MAX, f);
-    if (l->data == NULL) {
-        rc = err_set(reterr, RC_NOMEM, "%s", path);
-    } else if (l->n == 0 || l->n == DATA_BYTES_MAX) {
+    if (fstat(fileno(f), &st) != 0 || st.st_size <= 0 || st.st_size > DATA_BYTES_MAX) {
         rc = err_set(reterr, RC_IO, "%s: no language data of at most %d bytes", path,
                      DATA_BYTES_MAX);
+        goto out;
     }
+    l->n = (size_t)st.st_size;
+    l->data = malloc(l->n);
+    if (l->data == NULL) {
+        rc = err_set(reterr, RC_NOMEM, "%s", path);
+    } else if (fread(l->data, 1, l->n, f) != l->n) {
+        rc = err_set(reterr, RC_IO, "%s: it cannot be read to its end", path);
+    }
+out:
     (void)fclose(f); /* only read */
     return rc;
 }

@@ -146,6 +146,14 @@ def agent_row(cluster, pids, op, name, folder, instances, size, profile):
     return row
 
 
+def floor_row(cluster, instances, size, quick):
+    """What the bytes of an instance cost at the least, in this run on this disk: tests/bench/put_get/limits.c."""
+    cert = os.path.join(cluster.pki, 'gateway-gateway-1')
+    row = json.loads(run(os.path.join(BUILD, 'bin/bench_limits'), 'floor', '1' if quick else '3', cert + '.crt', cert + '.key',
+                         os.path.join(WORK, 'floor'), '64' if quick else '1024').stdout)
+    return dict(row, instances=instances, bytes=size, instances_per_cpu_s=round(instances / (row['cpu_s_per_gb'] * size / 1e9), 1))
+
+
 def mikura_rows(a, show):
     cluster = Cluster()
     op = cluster.api('operator/admin')
@@ -156,6 +164,7 @@ def mikura_rows(a, show):
         'CollectionPolicy', kind='radiology', deid_profile='radiology', society='bench')))
     folder = os.path.join(WORK, 'in')
     size = make(folder, a.instances, a.cases)
+    floor = show(floor_row(cluster, a.instances, size, a.quick))
     rows = [show(agent_row(cluster, pids, 'agent', 'plain', folder, a.instances, size, ['--profile', 'none']))]
     n = sum(o.objects for o in [op.call('Catalog.GetCollection', v1('GetCollectionRequest', name='plain'))])
     if n not in (0, a.instances):
@@ -165,7 +174,7 @@ def mikura_rows(a, show):
     size = make(folder, a.instances, a.cases, 'radiology')
     rows.append(show(agent_row(cluster, pids, 'agent_checked', 'checked', folder, a.instances, size, [])))
     shutil.rmtree(folder)
-    return rows
+    return floor, rows
 
 
 # ---- Orthanc ----
@@ -175,17 +184,24 @@ def port_free():
         return s.getsockname()[1]
 
 
-def orthanc_row(a, show):
+def orthanc_row(a, show, tls):
     program = shutil.which('Orthanc') or next((p for p in ('/usr/sbin/Orthanc',) if os.path.exists(p)), None)
     if program is None or shutil.which('storescu') is None:
         print('skipped: Orthanc: deploy/packages compare installs it', file=sys.stderr)
         return None
-    db, http, dicom = os.path.join(WORK, 'orthanc'), port_free(), port_free()
+    op = 'orthanc_cstore_tls' if tls else 'orthanc_cstore'
+    db, http, dicom = os.path.join(WORK, op), port_free(), port_free()
     os.makedirs(db)
-    with open(db + '.json', 'w') as f:  # as ../shared/peers/orthanc.sh: fsync of stored files on, one copy, no TLS
-        json.dump({'Name': 'bench', 'StorageDirectory': db, 'IndexDirectory': db, 'HttpPort': http, 'DicomPort': dicom, 'DicomAet': 'ORTHANC',
+    secure, options = {}, []
+    if tls:  # dcmtk's profile has no ECDSA, so its certificates are not the cluster's
+        key, cert = db + '.key', db + '.crt'
+        run('openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes', '-keyout', key, '-out', cert, '-days', '2', '-subj', '/CN=localhost')
+        secure = {'DicomTlsEnabled': True, 'DicomTlsCertificate': cert, 'DicomTlsPrivateKey': key, 'DicomTlsTrustedCertificates': cert}
+        options = ['+tls', key, cert, '+cf', cert]
+    with open(db + '.json', 'w') as f:  # as ../shared/peers/orthanc.sh: fsync of stored files on, one copy
+        json.dump(dict(secure, **{'Name': 'bench', 'StorageDirectory': db, 'IndexDirectory': db, 'HttpPort': http, 'DicomPort': dicom, 'DicomAet': 'ORTHANC',
                    'DicomCheckCalledAet': False, 'DicomAlwaysAllowStore': True, 'RemoteAccessAllowed': False, 'AuthenticationEnabled': False,
-                   'SyncStorageArea': True, 'MaximumPduLength': 131072, 'TcpNoDelay': True}, f)
+                   'SyncStorageArea': True, 'MaximumPduLength': 131072, 'TcpNoDelay': True}), f)
     env = dict(os.environ, TCP_NODELAY='1')
     server = subprocess.Popen([program, db + '.json'], env=env, stdout=open(db + '.log', 'wb'), stderr=subprocess.STDOUT)
 
@@ -199,18 +215,19 @@ def orthanc_row(a, show):
 
     def work():
         groups = [[os.path.join(folder, 'case-%02d' % c) for c in range(k, a.cases, 4)] for k in range(4)]
-        clients = [subprocess.Popen(['storescu', '-aec', 'ORTHANC', '--max-send-pdu', '131072', '+sd', '127.0.0.1', str(dicom)] + g, env=env,
+        clients = [subprocess.Popen(['storescu'] + options + ['-aec', 'ORTHANC', '--max-send-pdu', '131072', '+sd', '127.0.0.1', str(dicom)] + g, env=env,
                                     stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) for g in groups if g]
         check(all(c.wait() == 0 for c in clients), 'storescu failed')
-    row = measured('orthanc_cstore', a.instances, size, [server.pid], work)
+    row = measured(op, a.instances, size, [server.pid], work)
     server.send_signal(signal.SIGTERM)
     server.wait()
     shutil.rmtree(folder)
+    shutil.rmtree(db)
     return show(row)
 
 
 COLUMNS = ['op', 'instances', 'seconds', 'instances_s', 'mb_s', 'cpu_s_per_gb', 'client_cpu_s_per_gb', 'instances_per_cpu_s',
-           'instances_per_cpu_s_with_client', 'rss_mb', 'agent_rss_mb', 'of_orthanc', 'of_orthanc_with_client', 'goal']
+           'instances_per_cpu_s_with_client', 'rss_mb', 'agent_rss_mb', 'of_floor', 'of_orthanc', 'of_orthanc_with_client', 'goal']
 
 
 def main():
@@ -219,6 +236,7 @@ def main():
     p.add_argument('--instances', type=int, default=5000)
     p.add_argument('--cases', type=int, default=10)
     p.add_argument('--no-orthanc', action='store_true')
+    p.add_argument('--quick', action='store_true')
     a = p.parse_args()
 
     def show(row):
@@ -226,11 +244,17 @@ def main():
         return row
     if not a.json:
         print('| ' + ' | '.join(COLUMNS) + ' |\n|' + '---|' * len(COLUMNS))
-    rows = mikura_rows(a, show)
-    peer = None if a.no_orthanc else orthanc_row(a, show)
-    for r in rows if peer else []:
-        show({'op': r['op'] + '_of_orthanc', 'of_orthanc': round(r['instances_per_cpu_s'] / peer['instances_per_cpu_s'], 2),
-              'of_orthanc_with_client': round(r['instances_per_cpu_s_with_client'] / peer['instances_per_cpu_s_with_client'], 2), 'goal': 5})
+    floor, rows = mikura_rows(a, show)
+    peers = [] if a.no_orthanc else [p for p in (orthanc_row(a, show, tls) for tls in (False, True)) if p]
+    for r in rows + peers:
+        show({'op': r['op'] + '_of_floor', 'of_floor': round(r['instances_per_cpu_s'] / floor['instances_per_cpu_s'], 2)})
+    for p in peers:
+        for r in [floor] + rows:  # the floor's: what can be reached at most
+            row = {'op': '%s_of_%s' % (r['op'], p['op'].replace('_cstore', '')),
+                   'of_orthanc': round(r['instances_per_cpu_s'] / p['instances_per_cpu_s'], 2), 'goal': 5}
+            if r is not floor:
+                row['of_orthanc_with_client'] = round(r['instances_per_cpu_s_with_client'] / p['instances_per_cpu_s_with_client'], 2)
+            show(row)
 
 
 main()

@@ -7,10 +7,19 @@
  *        bench_limits disk FILE MIB           two rows; FILE is made, written, read, deleted
  * Prints a JSON object a row, with put_get's fields: size (bytes a call), op (limit_tcp, limit_tls,
  * limit_disk_write, limit_disk_read), mb_s, ops_s, p50_ms and p99_ms of a call, cpu_s_per_gb (this
- * process: both ends), rss_mb. Errors: a line on stderr, exit 1. */
+ * process: both ends), rss_mb. Errors: a line on stderr, exit 1.
+ *        bench_limits floor SECONDS CERT KEY FILE MIB
+ * One row, op floor: the CPU that a byte stored under TLS and in three durable copies costs at
+ * least, each primitive in a bare loop and as cheap as it is here: received over TLS (the reader's
+ * thread alone), hashed, sealed by 64 KiB, sent and received over TCP three times (both ends),
+ * three CRC32C, three O_DIRECT writes flushed each 8 MiB. Fields of their names, CPU-seconds per
+ * 10^9 bytes with the three times counted; cpu_s_per_gb: their sum. */
 #include "common/base/clock.h"
+#include "common/base/crc32c.h"
 #include "common/base/macros.h"
 #include "common/base/strutil.h"
+#include "common/crypto/gcm.h"
+#include "common/crypto/sha256.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -32,6 +41,10 @@
 #define DISK_BYTES   (4u << 20) /* of a write: a segment log's group commit is of this order */
 #define DISK_THREADS 4u         /* in flight: one does not fill a virtual disk */
 #define FLUSH_EVERY  16u        /* writes a thread: 64 MiB between two fdatasync */
+#define FLUSH_FLOOR  2u         /* 8 MiB: a chunk's */
+#define COPIES       3
+#define SEAL_BYTES   65536u
+#define LEAF_BYTES   (1u << 20) /* hashed in one */
 #define CALLS_MAX    (1u << 20)
 #define BUFFER_BYTES DISK_BYTES
 #define SECONDS_MAX  60u
@@ -41,6 +54,11 @@ struct calls { /* how long each call took */
     double *ms;
     uint32_t n;
 };
+struct cost {
+    double bytes, seconds, cpu_s; /* of this process */
+    double reader_cpu_s;          /* of a stream: of the thread that reads */
+    struct calls calls;
+};
 
 static void die(const char *what)
 {
@@ -48,12 +66,17 @@ static void die(const char *what)
     exit(1);
 }
 
-static double cpu_s(void)
+static double clock_s(clockid_t clock)
 {
     struct timespec t;
 
-    CHECK(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t) == 0);
+    CHECK(clock_gettime(clock, &t) == 0);
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static double cpu_s(void)
+{
+    return clock_s(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 static double wall_s(void)
@@ -89,18 +112,27 @@ static int by_value(const void *x, const void *y)
     return (p > q) - (p < q);
 }
 
-static void report(const char *op, uint32_t size, double bytes, double seconds, double cpu,
-                   struct calls *c)
+/* CPU-seconds per 10^9 bytes. */
+static double per_gb(double seconds, const struct cost *of)
 {
+    return seconds / (of->bytes / 1e9);
+}
+
+/* Takes its calls. */
+static void report(const char *op, uint32_t size, struct cost of)
+{
+    struct calls *c = &of.calls;
     struct rusage ru;
 
     qsort(c->ms, c->n, sizeof(*c->ms), by_value);
     CHECK(getrusage(RUSAGE_SELF, &ru) == 0 && c->n > 0);
     (void)printf("{\"size\":%u,\"op\":\"%s\",\"mb_s\":%.1f,\"ops_s\":%.1f,\"p50_ms\":%.3f,"
                  "\"p99_ms\":%.3f,\"cpu_s_per_gb\":%.3f,\"rss_mb\":%.1f}\n",
-                 size, op, bytes / 1e6 / seconds, bytes / size / seconds, c->ms[c->n / 2],
-                 c->ms[c->n - 1 - c->n / 100], cpu / (bytes / 1e9), (double)ru.ru_maxrss / 1024);
+                 size, op, of.bytes / 1e6 / of.seconds, of.bytes / size / of.seconds,
+                 c->ms[c->n / 2], c->ms[c->n - 1 - c->n / 100], per_gb(of.cpu_s, &of),
+                 (double)ru.ru_maxrss / 1024);
     (void)fflush(stdout);
+    free(c->ms);
 }
 
 /* ---- one loopback stream ---- */
@@ -165,16 +197,21 @@ static void contexts_new(struct stream *s, const char *cert, const char *key)
     if (SSL_CTX_use_PrivateKey_file(s->server, key, SSL_FILETYPE_PEM) != 1) die(key);
 }
 
-static void stream_run(struct stream *s, const char *op, double seconds)
+/* Contexts of s are used up. */
+static struct cost stream_run(struct stream *s, double seconds)
 {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t at_n = sizeof(at);
     uint8_t *buf = malloc(STREAM_BYTES);
-    double from_s, to_s, cpu_from_s, cpu, bytes = 0;
+    const struct linger reset = {.l_onoff = 1, .l_linger = 0};
+    double from_s, to_s, cpu_from_s, reader_from_s;
+    struct cost of = {0};
     SSL *ssl = NULL;
     pthread_t t;
     int fd;
 
+    atomic_store(&s->stop, false);
+    s->calls.n = 0;
     s->calls.ms = calloc(CALLS_MAX, sizeof(*s->calls.ms));
     s->listen_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     CHECK(buf != NULL && s->calls.ms != NULL);
@@ -194,25 +231,30 @@ static void stream_run(struct stream *s, const char *op, double seconds)
     }
     from_s = wall_s();
     cpu_from_s = cpu_s();
+    reader_from_s = clock_s(CLOCK_THREAD_CPUTIME_ID);
     do {
         ssize_t n = ssl != NULL ? SSL_read(ssl, buf, STREAM_BYTES) : read(fd, buf, STREAM_BYTES);
 
         if (n <= 0) die("read");
-        bytes += (double)n;
+        of.bytes += (double)n;
         to_s = wall_s();
     } while (to_s - from_s < seconds);
-    cpu = cpu_s() - cpu_from_s;
+    of.seconds = to_s - from_s;
+    of.cpu_s = cpu_s() - cpu_from_s;
+    of.reader_cpu_s = clock_s(CLOCK_THREAD_CPUTIME_ID) - reader_from_s;
     atomic_store(&s->stop, true);
-    (void)shutdown(fd, SHUT_RDWR); /* wakes a sender that waits for room */
+    /* a reset: it wakes a sender that waits for room, which an orderly end does not always */
+    CHECK(setsockopt(fd, SOL_SOCKET, SO_LINGER, &reset, sizeof(reset)) == 0);
+    (void)close(fd);
     CHECK(pthread_join(t, NULL) == 0);
-    report(op, STREAM_BYTES, bytes, to_s - from_s, cpu, &s->calls);
+    of.calls = s->calls;
     SSL_free(ssl);
     SSL_CTX_free(s->server);
     SSL_CTX_free(s->client);
-    (void)close(fd);
+    s->server = s->client = NULL;
     (void)close(s->listen_fd);
-    free(s->calls.ms);
     free(buf);
+    return of;
 }
 
 /* ---- the disk ---- */
@@ -221,7 +263,7 @@ struct disk {
     const char *path;
     uint8_t *buf;
     bool write;
-    uint32_t from, n; /* this thread's blocks of DISK_BYTES */
+    uint32_t from, n, flush_every; /* this thread's blocks of DISK_BYTES */
     struct calls calls;
 };
 
@@ -238,7 +280,7 @@ static void *disk_thread(void *arg)
             d->write ? pwrite(fd, d->buf, DISK_BYTES, at) : pread(fd, d->buf, DISK_BYTES, at);
 
         if (n != DISK_BYTES) die(d->path);
-        if (d->write && (i % FLUSH_EVERY == FLUSH_EVERY - 1 || i == d->n - 1)) {
+        if (d->write && (i % d->flush_every == d->flush_every - 1 || i == d->n - 1)) {
             if (fdatasync(fd) != 0) die("fdatasync");
         }
         calls_note(&d->calls, from_s);
@@ -247,18 +289,20 @@ static void *disk_thread(void *arg)
     return NULL;
 }
 
-static void disk_pass(const char *path, bool write, uint32_t blocks)
+/* flush_every: writes a thread between two fdatasync; 0: reads. */
+static struct cost disk_pass(const char *path, uint32_t blocks, uint32_t flush_every)
 {
+    struct cost of = {.calls.ms = calloc(blocks, sizeof(double))};
     struct disk d[DISK_THREADS];
-    struct calls all = {.ms = calloc(blocks, sizeof(double))};
     double from_s, cpu_from_s;
     pthread_t t[DISK_THREADS];
 
-    CHECK(all.ms != NULL);
+    CHECK(of.calls.ms != NULL);
     for (uint32_t i = 0; i < DISK_THREADS; i++) {
         d[i] = (struct disk){.path = path,
                              .buf = buffer_new(),
-                             .write = write,
+                             .write = flush_every > 0,
+                             .flush_every = flush_every,
                              .from = blocks / DISK_THREADS * i,
                              .n = blocks / DISK_THREADS,
                              .calls.ms = calloc(blocks, sizeof(double))};
@@ -270,19 +314,21 @@ static void disk_pass(const char *path, bool write, uint32_t blocks)
         CHECK(pthread_create(&t[i], NULL, disk_thread, &d[i]) == 0);
     for (uint32_t i = 0; i < DISK_THREADS; i++) {
         CHECK(pthread_join(t[i], NULL) == 0);
-        memcpy(all.ms + all.n, d[i].calls.ms, d[i].calls.n * sizeof(double));
-        all.n += d[i].calls.n;
+        memcpy(of.calls.ms + of.calls.n, d[i].calls.ms, d[i].calls.n * sizeof(double));
+        of.calls.n += d[i].calls.n;
         free(d[i].calls.ms);
         free(d[i].buf);
     }
-    report(write ? "limit_disk_write" : "limit_disk_read", DISK_BYTES, (double)all.n * DISK_BYTES,
-           wall_s() - from_s, cpu_s() - cpu_from_s, &all);
-    free(all.ms);
+    of.bytes = (double)of.calls.n * DISK_BYTES;
+    of.seconds = wall_s() - from_s;
+    of.cpu_s = cpu_s() - cpu_from_s;
+    return of;
 }
 
-static void disk_run(const char *path, uint64_t mib)
+/* Its number of blocks. */
+static uint32_t disk_file_new(const char *path, uint64_t mib)
 {
-    uint32_t blocks = (uint32_t)ROUND_UP(mib / (DISK_BYTES >> 20), DISK_THREADS);
+    uint32_t blocks = (uint32_t)ROUND_UP(MAX(mib / (DISK_BYTES >> 20), 1), DISK_THREADS);
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 
     /* preallocated, as a segment is */
@@ -290,27 +336,125 @@ static void disk_run(const char *path, uint64_t mib)
         die(path);
     }
     (void)close(fd);
-    disk_pass(path, true, blocks);
-    disk_pass(path, false, blocks);
+    return blocks;
+}
+
+static void disk_run(const char *path, uint64_t mib)
+{
+    uint32_t blocks = disk_file_new(path, mib);
+
+    report("limit_disk_write", DISK_BYTES, disk_pass(path, blocks, FLUSH_EVERY));
+    report("limit_disk_read", DISK_BYTES, disk_pass(path, blocks, 0));
+    if (unlink(path) != 0) die(path);
+}
+
+/* ---- what a stored byte costs at least ---- */
+
+struct bytes { /* BUFFER_BYTES each */
+    uint8_t *plain, *sealed;
+    struct gcm *gcm;
+};
+
+static void hash_all(struct bytes *b)
+{
+    uint8_t digest[SHA256_BYTES];
+    struct sha256 one, two;
+
+    for (size_t at = 0; at < BUFFER_BYTES; at += 2 * LEAF_BYTES) {
+        sha256_begin(&one);
+        sha256_begin(&two);
+        sha256_part_pair(&one, b->plain + at, &two, b->plain + at + LEAF_BYTES, LEAF_BYTES);
+        sha256_end(&one, digest);
+        sha256_end(&two, digest);
+    }
+}
+
+static void seal_all(struct bytes *b)
+{
+    uint8_t nonce[GCM_NONCE_BYTES] = {0}, tag[GCM_TAG_BYTES];
+
+    for (size_t at = 0; at < BUFFER_BYTES; at += SEAL_BYTES) {
+        nonce[0]++; /* nobody sees what is sealed */
+        CHECK(gcm_seal_begin(b->gcm, nonce, NULL, 0) == RC_OK);
+        CHECK(gcm_seal_part(b->gcm, b->plain + at, b->sealed + at, SEAL_BYTES) == RC_OK);
+        CHECK(gcm_seal_end(b->gcm, tag) == RC_OK);
+    }
+}
+
+static void check_all(struct bytes *b)
+{
+    volatile uint32_t crc;
+
+    for (size_t at = 0; at < BUFFER_BYTES; at += SEAL_BYTES)
+        crc = crc32c(0, b->sealed + at, SEAL_BYTES);
+    (void)crc;
+}
+
+static double loop_per_gb(struct bytes *b, void (*all)(struct bytes *), double seconds)
+{
+    double cpu_from_s, from_s;
+    struct cost of = {0};
+
+    all(b); /* warm */
+    from_s = wall_s();
+    cpu_from_s = cpu_s();
+    do {
+        all(b);
+        of.bytes += BUFFER_BYTES;
+    } while (wall_s() - from_s < seconds);
+    return per_gb(cpu_s() - cpu_from_s, &of);
+}
+
+static void floor_run(struct stream *s, double seconds, const char *path, uint64_t mib)
+{
+    static const uint8_t KEY[32];
+    struct bytes b = {.plain = buffer_new(), .sealed = buffer_new()};
+    uint32_t blocks = disk_file_new(path, mib);
+    struct cost of;
+    double tls, tcp, disk, sha256, seal, crc;
+
+    of = stream_run(s, seconds);
+    tls = per_gb(of.reader_cpu_s, &of);
+    free(of.calls.ms);
+    of = stream_run(s, seconds); /* without TLS: its contexts are used up */
+    tcp = COPIES * per_gb(of.cpu_s, &of);
+    free(of.calls.ms);
+    of = disk_pass(path, blocks, FLUSH_FLOOR);
+    disk = COPIES * per_gb(of.cpu_s, &of);
+    free(of.calls.ms);
+    CHECK(gcm_new(KEY, &b.gcm) == RC_OK);
+    sha256 = loop_per_gb(&b, hash_all, seconds / 2);
+    seal = loop_per_gb(&b, seal_all, seconds / 2);
+    crc = COPIES * loop_per_gb(&b, check_all, seconds / 2);
+    (void)printf("{\"op\":\"floor\",\"tls\":%.3f,\"sha256\":%.3f,\"seal\":%.3f,\"tcp\":%.3f,"
+                 "\"crc32c\":%.3f,\"disk\":%.3f,\"cpu_s_per_gb\":%.3f}\n",
+                 tls, sha256, seal, tcp, crc, disk, tls + sha256 + seal + tcp + crc + disk);
+    gcm_free(b.gcm);
+    free(b.plain);
+    free(b.sealed);
     if (unlink(path) != 0) die(path);
 }
 
 int main(int argc, char **argv)
 {
     struct stream s = {.listen_fd = -1};
-    uint64_t n;
+    uint64_t n, mib;
 
     (void)signal(SIGPIPE, SIG_IGN); /* SSL_write to a reader that has closed */
     if (argc == 3 && strcmp(argv[1], "tcp") == 0 && str_to_u64(argv[2], SECONDS_MAX, &n)) {
-        stream_run(&s, "limit_tcp", (double)n);
+        report("limit_tcp", STREAM_BYTES, stream_run(&s, (double)n));
     } else if (argc == 5 && strcmp(argv[1], "tls") == 0 && str_to_u64(argv[2], SECONDS_MAX, &n)) {
         contexts_new(&s, argv[3], argv[4]);
-        stream_run(&s, "limit_tls", (double)n);
+        report("limit_tls", STREAM_BYTES, stream_run(&s, (double)n));
     } else if (argc == 4 && strcmp(argv[1], "disk") == 0 && str_to_u64(argv[3], DISK_MIB_MAX, &n)) {
-        disk_run(argv[2], MAX(n, 1));
+        disk_run(argv[2], n);
+    } else if (argc == 7 && strcmp(argv[1], "floor") == 0 && str_to_u64(argv[2], SECONDS_MAX, &n) &&
+               str_to_u64(argv[6], DISK_MIB_MAX, &mib)) {
+        contexts_new(&s, argv[3], argv[4]);
+        floor_run(&s, (double)n, argv[5], mib);
     } else {
         (void)fprintf(stderr, "usage: bench_limits tcp SECONDS | tls SECONDS CERT KEY | "
-                              "disk FILE MIB\n");
+                              "disk FILE MIB | floor SECONDS CERT KEY FILE MIB\n");
         return 2;
     }
     return 0;

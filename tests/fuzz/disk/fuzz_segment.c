@@ -8,6 +8,7 @@
 #include "common/base/le.h"
 #include "storaged/segment/seglog.h"
 #include "storaged/segment/seglog_scan.h"
+#include "tests/fuzz/in.h"
 #include <string.h>
 #include <uv.h>
 
@@ -24,19 +25,6 @@ static struct seg_location found[FOUND];
 static uint32_t found_n;
 
 /* ---- input to image ---- */
-struct in {
-    const uint8_t *p;
-    size_t n;
-};
-static uint32_t take(struct in *in, uint32_t bytes)
-{
-    uint32_t v = 0;
-
-    for (; bytes > 0 && in->n > 0; bytes--, in->n--)
-        v = v << 8 | *in->p++;
-    return v;
-}
-
 static void page_head(uint8_t *page, bool seal, uint64_t a, uint64_t b)
 {
     static const uint8_t zero[4];

@@ -51,6 +51,13 @@ static void words(void **state)
     assert_int_equal(parse(&e, "get", "a/b/c", "-o", "-", NULL), RC_OK);
     assert_string_equal(cli_value(&cli, "o"), "-");
     assert_int_equal(parse(&e, "ls", NULL), RC_OK);
+    /* options between a command's two words */
+    assert_int_equal(parse(&e, "agent", "--as", "society/s/a", "--state", "d", "status", NULL),
+                     RC_OK);
+    assert_string_equal(cli.cmd->name, "agent status");
+    assert_int_equal(cli.args_n, 0);
+    assert_string_equal(cli_value(&cli, "as"), "society/s/a");
+    assert_string_equal(cli_value(&cli, "state"), "d");
     assert_int_equal(parse(&e, "put", "--help", NULL), RC_OK);
     assert_int_equal(ask, CLI_HELP_COMMAND);
     assert_int_equal(parse(&e, "help", "job", "submit", NULL), RC_OK);
@@ -72,6 +79,9 @@ static void refused(void **state)
     assert_non_null(strstr(e.msg, "submit, watch"));
     assert_int_equal(parse(&e, "job", "frob", NULL), RC_INVAL);
     assert_non_null(strstr(e.msg, "'frob' is none of"));
+    assert_int_equal(parse(&e, "agent", "--as", "X", NULL), RC_INVAL);
+    assert_non_null(strstr(e.msg, "which of run, status"));
+    assert_int_equal(parse(&e, "agent", "--as", NULL), RC_INVAL);
     assert_int_equal(parse(&e, "ls", "--frob", NULL), RC_INVAL);
     assert_non_null(strstr(e.msg, "--frob"));
     assert_int_equal(parse(&e, "get", "--length", NULL), RC_INVAL);
