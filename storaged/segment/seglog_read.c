@@ -122,7 +122,9 @@ enum rc seglog_read(struct seglog *log, struct seglog_read *r, const struct seg_
     if (log->reads_n >= SEGLOG_READS_MAX) return err_set(&r->err, RC_BUSY, "too many reads");
     r->priv.page = disk_buf_alloc(log->disk, loc->header_bytes);
     if (r->priv.page == NULL) return err_set(&r->err, RC_BUSY, "the disk's buffers are all in use");
-    r->blocks = calloc(loc->header_bytes / sizeof(*r->blocks), sizeof(*r->blocks));
+    /* of what may lie there: any header that fits into the pages that are read */
+    r->blocks = calloc(ROUND_UP(loc->header_bytes, DISK_ALIGN_BYTES) / sizeof(*r->blocks),
+                       sizeof(*r->blocks));
     if (r->blocks == NULL) {
         disk_buf_free(log->disk, r->priv.page);
         return err_set(&r->err, RC_NOMEM, "read");

@@ -516,6 +516,50 @@ static void test_damage_tail(void **state)
     disk_mem_free(mem);
 }
 
+static void on_raw(struct seglog_raw *r, enum rc rc)
+{
+    read_rc = rc;
+    *(bool *)r->data = true;
+}
+
+/* Where a small record belongs lies a good header of another, of many more blocks: misdirected. */
+static void test_other_header(void **state)
+{
+    static struct record_block blocks[190];
+    struct record_header h = {.type = RECORD_CHUNK,
+                              .cipher_suite = 1,
+                              .pool = 1,
+                              .sequence = 1,
+                              .plain_bytes = ARRAY_N(blocks) * RECORD_BLOCK_BYTES};
+    struct disk_mem *mem = disk_mem_new(10, 64u << 20);
+    const struct seg_location *loc = &recs[3].a.loc;
+    struct seglog_raw raw = {0};
+    uint8_t other[4096], *p;
+    bool done = false;
+    struct err err;
+    char name[32];
+
+    (void)state;
+    live(DISK_MEMORY, NULL, mem);
+    assert_int_equal(loc->header_bytes, RECORD_SMALL_HEADER_BYTES);
+    assert_int_equal(record_header_bytes(h.plain_bytes), sizeof(other));
+    assert_int_equal(record_encode(&h, blocks, other, &err), RC_OK);
+    p = disk_buf_alloc(disk, sizeof(other));
+    assert_non_null(p);
+    raw.data = &done;
+    assert_int_equal(
+        seglog_read_raw(slog, &raw, loc->segment_id, loc->offset, p, sizeof(other), on_raw), RC_OK);
+    while (!done)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    (void)snprintf(name, sizeof(name), "%016llx.seg", (unsigned long long)loc->segment_id);
+    for (uint32_t i = 0; i < sizeof(other); i++)
+        assert_true(disk_mem_damage(mem, name, loc->offset + i, p[i] ^ other[i]));
+    disk_buf_free(disk, p);
+    assert_int_equal(read_back(3), RC_CORRUPT);
+    close_all();
+    disk_mem_free(mem);
+}
+
 /* A full disk refuses chunks first, entries still fit, and nothing is damaged. */
 static void test_full(void **state)
 {
@@ -555,11 +599,6 @@ static void on_dropped(struct seglog_drop *d, enum rc rc)
 
     x->done = true;
     x->rc = rc;
-}
-static void on_raw(struct seglog_raw *r, enum rc rc)
-{
-    read_rc = rc;
-    *(bool *)r->data = true;
 }
 static void drop_wait(struct dropped *x)
 {
@@ -686,7 +725,7 @@ int main(void)
         cmocka_unit_test(test_io_failures),  cmocka_unit_test(test_damage),
         cmocka_unit_test(test_damage_tail),  cmocka_unit_test(test_full),
         cmocka_unit_test(test_many),         cmocka_unit_test(test_bad_head),
-        cmocka_unit_test(test_strange_files)};
+        cmocka_unit_test(test_strange_files), cmocka_unit_test(test_other_header)};
     int bad;
 
     if (uv_loop_init(&loop) != 0) return 1;
