@@ -71,7 +71,8 @@ MUST_CHECK enum rc record_encode(const struct record_header *h, const struct rec
 MUST_CHECK enum rc record_peek(const uint8_t p[RECORD_ALIGN_BYTES], uint32_t *ret_header_bytes);
 /* The segment that the header at p says it lies in; of one that was only peeked at, unchecked. */
 uint64_t record_segment(const uint8_t p[RECORD_ALIGN_BYTES]);
-/* p has n >= the peeked length. blocks holds RECORD_BLOCKS_MAX. RC_CORRUPT says what differs. */
+/* p has n >= the peeked length, at least a page. blocks holds all that n bytes may describe: n /
+ * sizeof(struct record_block), or RECORD_BLOCKS_MAX. RC_CORRUPT says what differs. */
 MUST_CHECK enum rc record_decode(const uint8_t *p, size_t n, struct record_header *ret_header,
                                  struct record_block *blocks, struct err *reterr);
 /* One payload block against its CRC. block < record_blocks(plain_bytes). RC_CORRUPT. */

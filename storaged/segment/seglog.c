@@ -74,6 +74,7 @@ static void close_now(struct seglog *log)
     void (*cb)(void *) = log->close_cb;
     void *data = log->close_data;
 
+    header_cache_deinit(&log->headers);
     segments_free(log);
     disk_buf_free(log->disk, log->create_page);
     free(log);
@@ -623,6 +624,9 @@ void seglog_stats(struct seglog *log, struct seglog_stats *ret)
     ret->appending_n = log->appends_n;
     ret->reads_n = log->reads_n;
     ret->files_open_n = log->files_n;
+    ret->header_hits_n = log->headers.hits_n;
+    ret->header_misses_n = log->headers.misses_n;
+    ret->header_bytes = log->headers.bytes;
     if (disk_space(log->disk, &total, &left) != RC_OK) left = 0; /* then chunks are refused */
     left -= MIN(left, others_free(log));
     if (log->conf.limit_bytes != 0) {

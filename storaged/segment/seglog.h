@@ -156,7 +156,9 @@ struct seglog_read {
         struct disk_req head_req, body_req;
     } priv;
 };
-/* Blocks first .. first + n - 1 (n = 0: to the end) of the record, each checked against its CRC.
+/* Blocks first .. first + n - 1 (n = 0: to the end) of the record, each checked against its CRC. A
+ * read of all of them reads the header from the disk; of a part it may be one that was good before
+ * (header_cache.h).
  * buf: 4 KiB aligned, cap >= the range rounded up to 4 KiB; borrowed until cb.
  * Returns RC_OK, RC_BUSY, RC_NOTFOUND (no such segment: reclaim may have moved the record, ask the
  * index again), RC_RANGE, RC_INVAL (cap).
@@ -231,6 +233,8 @@ struct seglog_stats {
     uint64_t reads_n;                /* under way */
     uint64_t files_open_n;           /* segments whose file is open */
     uint64_t flushed_records_max;    /* the largest batch that one flush covered */
+    /* reads of a part that had the header in memory, or not; the memory that headers take */
+    uint64_t header_hits_n, header_misses_n, header_bytes;
 };
 void seglog_stats(struct seglog *log, struct seglog_stats *ret);
 /* Of conf.others_bytes that much is used. */

@@ -223,6 +223,7 @@ static void drop_step(struct segment *s)
 
     if (f == NULL || s->users > 0) return;
     s->drop = NULL;
+    header_cache_remove_segment(&s->log->headers, s->id);
     file_close(s);
     segment_name(s->id, name);
     f->priv.req.data = f;

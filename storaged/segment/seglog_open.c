@@ -537,6 +537,7 @@ enum rc seglog_open(const struct seglog_conf *conf, struct seglog **ret_log, str
     if (log->conf.segment_bytes == 0) log->conf.segment_bytes = SEGLOG_SEGMENT_DEFAULT;
     if (log->conf.reserve_bytes == 0)
         log->conf.reserve_bytes = SEGLOG_RESERVE * log->conf.segment_bytes;
+    header_cache_init(&log->headers, HEADER_CACHE_BYTES);
     list_init(&log->idle);
     list_init(&log->waiting);
     list_init(&log->placed);

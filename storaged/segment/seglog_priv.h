@@ -1,7 +1,7 @@
 /* storaged/segment/seglog_priv.h - shared by seglog.c (appending), seglog_read.c, seglog_files.c
  * (segments and their open files), seglog_open.c (start-up), seglog_scan.c (offline). */
 #pragma once
-#include "storaged/segment/seglog.h"
+#include "storaged/segment/header_cache.h"
 
 struct segment {
     uint64_t id, generation, bytes;
@@ -29,6 +29,7 @@ struct seglog {
     uint32_t segs_n, segs_cap;
     struct list idle;
     uint32_t files_n; /* open */
+    struct header_cache headers;
     struct segment *cur, *next;
     struct list waiting, placed; /* appends: not placed yet; placed, not durable */
     uint32_t appends_n, reads_n, jobs_n, drops_n;

@@ -9,6 +9,13 @@ static bool small(const struct seg_location *l)
     return l->header_bytes == RECORD_SMALL_HEADER_BYTES;
 }
 
+/* Reads of a whole record go past the kept headers: theirs costs no request (the disk's queue joins
+ * what lies side by side), is looked at where it lies, and would wash out those of others. */
+static bool in_part(const struct seglog_read_priv *p)
+{
+    return p->n < record_blocks(p->loc.plain_bytes);
+}
+
 static void read_end(struct seglog_read *r, enum rc rc)
 {
     struct record_block *blocks = r->blocks;
@@ -26,7 +33,7 @@ static void read_done(struct seglog_read *r)
     enum rc rc = p->rc;
 
     if (rc == RC_RANGE) rc = err_set(&r->err, RC_CORRUPT, "the segment ends before the record");
-    if (rc == RC_OK)
+    if (rc == RC_OK && p->page != NULL)
         rc = record_decode(p->page, ROUND_UP(l->header_bytes, DISK_ALIGN_BYTES), &r->header,
                            r->blocks, &r->err);
     if (rc == RC_OK && small(l)) memcpy(p->buf, p->page + l->header_bytes, l->plain_bytes);
@@ -41,7 +48,9 @@ static void read_done(struct seglog_read *r)
                                 r->blocks[p->first + i].crc32c);
         if (rc != RC_OK) (void)err_set(&r->err, rc, "block %u fails its CRC", p->first + i);
     }
+    if (rc == RC_OK && in_part(p)) header_cache_put(&p->log->headers, l, &r->header, r->blocks);
     if (rc == RC_CORRUPT) {
+        header_cache_remove(&p->log->headers, l);
         (void)err_prefix(&r->err, "segment %llx at %llu", (unsigned long long)l->segment_id,
                          (unsigned long long)l->offset);
     }
@@ -66,27 +75,34 @@ static enum rc read_start(struct seglog_wait *w)
     struct seglog_read_priv *p = &r->priv;
     const struct seg_location *l = &p->loc;
     uint32_t begin = p->first * RECORD_BLOCK_BYTES;
-    enum rc rc;
+    enum rc rc = RC_OK;
 
-    p->reads_left = 1;
+    p->reads_left = 0;
     p->head_req.data = p->body_req.data = r;
-    rc = disk_read(p->seg->file, &p->head_req, l->offset, p->page,
-                   ROUND_UP(l->header_bytes, DISK_ALIGN_BYTES), on_read);
-    if (rc != RC_OK) {
-        r->err = p->head_req.err;
-        segment_unuse(p->seg);
-        return rc;
+    if (p->page != NULL) { /* else its header is there already */
+        rc = disk_read(p->seg->file, &p->head_req, l->offset, p->page,
+                       ROUND_UP(l->header_bytes, DISK_ALIGN_BYTES), on_read);
+        if (rc == RC_OK) {
+            p->reads_left++;
+        } else {
+            r->err = p->head_req.err;
+        }
     }
-    if (small(l)) return RC_OK; /* the payload lies in that page */
-    rc = disk_read(p->seg->file, &p->body_req, l->offset + l->header_bytes + begin, p->buf,
-                   ROUND_UP((size_t)r->got_bytes, DISK_ALIGN_BYTES), on_read);
-    if (rc == RC_OK) {
-        p->reads_left++;
-    } else { /* told when the first is back */
-        p->rc = rc;
-        r->err = p->body_req.err;
+    if (rc == RC_OK && !small(l)) { /* of a small one the payload lies in that page */
+        rc = disk_read(p->seg->file, &p->body_req, l->offset + l->header_bytes + begin, p->buf,
+                       ROUND_UP((size_t)r->got_bytes, DISK_ALIGN_BYTES), on_read);
+        if (rc == RC_OK) {
+            p->reads_left++;
+        } else {
+            r->err = p->body_req.err;
+        }
     }
-    return RC_OK;
+    if (p->reads_left > 0) {
+        p->rc = rc; /* told when the first is back */
+        return RC_OK;
+    }
+    segment_unuse(p->seg);
+    return rc;
 }
 
 static void read_failed(struct seglog_wait *w, enum rc rc)
@@ -120,13 +136,10 @@ enum rc seglog_read(struct seglog *log, struct seglog_read *r, const struct seg_
         return err_set(&r->err, RC_INVAL, "a location or buffer that can not be");
     }
     if (log->reads_n >= SEGLOG_READS_MAX) return err_set(&r->err, RC_BUSY, "too many reads");
-    r->priv.page = disk_buf_alloc(log->disk, loc->header_bytes);
-    if (r->priv.page == NULL) return err_set(&r->err, RC_BUSY, "the disk's buffers are all in use");
-    r->blocks = calloc(loc->header_bytes / sizeof(*r->blocks), sizeof(*r->blocks));
-    if (r->blocks == NULL) {
-        disk_buf_free(log->disk, r->priv.page);
-        return err_set(&r->err, RC_NOMEM, "read");
-    }
+    /* of what may lie there: any header that fits into the pages that are read */
+    r->blocks = calloc(ROUND_UP(loc->header_bytes, DISK_ALIGN_BYTES) / sizeof(*r->blocks),
+                       sizeof(*r->blocks));
+    if (r->blocks == NULL) return err_set(&r->err, RC_NOMEM, "read");
     r->got_bytes = end - begin;
     r->priv.log = log;
     r->priv.cb = cb;
@@ -136,6 +149,14 @@ enum rc seglog_read(struct seglog *log, struct seglog_read *r, const struct seg_
     r->priv.buf = buf;
     r->priv.rc = RC_OK;
     r->priv.seg = s;
+    r->priv.page = NULL;
+    if (!in_part(&r->priv) || !header_cache_get(&log->headers, loc, &r->header, r->blocks)) {
+        r->priv.page = disk_buf_alloc(log->disk, loc->header_bytes);
+        if (r->priv.page == NULL) {
+            free(r->blocks);
+            return err_set(&r->err, RC_BUSY, "the disk's buffers are all in use");
+        }
+    }
     r->priv.wait = (struct seglog_wait){.err = &r->err, .start = read_start, .failed = read_failed};
     rc = segment_use(s, &r->priv.wait);
     if (rc != RC_OK) {

@@ -224,24 +224,32 @@ static void on_read(struct seglog_read *r, enum rc rc)
     w->rc = rc;
     w->done = true;
 }
-static enum rc read_at(struct model *m, const struct seg_location *loc, uint32_t i, uint32_t n)
+/* Record i of n bytes, from that block on. */
+static enum rc read_at(struct model *m, const struct seg_location *loc, uint32_t i, uint32_t n,
+                       uint32_t block)
 {
     size_t cap = record_payload_bytes(n);
     struct wait w = {0};
     struct seglog_read rd = {.data = &w};
     uint8_t *p = aligned_alloc(4096, cap), *want = malloc(n);
+    uint32_t begin = block * RECORD_BLOCK_BYTES;
     enum rc rc;
 
     assert_true(p != NULL && want != NULL);
     assert_int_equal(loc->plain_bytes, n);
-    rc = wait_for(&w, store_read(m->store, &rd, loc, 0, 0, p, cap, on_read));
+    rc = wait_for(&w, store_read(m->store, &rd, loc, block, 0, p, cap, on_read));
     fill(i, want, n);
-    if (rc == RC_OK) assert_memory_equal(p, want, n);
+    if (rc == RC_OK) assert_int_equal(rd.got_bytes, n - begin);
+    if (rc == RC_OK) assert_memory_equal(p, want + begin, n - begin);
     free(p);
     free(want);
     return rc;
 }
 enum rc model_read(struct model *m, uint32_t i)
+{
+    return model_read_from(m, i, 0);
+}
+enum rc model_read_from(struct model *m, uint32_t i, uint32_t block)
 {
     struct index_chunk_id id = model_id(i);
     struct index_chunk c;
@@ -250,7 +258,7 @@ enum rc model_read(struct model *m, uint32_t i)
 
     if (rc != RC_OK) return rc;
     assert_int_equal(c.owner_hash, i * 3ull);
-    return read_at(m, &c.loc, i, model_bytes(m, i));
+    return read_at(m, &c.loc, i, model_bytes(m, i), block);
 }
 enum rc model_read_entry(struct model *m, uint64_t index)
 {
@@ -261,7 +269,7 @@ enum rc model_read_entry(struct model *m, uint64_t index)
 
     if (rc != RC_OK) return rc;
     if (n == 0) return RC_NOTFOUND;
-    return read_at(m, &row.loc, (uint32_t)index, entry_bytes(index));
+    return read_at(m, &row.loc, (uint32_t)index, entry_bytes(index), 0);
 }
 
 static enum rc sum_ref(void *ctx, const struct index_ref *ref)

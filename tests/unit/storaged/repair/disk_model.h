@@ -43,6 +43,7 @@ void model_fill(struct model *m, uint32_t from, uint32_t until, uint32_t entries
 void model_drop(struct model *m, uint32_t i); /* as an applied ChunkDrop does */
 void model_trim(struct model *m, uint64_t first);
 enum rc model_read(struct model *m, uint32_t i); /* RC_OK: and it is right */
+enum rc model_read_from(struct model *m, uint32_t i, uint32_t block);
 enum rc model_read_entry(struct model *m, uint64_t index);
 /* All that is there is right, what was dropped is not served, and the sums are those of the rows.
  */

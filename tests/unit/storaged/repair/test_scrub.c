@@ -241,6 +241,36 @@ static void test_faults(void **state)
     model_deinit(&m);
 }
 
+/* A header rots whose good copy is in memory: reads of a part go on and are right, a pass looks at
+ * the disk and finds it, and then nobody reads that chunk any more. */
+static void test_header_in_memory(void **state)
+{
+    struct seg_location a;
+    struct store_status ss;
+    struct told t = {0};
+    struct model m;
+
+    (void)state;
+    model_init(&m, DISK_AUTO, NULL);
+    model_open(&m);
+    model_fill(&m, 0, 20, 5);
+    a = chunk_at(&m, 10);
+    assert_int_equal(model_read_from(&m, 10, 1), RC_OK);
+    flip(&m, &a, a.offset + 61, 1);
+    assert_int_equal(model_read_from(&m, 10, 1), RC_OK);
+    store_status(m.store, &ss);
+    assert_int_equal(ss.log.header_hits_n, 1);
+    t.m = &m;
+    (void)pass(&m, &t);
+    assert_int_equal(t.chunks_n, 1);
+    assert_int_equal(t.chunk[10], 1);
+    assert_int_equal(model_read_from(&m, 10, 1), RC_NOTFOUND);
+    store_status(m.store, &ss);
+    assert_int_equal(ss.log.header_bytes, 0);
+    model_close(&m);
+    model_deinit(&m);
+}
+
 /* A dead row below all rows: the record is gone from a segment that nobody reads (a stale sector in
  * a header page, seen with the memory disk too) - and a pass that a restart cuts in two. */
 static void test_resume(void **state)
@@ -443,9 +473,10 @@ static void test_pace(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_faults), cmocka_unit_test(test_resume),
-                                       cmocka_unit_test(test_orphans), cmocka_unit_test(test_table),
-                                       cmocka_unit_test(test_pace)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_faults),  cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_orphans), cmocka_unit_test(test_table),
+        cmocka_unit_test(test_pace),    cmocka_unit_test(test_header_in_memory)};
     int bad;
 
     loop_begin();

@@ -27,6 +27,8 @@ static struct rec recs[RECORDS];
 static uint32_t done_n;
 static bool closed;
 static enum rc read_rc;
+static struct record_block read_blocks[4];
+static uint64_t read_requests; /* of the disk, that the last read took */
 
 static void on_closed(void *data)
 {
@@ -39,10 +41,14 @@ static void wait_closed(void)
         (void)uv_run(&loop, UV_RUN_ONCE);
     closed = false;
 }
+static uint8_t byte_of(uint32_t i, uint32_t k)
+{
+    return (uint8_t)(i * 31 + k * 7 + (k >> 8));
+}
 static void fill(uint32_t i, uint8_t *p, uint32_t n)
 {
     for (uint32_t k = 0; k < n; k++)
-        p[k] = (uint8_t)(i * 31 + k * 7 + (k >> 8));
+        p[k] = byte_of(i, k);
 }
 static void open_all(enum disk_engine engine, const char *dir, struct disk_mem *mem, enum rc want)
 {
@@ -83,6 +89,7 @@ static void start(uint32_t i)
 
     r->chunk = i % 3 != 0;
     r->n = r->chunk ? 1 + i * 6007u : 1 + i * 301u;
+    memset(r->blocks, (int)i, sizeof(r->blocks)); /* tags */
     r->a.data = r;
     h.plain_bytes = r->n;
     if (r->chunk) {
@@ -119,30 +126,46 @@ static void free_payloads(void)
 static void on_read(struct seglog_read *r, enum rc rc)
 {
     read_rc = rc;
+    if (rc == RC_OK)
+        memcpy(read_blocks, r->blocks,
+               MIN(record_blocks(r->header.plain_bytes), ARRAY_N(read_blocks)) *
+                   sizeof(*read_blocks));
     *(bool *)r->data = true;
 }
-static enum rc read_back(uint32_t i)
+/* Blocks first to first + n - 1 of record i; n = 0: to the end. */
+static enum rc read_part(uint32_t i, uint32_t first, uint32_t n)
 {
     struct rec *r = &recs[i];
     bool done = false;
     struct seglog_read rd = {.data = &done};
     size_t cap = record_payload_bytes(r->n);
     uint8_t *buf = disk_buf_alloc(disk, cap), *want = malloc(r->n);
+    uint32_t begin = first * RECORD_BLOCK_BYTES, bytes = r->n - begin;
 
+    if (n > 0) bytes = MIN(bytes, n * RECORD_BLOCK_BYTES);
     assert_true(buf != NULL && want != NULL);
-    read_rc = seglog_read(slog, &rd, &r->a.loc, 0, 0, buf, cap, on_read);
+    read_requests = disk_requests(disk);
+    read_rc = seglog_read(slog, &rd, &r->a.loc, first, n, buf, cap, on_read);
     if (read_rc == RC_OK) {
         while (!done)
             (void)uv_run(&loop, UV_RUN_ONCE);
     }
+    read_requests = disk_requests(disk) - read_requests;
     fill(i, want, r->n);
     if (read_rc == RC_OK) {
-        assert_int_equal(rd.got_bytes, r->n);
-        assert_memory_equal(buf, want, r->n);
+        assert_int_equal(rd.got_bytes, bytes);
+        assert_memory_equal(buf, want + begin, bytes);
+        assert_int_equal(rd.header.log_index, i);
+        if (r->chunk)
+            assert_memory_equal(read_blocks, r->blocks, record_blocks(r->n) * sizeof(*r->blocks));
     }
     free(want);
     disk_buf_free(disk, buf);
     return read_rc;
+}
+static enum rc read_back(uint32_t i)
+{
+    return read_part(i, 0, 0);
 }
 static enum rc replayed(void *ctx, const struct seg_location *loc, const struct record_header *h,
                         const struct record_block *blocks, const uint8_t *payload,
@@ -516,6 +539,50 @@ static void test_damage_tail(void **state)
     disk_mem_free(mem);
 }
 
+static void on_raw(struct seglog_raw *r, enum rc rc)
+{
+    read_rc = rc;
+    *(bool *)r->data = true;
+}
+
+/* Where a small record belongs lies a good header of another, of many more blocks: misdirected. */
+static void test_other_header(void **state)
+{
+    static struct record_block blocks[190];
+    struct record_header h = {.type = RECORD_CHUNK,
+                              .cipher_suite = 1,
+                              .pool = 1,
+                              .sequence = 1,
+                              .plain_bytes = ARRAY_N(blocks) * RECORD_BLOCK_BYTES};
+    struct disk_mem *mem = disk_mem_new(10, 64u << 20);
+    const struct seg_location *loc = &recs[3].a.loc;
+    struct seglog_raw raw = {0};
+    uint8_t other[4096], *p;
+    bool done = false;
+    struct err err;
+    char name[32];
+
+    (void)state;
+    live(DISK_MEMORY, NULL, mem);
+    assert_int_equal(loc->header_bytes, RECORD_SMALL_HEADER_BYTES);
+    assert_int_equal(record_header_bytes(h.plain_bytes), sizeof(other));
+    assert_int_equal(record_encode(&h, blocks, other, &err), RC_OK);
+    p = disk_buf_alloc(disk, sizeof(other));
+    assert_non_null(p);
+    raw.data = &done;
+    assert_int_equal(
+        seglog_read_raw(slog, &raw, loc->segment_id, loc->offset, p, sizeof(other), on_raw), RC_OK);
+    while (!done)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    (void)snprintf(name, sizeof(name), "%016llx.seg", (unsigned long long)loc->segment_id);
+    for (uint32_t i = 0; i < sizeof(other); i++)
+        assert_true(disk_mem_damage(mem, name, loc->offset + i, p[i] ^ other[i]));
+    disk_buf_free(disk, p);
+    assert_int_equal(read_back(3), RC_CORRUPT);
+    close_all();
+    disk_mem_free(mem);
+}
+
 /* A full disk refuses chunks first, entries still fit, and nothing is damaged. */
 static void test_full(void **state)
 {
@@ -543,7 +610,6 @@ static void test_full(void **state)
     disk_mem_free(mem);
 }
 
-/* ---- many segments: few files open, none opened at a start that knows them, drops ---- */
 struct dropped {
     struct seglog_drop d;
     bool done;
@@ -556,17 +622,137 @@ static void on_dropped(struct seglog_drop *d, enum rc rc)
     x->done = true;
     x->rc = rc;
 }
-static void on_raw(struct seglog_raw *r, enum rc rc)
-{
-    read_rc = rc;
-    *(bool *)r->data = true;
-}
 static void drop_wait(struct dropped *x)
 {
     while (!x->done)
         (void)uv_run(&loop, UV_RUN_ONCE);
     assert_int_equal(x->rc, RC_OK);
 }
+/* ---- reads of a part: the second asks the disk for its bytes alone ---- */
+static void expect_part(uint32_t i, uint32_t first, uint32_t n, enum rc want, uint64_t requests)
+{
+    enum rc rc = read_part(i, first, n);
+
+    if (rc != want || read_requests != requests)
+        fail_msg("record %u, block %u + %u: %s in %llu requests", i, first, n, rc_name(rc),
+                 (unsigned long long)read_requests);
+}
+static uint64_t headers_kept(void)
+{
+    struct seglog_stats st;
+
+    seglog_stats(slog, &st);
+    return st.header_bytes;
+}
+/* The byte at `at` of record i, which is `is`, rots on the disk. */
+static void rot(struct disk_mem *mem, const char *dir, uint32_t i, uint64_t at, uint8_t is)
+{
+    const struct seg_location *loc = &recs[i].a.loc;
+    char cmd[128];
+
+    if (mem != NULL) {
+        (void)snprintf(cmd, sizeof(cmd), "%016llx.seg", (unsigned long long)loc->segment_id);
+        assert_true(disk_mem_damage(mem, cmd, loc->offset + at, 1));
+        return;
+    }
+    (void)snprintf(cmd, sizeof(cmd),
+                   "printf '\\%03o' | dd of=$s bs=1 seek=%llu conv=notrunc,fsync 2>/dev/null",
+                   is ^ 1u, (unsigned long long)(loc->offset + at));
+    at_segment(cmd, dir, loc->segment_id);
+}
+/* Nothing else is under way, and the files of all records are open. */
+static void calm(enum disk_engine engine, const char *dir, struct disk_mem *mem)
+{
+    close_all();
+    open_all(engine, dir, mem, RC_OK);
+    for (uint32_t i = 0; i < RECORDS; i++)
+        (void)read_back(i);
+}
+/* Records 22 and 23 have three blocks, 16 and 20 two. */
+static void part_suite(enum disk_engine engine, struct disk_mem *mem)
+{
+    char dir[] = "/var/tmp/mikura-seglog-XXXXXX", cmd[64];
+    struct dropped x = {.d.data = &x};
+    struct seglog_read rd = {0};
+    struct seglog_stats st;
+    const uint32_t at = RECORD_BLOCK_BYTES + 5;
+    bool done = false;
+    uint64_t kept;
+    uint8_t *p;
+
+    assert_non_null(mkdtemp(dir));
+    live(engine, dir, mem);
+    calm(engine, dir, mem);
+    expect_part(22, 0, 0, RC_OK, 2); /* whole: past the kept ones, and none is kept */
+    expect_part(22, 1, 1, RC_OK, 2);
+    expect_part(22, 2, 1, RC_OK, 1);
+    expect_part(22, 0, 2, RC_OK, 1);
+    expect_part(22, 0, 3, RC_OK, 2);
+    expect_part(1, 0, 1, RC_OK, 2); /* its only block is all of it */
+    expect_part(1, 0, 1, RC_OK, 2);
+    seglog_stats(slog, &st);
+    assert_int_equal(st.header_hits_n, 2);
+    assert_int_equal(st.header_misses_n, 1);
+
+    rot(mem, dir, 22, 0, 'M'); /* the header; who knows it reads on, who looks there sees it */
+    expect_part(22, 1, 1, RC_OK, 1);
+    expect_part(22, 0, 0, RC_CORRUPT, 2);
+    expect_part(22, 1, 1, RC_CORRUPT, 2);
+    expect_part(22, 1, 1, RC_CORRUPT, 2);
+
+    expect_part(23, 1, 1, RC_OK, 2);
+    rot(mem, dir, 23, recs[23].a.loc.header_bytes + at, byte_of(23, at));
+    expect_part(23, 0, 1, RC_OK, 1);
+    expect_part(23, 1, 1, RC_CORRUPT, 1); /* and what was kept is gone */
+    assert_int_equal(headers_kept(), 0);
+    expect_part(23, 0, 1, RC_OK, 2);
+    expect_part(23, 0, 1, RC_OK, 1);
+
+    expect_part(20, 1, 0, RC_OK, 2);
+    recs[20].a.loc.plain_bytes = --recs[20].n; /* the index is wrong */
+    expect_part(20, 0, 1, RC_CORRUPT, 2);
+    recs[20].a.loc.plain_bytes = ++recs[20].n;
+    expect_part(20, 1, 1, RC_OK, 1);
+    rot(mem, dir, 20, 61, 0);
+    expect_part(20, 1, 1, RC_OK, 1);
+    calm(engine, dir, mem); /* nothing is known any more */
+    expect_part(20, 1, 1, RC_CORRUPT, 2);
+
+    /* a segment goes, and what is kept of it: also by the reader that it waits for */
+    expect_part(16, 1, 1, RC_OK, 2);
+    kept = headers_kept();
+    assert_true(kept > 0);
+    p = disk_buf_alloc(disk, RECORD_BLOCK_BYTES);
+    rd.data = &done;
+    assert_int_equal(seglog_read(slog, &rd, &recs[23].a.loc, 0, 1, p, RECORD_BLOCK_BYTES, on_read),
+                     RC_OK);
+    assert_int_equal(seglog_drop(slog, &x.d, recs[23].a.loc.segment_id, on_dropped), RC_OK);
+    drop_wait(&x);
+    assert_true(done && read_rc == RC_OK);
+    expect_part(23, 0, 1, RC_NOTFOUND, 0);
+    assert_int_equal(headers_kept(), kept);
+    x.done = false;
+    assert_int_equal(seglog_drop(slog, &x.d, recs[16].a.loc.segment_id, on_dropped), RC_OK);
+    expect_part(16, 1, 1, RC_NOTFOUND, 0);
+    drop_wait(&x);
+    assert_int_equal(headers_kept(), 0);
+    disk_buf_free(disk, p);
+    close_all();
+    (void)snprintf(cmd, sizeof(cmd), "rm -rf %s", dir);
+    assert_int_equal(system(cmd), 0);
+}
+static void test_part(void **state)
+{
+    struct disk_mem *mem = disk_mem_new(11, 64u << 20);
+
+    (void)state;
+    part_suite(DISK_MEMORY, mem);
+    disk_mem_free(mem);
+    part_suite(DISK_AUTO, NULL);
+    part_suite(DISK_PREAD, NULL);
+}
+
+/* ---- many segments: few files open, none opened at a start that knows them, drops ---- */
 static void many_suite(enum disk_engine engine, struct disk_mem *mem, uint32_t segments)
 {
     char dir[] = "/var/tmp/mikura-seglog-XXXXXX", cmd[64];
@@ -616,7 +802,7 @@ static void many_suite(enum disk_engine engine, struct disk_mem *mem, uint32_t s
         while (!done)
             (void)uv_run(&loop, UV_RUN_ONCE);
         assert_int_equal(read_rc, RC_OK);
-        assert_int_equal(p[1000], (uint8_t)(i * 31 + 1000 * 7 + (1000 >> 8)));
+        assert_int_equal(p[1000], byte_of(i, 1000));
     }
     seglog_stats(slog, &st);
     assert_true(st.files_open_n <= SEGLOG_FILES_MAX);
@@ -680,13 +866,14 @@ static void test_many(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_uring),        cmocka_unit_test(test_pread),
-        cmocka_unit_test(test_memory),       cmocka_unit_test(test_tmpfs_refused),
-        cmocka_unit_test(test_create_hurry), cmocka_unit_test(test_crash),
-        cmocka_unit_test(test_io_failures),  cmocka_unit_test(test_damage),
-        cmocka_unit_test(test_damage_tail),  cmocka_unit_test(test_full),
-        cmocka_unit_test(test_many),         cmocka_unit_test(test_bad_head),
-        cmocka_unit_test(test_strange_files)};
+        cmocka_unit_test(test_uring),         cmocka_unit_test(test_pread),
+        cmocka_unit_test(test_memory),        cmocka_unit_test(test_tmpfs_refused),
+        cmocka_unit_test(test_create_hurry),  cmocka_unit_test(test_crash),
+        cmocka_unit_test(test_io_failures),   cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_damage_tail),   cmocka_unit_test(test_full),
+        cmocka_unit_test(test_many),          cmocka_unit_test(test_bad_head),
+        cmocka_unit_test(test_strange_files), cmocka_unit_test(test_other_header),
+        cmocka_unit_test(test_part)};
     int bad;
 
     if (uv_loop_init(&loop) != 0) return 1;
