@@ -3,12 +3,15 @@
  * without. */
 #include "disk_model.h"
 #include "storaged/repair/reclaim.h"
+#include "temp_dir.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -22,15 +25,14 @@ static const char *mount_fs(void)
 {
     char cmd[640];
 
-    (void)snprintf(base, sizeof(base), "/var/tmp/mikura-enospc-XXXXXX");
-    if (mkdtemp(base) == NULL) return "no temporary folder";
+    temp_dir_make(base, sizeof(base), "enospc", false);
     (void)snprintf(mnt, sizeof(mnt), "%s/mnt", base);
     if (geteuid() != 0) return "mounting needs root";
     if (access("/dev/loop-control", F_OK) != 0) return "no loop devices here";
     (void)snprintf(cmd, sizeof(cmd),
                    "mkdir %s && truncate -s %dM %s/fs.img && mkfs.ext4 -q -m 0 %s/fs.img && "
-                   "mount -o loop %s/fs.img %s",
-                   mnt, FS_MIB, base, base, base, mnt);
+                   "mount -o loop %s/fs.img %s && rm %s/fs.img",
+                   mnt, FS_MIB, base, base, base, mnt, base);
     return system(cmd) == 0 ? NULL : "mkfs.ext4 or mount -o loop is refused here";
 }
 static int unmount_fs(void **state)
@@ -683,6 +685,11 @@ int main(void)
         cmocka_unit_test_teardown(test_full, unmount_fs)};
     int bad;
 
+    /* mounts of this process's own: they, the loop device and its file go with it, if it is killed
+     */
+    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+        print_message("no mount namespace: %s\n",
+                      strerror(errno)); /* mounting will not go, either */
     loop_begin();
     bad = cmocka_run_group_tests(tests, NULL, NULL);
     if (bad == 0) loop_end(); /* else something is still open, and would be waited for */
