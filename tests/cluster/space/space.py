@@ -40,6 +40,26 @@ class Reader(threading.Thread):
                         self.wrong.append((i, str(e)))
 
 
+MOVED = ('disk_log:flushes', 'disk_log:records', 'disk_log:records_a_flush_max', 'disk_log:flush_us', 'disk_log:flush_us_max', 'disk_log:row_batches',
+         'disk_log:rows', 'disk_log:rows_a_batch_max', 'disk_log:row_batches_us', 'disk_bytes:total', 'disk_bytes:free', 'disk_bytes:free_for_chunks',
+         'disk_bytes:free_for_entries', 'disk_bytes:index', 'disk_bytes:segments', 'disk_bytes:live', 'disk_segments', 'disk_buffer_bytes:total',
+         'scrub:pass', 'scrub:total_bytes', 'scrub:started_unix_ms', 'scrub:records')
+THERE = ('disk_queue:waiting', 'disk_queue:appends', 'disk_queue:rows', 'disk_queue:reads', 'disk_queue:requests', 'disk_queue:requests_begun',
+         'disk_buffer_bytes:used', 'disk_damage:stretches', 'disk_damage:heads_mended', 'disk_quarantined', 'disk_out', 'reclaim:stuck', 'reclaim:yields',
+         'scrub:done_bytes', 'scrub:end_unix_ms', 'scrub:next_unix_ms', 'scrub:bad_chunks', 'scrub:bad_entries', 'scrub:bad_dead', 'scrub:bad_heads',
+         'scrub:bad_files', 'scrub:unreadable_pages', 'scrub:orphans', 'scrub:yields')
+
+
+def metrics_move(node):
+    """Queues, flushes, sizes of batches, scrub and classes of space, after puts."""
+    got = {name: gauge(node, *name.split(':')) for name in MOVED + THERE}
+    still = [name for name in MOVED if got[name] == 0]
+    check(not still, '%s: metrics that stand at 0: %s' % (node, still))
+    check(got['disk_bytes:free_for_chunks'] < got['disk_bytes:free_for_entries'] <= got['disk_bytes:free'] < got['disk_bytes:total'], 'classes of free: %s' % got)
+    check(got['disk_bytes:live'] <= got['disk_bytes:segments'], 'live: %s' % got)
+    check(got['disk_log:rows'] >= got['disk_log:row_batches'] and got['disk_log:records'] >= got['disk_log:records_a_flush_max'], 'batches: %s' % got)
+
+
 def main():
     op, agent, reader = cluster.api('operator/admin'), cluster.api('society/space/a1'), cluster.api('researcher/reader')
     ready(op)
@@ -51,6 +71,9 @@ def main():
     full = {n: used(n) for n in NODES}
     for n in NODES:
         check(full[n] - empty[n] >= BIG * 5 * MIB, '%s: %d bytes of segments before, %d after' % (n, empty[n], full[n]))
+
+    for n in NODES:
+        metrics_move(n)
 
     for i in (k for k in range(BIG) if k not in KEPT):
         op.call('Objects.Delete', v1('DeleteRequest', object=v1('ObjectRef', collection='space', case_id='big-%d' % i, path='p'),
