@@ -491,7 +491,7 @@ static uint64_t wal_bytes(const char *index_dir)
 /* It gives room to write rows, once: only a start that has some to write takes it. */
 static void ballast_give(struct store *s)
 {
-    if (!s->tight || !s->ballast) return;
+    if (!s->tight) return;
     store_ballast_drop(s->dir);
     s->ballast = false;
 }

@@ -522,6 +522,23 @@ static void test_starts_full_damaged(void **state)
     (void)close(fd);
 }
 
+/* A disk with chunks, full, after a start that found it so: no rows are in its WAL. */
+static int full_once(struct model *m)
+{
+    int fd;
+
+    fs_or_skip();
+    model_on(m);
+    model_open(m);
+    model_fill(m, 0, 12, 30);
+    model_close(m);
+    fd = other_open();
+    fill_rest(fd);
+    model_open(m);
+    model_close(m);
+    return fd;
+}
+
 /* The first start writes what the WAL holds, before somebody takes all that it leaves; three more
  * beside him, who has every block that becomes free. */
 static void test_starts_beside_greedy(void **state)
@@ -531,15 +548,7 @@ static void test_starts_beside_greedy(void **state)
     int fd;
 
     (void)state;
-    fs_or_skip();
-    model_on(&m);
-    model_open(&m);
-    model_fill(&m, 0, 12, 30);
-    model_close(&m);
-    fd = other_open();
-    fill_rest(fd);
-    model_open(&m);
-    model_close(&m);
+    fd = full_once(&m);
     pid = greedy_begin();
     for (uint32_t start = 0; start < INDEX_SPARES_LARGE - 1; start++) {
         model_open(&m);
@@ -564,15 +573,7 @@ static void test_no_rows_without_ballast(void **state)
     int fd;
 
     (void)state;
-    fs_or_skip();
-    model_on(&m);
-    model_open(&m);
-    model_fill(&m, 0, 12, 30);
-    model_close(&m);
-    fd = other_open();
-    fill_rest(fd);
-    model_open(&m); /* no rows are in the WAL then */
-    model_close(&m);
+    fd = full_once(&m);
     (void)snprintf(path, sizeof(path), "%s/ballast", m.dir);
     assert_int_equal(unlink(path), 0);
     settle();
