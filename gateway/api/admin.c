@@ -142,9 +142,12 @@ static const char *disk_told(struct arena *a, const Mikura__Internal__V1__DiskSt
                              const char *node)
 {
     if (strcmp(s->state, "full") == 0)
-        return arena_str(a,
-                         "disk %s of storaged '%s' is full: delete objects or add a disk or node",
-                         s->path, node);
+        return arena_str(
+            a,
+            "disk %s of storaged '%s' is full (%llu bytes free): delete objects, or what "
+            "else lies on its file system, or add a disk or node",
+            s->path, node,
+            (unsigned long long)(s->total_bytes - MIN(s->used_bytes, s->total_bytes)));
     if (strncmp(s->state, "damaged", 7) == 0)
         return arena_str(a, "disk %s of storaged '%s' is %s", s->path, node, s->state);
     return arena_str(a,

@@ -87,6 +87,8 @@ enum rc index_open(const struct index_conf *conf, struct index **ret_ix, struct 
      */
     rocksdb_options_set_info_log_level(ix->opts, 5);
     rocksdb_options_set_manifest_preallocation_size(ix->opts, 256u << 10); /* of 4 MiB */
+    if (conf->spares != NULL)
+        ix->spares = spares_use(ix->opts, conf->spares, INDEX_SPARES_LARGE, INDEX_SPARES_SMALL);
     table = rocksdb_block_based_options_create();
     lru = rocksdb_cache_create_lru(cache / 2);
     rocksdb_block_based_options_set_block_cache(table, lru);
@@ -159,6 +161,7 @@ void index_close(struct index *ix)
     rocksdb_readoptions_destroy(ix->ro);
     rocksdb_readoptions_destroy(ix->ro_scan);
     rocksdb_writeoptions_destroy(ix->wo);
+    spares_free(ix->spares);
     mark_close(ix);
     room_deinit(ix);
     (void)pthread_mutex_destroy(&ix->mark.lock);

@@ -46,6 +46,10 @@ struct index_applied {
 };
 
 #define INDEX_CACHE_DEFAULT (64u << 20)
+/* conf.spares: files there that have blocks and nothing in them, large-0... for manifests and
+ * small-0... for the rest, which an open takes for the files that it makes (spares.cc). */
+#define INDEX_SPARES_LARGE 4u
+#define INDEX_SPARES_SMALL 24u
 struct index_conf {
     const char *dir;
     size_t cache_bytes; /* block cache and memtables together; 0 = INDEX_CACHE_DEFAULT */
@@ -53,7 +57,8 @@ struct index_conf {
     /* For a look at what nobody serves: nothing is written (but RocksDB's own LOG), none is made
      * when there is none, and a WAL that stops before its end is RC_CORRUPT. */
     bool read_only;
-    bool torn_wal; /* read_only: such a WAL is read as far as it is good */
+    bool torn_wal;      /* read_only: such a WAL is read as far as it is good */
+    const char *spares; /* the file system is full; NULL: files are made as ever */
 };
 /* Creates it when there is none. RC_CORRUPT, RC_IO, RC_PRECOND (another format),
  * RC_BUSY (open elsewhere). */
@@ -67,7 +72,7 @@ struct index *index_cached(struct index *ix);
  * Told until the next index_sync. */
 bool index_lost(struct index *ix);
 /* From now on no write begins while the file system has less room than that (0: none is refused):
- * it is RC_FULL. */
+ * it is RC_FULL. No spares are taken any more. */
 void index_room_keep(struct index *ix, uint64_t bytes);
 /* All batches before are durable. RC_IO. */
 MUST_CHECK enum rc index_sync(struct index *ix, struct err *reterr);

@@ -120,6 +120,12 @@ void room_met_full(struct index *ix); /* a write did */
 void resume_listen(rocksdb_options_t *opts, void (*full)(void *ctx, int of_wal), void *ctx);
 int resume_now(rocksdb_t *db, char *msg, size_t msg_n);
 unsigned long long resume_wal(rocksdb_t *db);
+/* spares.cc, which says what they do. */
+struct spares;
+struct spares *spares_use(rocksdb_options_t *opts, const char *dir, unsigned large_n,
+                          unsigned small_n);
+void spares_end(struct spares *s);
+void spares_free(struct spares *s);
 
 struct index {
     rocksdb_t *db;
@@ -132,7 +138,8 @@ struct index {
     struct space space;
     struct mark mark;
     struct room room;
-    uint64_t syncs_n; /* atomic */
+    struct spares *spares; /* NULL: there was room for an open */
+    uint64_t syncs_n;      /* atomic */
     /* This with a read tier, for reads of rows only: it has no part in `space`. NULL in that one.
      */
     struct index *cached;

@@ -40,6 +40,7 @@ void room_deinit(struct index *ix)
 
 void index_room_keep(struct index *ix, uint64_t bytes)
 {
+    if (ix->spares != NULL) spares_end(ix->spares);
     __atomic_store_n(&ix->room.least_bytes, bytes, __ATOMIC_RELAXED);
 }
 

@@ -1,19 +1,10 @@
 /* storaged/index/resume.cc - RocksDB's background errors: told, and ended once there is room. Its C
- * interface has no call for either; the two structs are what its db/c.cc has (unchanged since 2013;
- * test_enospc fails if they ever differ). */
+ * interface has no call for either. */
+#include "storaged/index/rocksdb_rep.h"
 #include <cstdio>
 #include <memory>
-#include <rocksdb/db.h>
 #include <rocksdb/listener.h>
-#include <rocksdb/options.h>
 #include <rocksdb/transaction_log.h>
-
-struct rocksdb_t {
-    rocksdb::DB *rep;
-};
-struct rocksdb_options_t {
-    rocksdb::Options rep;
-};
 
 extern "C" {
 void resume_listen(rocksdb_options_t *opts, void (*full)(void *ctx, int of_wal), void *ctx);

@@ -12,6 +12,7 @@
 #include "storaged/store/store.h"
 #include "storaged/store/store_priv.h"
 #include "common/base/clock.h"
+#include "common/base/log.h"
 #include "common/fiber/worker.h"
 #include <dirent.h>
 #include <fcntl.h>
@@ -24,6 +25,9 @@
 #include <uv.h>
 
 #define ROOM_PAUSE_MS 100u
+/* Of the log: their rows fit into a WAL of STORE_SPARE_BYTES (a record is at least a page, its row
+ * some 250 bytes). */
+#define REPLAY_SMALL_BYTES (8 * STORE_SPARE_BYTES)
 /* The records that one flush made durable get their rows in several batches, not in one: the first
  * of them are told, and the next bytes are written, while rows of the others are made (64 KiB
  * chunks, 128 under way: 20 % more a second). Of many that wait an eighth, so that small ones
@@ -61,13 +65,43 @@ struct store {
     char *index_dir;
     uint64_t measured_ms;
     uint64_t others_bytes, ballast_bytes; /* 0: in memory */
-    bool ballast;                         /* it is there */
+    bool ballast, spares;                 /* they are there */
+    bool tight;                           /* it opens on a full file system */
+    uint64_t ballast_ms;                  /* when it was last tried to make it */
     bool damaged;
     bool hasty; /* waits for room no more */
     bool closing, log_closed;
     void (*close_cb)(void *data);
     void *close_data;
 };
+
+/* ---- room ---- */
+/* Without a ballast the index takes no rows: the next start might have no room to write them to
+ * tables. */
+static void room_keep(struct store *s)
+{
+    bool lacks = s->ballast_bytes > 0 && !s->ballast;
+
+    index_room_keep(s->index, lacks ? UINT64_MAX : s->others_bytes / STORE_INDEX_ROOM);
+}
+
+/* A ballast that a start gave back, as soon as what it leaves is enough to write. What makes them
+ * fail although there is room (a file system that knows no fallocate) is no reason to refuse. */
+static void ballast_keep(struct store *s)
+{
+    uint64_t now = clock_boot_ms(), total = 0, left = 0;
+
+    if (s->ballast_bytes == 0 || (s->ballast && s->spares)) return;
+    if (s->ballast_ms != 0 && now < s->ballast_ms + ROOM_PAUSE_MS) return;
+    s->ballast_ms = now;
+    if (!s->spares) s->spares = store_spares_make(s->dir, STORE_MANIFEST_BYTES(s->others_bytes));
+    if (s->ballast || disk_space(s->disk, &total, &left) != RC_OK ||
+        left < s->ballast_bytes + s->others_bytes / STORE_INDEX_ROOM)
+        return;
+    s->ballast = true;
+    if (!store_ballast_make(s->dir, s->ballast_bytes)) log_warn("no_ballast", "dir=%s", s->dir);
+    room_keep(s);
+}
 
 /* ---- rows ---- */
 /* Of a log entry `index` holds the group's prefix bits and the placement hash its prefix: so that
@@ -135,6 +169,7 @@ static void batch_again(uv_timer_t *t)
 {
     struct store *s = t->data;
 
+    ballast_keep(s);
     worker_queue(s->worker, &s->batch);
 }
 
@@ -251,6 +286,7 @@ static enum rc append_begin(struct store *s, struct store_append *a, store_appen
         a->err = s->failed;
         return s->failed.rc;
     }
+    ballast_keep(s);
     if (uv_is_active((uv_handle_t *)&s->again)) {
         return err_set(&a->err, RC_FULL, "the file system of the disk is full");
     }
@@ -432,18 +468,37 @@ void store_close(struct store *s, void (*cb)(void *data), void *data)
     seglog_close(s->log, on_log_closed, s);
 }
 
-/* Made when there is more room than the index may ever want; a start that finds little took it. */
-static void ballast_keep(struct store *s)
+/* Of the index's WAL. */
+static uint64_t wal_bytes(const char *index_dir)
 {
-    uint64_t total = 0, left = 0;
+    DIR *d = opendir(index_dir);
+    uint64_t bytes = 0;
+    struct dirent *e;
+    struct stat st;
 
-    if (s->ballast || s->ballast_bytes == 0 || disk_space(s->disk, &total, &left) != RC_OK) return;
-    if (left >= s->others_bytes + s->ballast_bytes)
-        s->ballast = store_ballast_make(s->dir, s->ballast_bytes);
+    if (d == NULL) return 0;
+    while ((e = readdir(d)) != NULL) {
+        size_t n = strlen(e->d_name);
+
+        if (n > 4 && strcmp(e->d_name + n - 4, ".log") == 0 &&
+            fstatat(dirfd(d), e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0)
+            bytes += (uint64_t)st.st_size;
+    }
+    (void)closedir(d);
+    return bytes;
+}
+
+/* It gives room to write rows, once: only a start that has some to write takes it. */
+static void ballast_give(struct store *s)
+{
+    if (!s->tight) return;
+    store_ballast_drop(s->dir);
+    s->ballast = false;
 }
 
 /* Before the index is opened, which writes. */
-static void ballast_begin(struct store *s, const struct store_conf *conf)
+static void ballast_begin(struct store *s, const struct store_conf *conf, const char *index_dir,
+                          const char *spare_dir, struct index_conf *ic)
 {
     uint64_t cache = conf->cache_bytes != 0 ? conf->cache_bytes : INDEX_CACHE_DEFAULT;
     uint64_t total = 0, left = 0;
@@ -451,7 +506,11 @@ static void ballast_begin(struct store *s, const struct store_conf *conf)
     if (conf->engine == DISK_MEMORY || disk_space(s->disk, &total, &left) != RC_OK) return;
     s->others_bytes = STORE_OTHERS_BYTES(cache, total);
     s->ballast_bytes = STORE_BALLAST_BYTES(cache, s->others_bytes);
-    if (left < s->ballast_bytes) store_ballast_drop(s->dir);
+    s->ballast = store_ballast_there(s->dir, s->ballast_bytes);
+    s->tight = left < s->ballast_bytes;
+    if (!s->tight) return;
+    ic->spares = spare_dir;
+    if (wal_bytes(index_dir) > STORE_SPARE_BYTES || !store_spares_enough(s->dir)) ballast_give(s);
 }
 
 /* What the index takes of the file system, at most once a second: a few hundred files at most,
@@ -473,7 +532,6 @@ static void index_measure(struct store *s)
     }
     (void)closedir(d);
     seglog_others_used(s->log, used);
-    ballast_keep(s);
 }
 
 /* ---- opening ---- */
@@ -578,18 +636,23 @@ static enum rc on_record(void *ctx, const struct seg_location *loc, const struct
     return rc;
 }
 
-/* After a start all segments are finished. */
-static void facts_all(struct store *s, struct index_rows *rows)
+/* After a start all segments are finished. How many of them the index does not know as such yet;
+ * rows: NULL to count only. */
+static uint32_t facts_all(struct store *s, struct index_rows *rows)
 {
     struct seglog_segment f[64];
     uint64_t from = 0;
-    uint32_t n;
+    uint32_t n, new_n = 0;
 
     while ((n = seglog_segments(s->log, from, f, ARRAY_N(f))) > 0) {
-        for (uint32_t i = 0; i < n; i++)
-            if (!known(s, &f[i])) index_rows_segment(rows, &f[i]);
+        for (uint32_t i = 0; i < n; i++) {
+            if (known(s, &f[i])) continue;
+            if (rows != NULL) index_rows_segment(rows, &f[i]);
+            new_n++;
+        }
         from = f[n - 1].id + 1;
     }
+    return new_n;
 }
 
 static const char REBUILD_NOTE[] = "rebuild";
@@ -687,8 +750,16 @@ static enum rc replay(struct store *s, struct err *reterr)
     } else if (rc == RC_OK) { /* a rebuild that did not come to its end goes on as one */
         rc = rebuild_marked(s, &r.rebuilding, reterr);
     }
+    if (end.segment_id != from.segment_id || end.offset > from.offset + REPLAY_SMALL_BYTES)
+        ballast_give(s);
     if (rc == RC_OK) rc = seglog_replay(s->log, from, &rp, reterr);
     if (rc == RC_OK) rc = r.rc;
+    if (end.segment_id == 0) end.offset = SEGLOG_DATA_AT; /* never zero: that is a lost index */
+    s->upto = end;
+    /* a start that has nothing to say writes nothing: a full disk may see many */
+    if (rc == RC_OK && s->replayed_n == 0 && !r.rebuilding && !index_lost(s->index) &&
+        end.segment_id == from.segment_id && end.offset == from.offset && facts_all(s, NULL) == 0)
+        return RC_OK;
     if (rc == RC_OK && r.rows == NULL) {
         rc = index_rows_new(s->index, &r.rows);
         if (rc != RC_OK) (void)err_set(reterr, rc, "replay: %s", rc_text(rc));
@@ -697,12 +768,9 @@ static enum rc replay(struct store *s, struct err *reterr)
         index_rows_free(r.rows);
         return rc;
     }
-    /* Also when nothing was replayed: from may lie behind a log that was cut. Never zero, and
-     * durable: from now on zero means a lost index. */
-    if (end.segment_id == 0) end.offset = SEGLOG_DATA_AT;
-    facts_all(s, r.rows);
+    /* Also when nothing was replayed: from may lie behind a log that was cut. */
+    (void)facts_all(s, r.rows);
     rc = index_rows_commit(r.rows, end, reterr);
-    s->upto = end;
     if (rc == RC_OK && r.rebuilding) rc = rebuild_mark(s, false, reterr);
     return rc == RC_OK ? index_sync(s->index, reterr) : rc;
 }
@@ -739,7 +807,7 @@ static enum rc sub_dir(const char *dir, const char *name, char *out, size_t cap,
 enum rc store_open(const struct store_conf *conf, struct store **ret_store, struct err *reterr)
 {
     struct store *s = calloc(1, sizeof(*s));
-    char path[1024];
+    char path[1024], spares[1024];
     struct disk_conf dc = {.loop = conf->loop,
                            .dir = path,
                            .engine = conf->engine,
@@ -762,8 +830,9 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
     if (rc == RC_OK) rc = store_dir_damaged(s->dir, &s->damaged, reterr);
     if (rc == RC_OK) rc = sub_dir(s->dir, "segments", path, sizeof(path), reterr);
     if (rc == RC_OK) rc = disk_open(&dc, &s->disk, reterr);
-    if (rc == RC_OK) ballast_begin(s, conf);
+    if (rc == RC_OK) rc = sub_dir(s->dir, "spare", spares, sizeof(spares), reterr);
     if (rc == RC_OK) rc = sub_dir(s->dir, "index", path, sizeof(path), reterr);
+    if (rc == RC_OK) ballast_begin(s, conf, path, spares, &ic);
     if (rc == RC_OK) rc = index_open(&ic, &s->index, reterr);
     if (rc == RC_CORRUPT && s->disk != NULL && reterr != NULL) {
         (void)err_prefix(reterr,
@@ -799,7 +868,8 @@ enum rc store_open(const struct store_conf *conf, struct store **ret_store, stru
     }
     CHECK(uv_timer_init(s->loop, &s->again) == 0); /* never fails */
     s->again.data = s;
-    index_room_keep(s->index, s->others_bytes / STORE_INDEX_ROOM);
+    ballast_keep(s);
+    room_keep(s);
     *ret_store = s;
     return RC_OK;
 }
@@ -822,7 +892,10 @@ struct worker *store_worker(struct store *s)
 
 void store_status(struct store *s, struct store_status *ret)
 {
-    if (s->log != NULL) index_measure(s);
+    if (s->log != NULL) {
+        index_measure(s);
+        ballast_keep(s);
+    }
     *ret = (struct store_status){.disk_id = s->disk_id,
                                  .dir = s->dir,
                                  .engine = disk_engine_name(s->disk),

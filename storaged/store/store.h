@@ -5,7 +5,7 @@
  *   DIR/LOCK      flock'd by the process that serves the disk
  *   DIR/damaged   there while something that was promised is known to be missing
  *   DIR/segments  the segment log        DIR/index  RocksDB
- *   DIR/ballast   blocks for a start on a full file system (store_ballast.c)
+ *   DIR/ballast, DIR/spare   blocks for a start on a full file system (store_ballast.c)
  *
  * Bytes and log entries: the functions below, on the loop, asynchronous. A callback with RC_OK
  * means durable in the log *and* found in the index. Everything in the index (chunk look-up, group
@@ -30,7 +30,9 @@
 /* Of blocks in DIR/ballast, which a start on a full file system gives back: its WAL, which is as
  * large as the cache at most, becomes tables then. */
 #define STORE_BALLAST_BYTES(cache, others) MIN((cache) + (4u << 20), (others) / 3)
-#define STORE_APPENDS_MAX                  (2 * SEGLOG_APPENDS_MAX) /* accepted and not yet answered */
+/* Of a spare file for a manifest, which names each table: 64 MiB in some 200 bytes. */
+#define STORE_MANIFEST_BYTES(others) MIN(MAX((others) / 64, 64u << 10), 4u << 20)
+#define STORE_APPENDS_MAX            (2 * SEGLOG_APPENDS_MAX) /* accepted and not yet answered */
 
 struct store;
 struct store_conf {

@@ -6,6 +6,7 @@ set -euo pipefail
 : "${MIKURA_SOURCE:=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)}" "${MIKURA_BUILD:=$MIKURA_SOURCE/.build/release}"
 work=$(mktemp -d "${TMPDIR:-/tmp}/mikura-test.XXXXXX")
 export MIKURA_SOURCE MIKURA_BUILD MIKURA_WORK=$work
+at_end() { :; } # a test's own, when its daemons are gone
 lib_end() {
     local rc=$? log
     if [ -e "$work/c/cluster.conf" ]; then
@@ -17,9 +18,23 @@ lib_end() {
         fi
         "$MIKURA_SOURCE/deploy/cluster" down --purge --dir "$work/c" >/dev/null || true
     fi
+    at_end
     rm -rf "$work"
 }
 trap lib_end EXIT
+# What earlier tests left that were killed (ctest does that at a time limit): their daemons and folders.
+echo "$$ $(awk '{ print $22 }' /proc/$$/stat)" >"$work/owner"
+lib_sweep() {
+    local d pid since
+    for d in "${TMPDIR:-/tmp}"/mikura-test.*; do
+        read -r pid since 2>/dev/null <"$d/owner" || continue
+        [ "$(awk '{ print $22 }' "/proc/$pid/stat" 2>/dev/null)" != "$since" ] || continue
+        mv "$d/owner" "$d/owner.$$" 2>/dev/null || continue # another one sweeps
+        [ ! -e "$d/c/cluster.conf" ] || "$MIKURA_SOURCE/deploy/cluster" down --purge --dir "$d/c" >/dev/null 2>&1 || true
+        rm -rf --one-file-system "$d"
+    done
+}
+lib_sweep
 
 fail() {
     echo "FAILED: $*" >&2

@@ -3,11 +3,13 @@
 Messages come from the .proto files at run time (protoc, a descriptor pool), so that a test sees
 every service, method and field that the project declares. Nothing of mikura's own code is used.
 """
+import glob
 import hashlib
 import http.client
 import os
 import random
 import ssl
+import struct
 import subprocess
 import sys
 import time
@@ -200,6 +202,19 @@ def run(*command, rc=0, env=None):
     return got
 
 
+def chunk_records(path):
+    """(offset, header bytes, plain bytes) of the chunk records in a segment: storaged/segment/README.md."""
+    with open(path, 'rb') as f:
+        data = f.read()
+    at = 8192
+    while at + 4096 <= len(data) and data[at:at + 8] == b'MIKURAR\x1a':
+        header, kind = struct.unpack_from('<II', data, at + 12)
+        plain = struct.unpack_from('<I', data, at + 128)[0]
+        if kind == 1:
+            yield at, header, plain
+        at += (header + plain + 4095) // 4096 * 4096
+
+
 class Cluster:
     """deploy/cluster on $MIKURA_WORK/c."""
 
@@ -262,6 +277,27 @@ class Cluster:
         text = r.read().decode()
         h.close()
         return r.status, text
+
+    def counter(self, at, name):
+        for line in self.http('operator/admin', at, '/metrics')[1].splitlines():
+            if line.startswith(name + ' '):
+                return int(line.split()[1])
+        return 0
+
+    def flip_chunks(self, node):
+        """One bit in the payload of each chunk's record on the node's first disk; how many there were."""
+        n = 0
+        for path in glob.glob(os.path.join(self.dir, node, 'disk-1', 'segments', '*.seg')):
+            for at, header, plain in list(chunk_records(path)):
+                with open(path, 'r+b', buffering=0) as f:
+                    place = at + header + (n * 7919) % plain
+                    f.seek(place)
+                    b = f.read(1)
+                    f.seek(place)
+                    f.write(bytes([b[0] ^ (1 << n % 8)]))
+                    os.fsync(f.fileno())
+                n += 1
+        return n
 
     def gauges(self, at):
         """What /metrics of a daemon shows now, by name with labels; counters left out."""

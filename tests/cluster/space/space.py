@@ -1,9 +1,6 @@
 """tests/cluster/space/space.py - put, delete: the disks get their room back; flip bytes on one replica:
 the scrub finds them, reads are never wrong, the copy is repaired from the others."""
-import glob
 import json
-import os
-import struct
 import threading
 
 from mk import Cluster, Refused, blob, check, collection, grant, ready, request_id, until, v1
@@ -20,44 +17,8 @@ def gauge(node, name, of=None):
     return cluster.gauges(node)['mikura_%s{disk="0"%s}' % (name, ',of="%s"' % of if of else '')]
 
 
-def counter(node, name):
-    for line in cluster.http('operator/admin', node, '/metrics')[1].splitlines():
-        if line.startswith(name + ' '):
-            return int(line.split()[1])
-    return 0
-
-
 def used(node):
     return gauge(node, 'disk_bytes', 'segments')
-
-
-def chunk_records(path):
-    """(offset, header bytes, plain bytes) of the chunk records in a segment: storaged/segment/README.md."""
-    with open(path, 'rb') as f:
-        data = f.read()
-    at = 8192
-    while at + 4096 <= len(data) and data[at:at + 8] == b'MIKURAR\x1a':
-        header, kind = struct.unpack_from('<II', data, at + 12)
-        plain = struct.unpack_from('<I', data, at + 128)[0]
-        if kind == 1:
-            yield at, header, plain
-        at += (header + plain + 4095) // 4096 * 4096
-
-
-def flip_all(node):
-    """One bit in the payload of each chunk's record on that disk."""
-    n = 0
-    for path in glob.glob(os.path.join(cluster.dir, node, 'disk-1', 'segments', '*.seg')):
-        for at, header, plain in list(chunk_records(path)):
-            with open(path, 'r+b', buffering=0) as f:
-                place = at + header + (n * 7919) % plain
-                f.seek(place)
-                b = f.read(1)
-                f.seek(place)
-                f.write(bytes([b[0] ^ (1 << n % 8)]))
-                os.fsync(f.fileno())
-            n += 1
-    return n
 
 
 class Reader(threading.Thread):
@@ -79,6 +40,26 @@ class Reader(threading.Thread):
                         self.wrong.append((i, str(e)))
 
 
+MOVED = ('disk_log:flushes', 'disk_log:records', 'disk_log:records_a_flush_max', 'disk_log:flush_us', 'disk_log:flush_us_max', 'disk_log:row_batches',
+         'disk_log:rows', 'disk_log:rows_a_batch_max', 'disk_log:row_batches_us', 'disk_bytes:total', 'disk_bytes:free', 'disk_bytes:free_for_chunks',
+         'disk_bytes:free_for_entries', 'disk_bytes:index', 'disk_bytes:segments', 'disk_bytes:live', 'disk_segments', 'disk_buffer_bytes:total',
+         'scrub:pass', 'scrub:total_bytes', 'scrub:started_unix_ms', 'scrub:records')
+THERE = ('disk_queue:waiting', 'disk_queue:appends', 'disk_queue:rows', 'disk_queue:reads', 'disk_queue:requests', 'disk_queue:requests_begun',
+         'disk_buffer_bytes:used', 'disk_damage:stretches', 'disk_damage:heads_mended', 'disk_quarantined', 'disk_out', 'reclaim:stuck', 'reclaim:yields',
+         'scrub:done_bytes', 'scrub:end_unix_ms', 'scrub:next_unix_ms', 'scrub:bad_chunks', 'scrub:bad_entries', 'scrub:bad_dead', 'scrub:bad_heads',
+         'scrub:bad_files', 'scrub:unreadable_pages', 'scrub:orphans', 'scrub:yields')
+
+
+def metrics_move(node):
+    """Queues, flushes, sizes of batches, scrub and classes of space, after puts."""
+    got = {name: gauge(node, *name.split(':')) for name in MOVED + THERE}
+    still = [name for name in MOVED if got[name] == 0]
+    check(not still, '%s: metrics that stand at 0: %s' % (node, still))
+    check(got['disk_bytes:free_for_chunks'] < got['disk_bytes:free_for_entries'] <= got['disk_bytes:free'] < got['disk_bytes:total'], 'classes of free: %s' % got)
+    check(got['disk_bytes:live'] <= got['disk_bytes:segments'], 'live: %s' % got)
+    check(got['disk_log:rows'] >= got['disk_log:row_batches'] and got['disk_log:records'] >= got['disk_log:records_a_flush_max'], 'batches: %s' % got)
+
+
 def main():
     op, agent, reader = cluster.api('operator/admin'), cluster.api('society/space/a1'), cluster.api('researcher/reader')
     ready(op)
@@ -90,6 +71,9 @@ def main():
     full = {n: used(n) for n in NODES}
     for n in NODES:
         check(full[n] - empty[n] >= BIG * 5 * MIB, '%s: %d bytes of segments before, %d after' % (n, empty[n], full[n]))
+
+    for n in NODES:
+        metrics_move(n)
 
     for i in (k for k in range(BIG) if k not in KEPT):
         op.call('Objects.Delete', v1('DeleteRequest', object=v1('ObjectRef', collection='space', case_id='big-%d' % i, path='p'),
@@ -106,21 +90,21 @@ def main():
 
     looking = Reader(cluster.api('researcher/reader'))
     looking.start()
-    flipped = flip_all(VICTIM)
+    flipped = cluster.flip_chunks(VICTIM)
     check(flipped >= len(KEPT), 'only %d chunk records were found' % flipped)
-    until('what rotted is found', 60, lambda: counter(VICTIM, 'mikura_chunks_quarantined_total') >= len(KEPT))
+    until('what rotted is found', 60, lambda: cluster.counter(VICTIM, 'mikura_chunks_quarantined_total') >= len(KEPT))
     until('and repaired', 60, lambda: gauge(VICTIM, 'disk_quarantined') == 0 and
-          counter(VICTIM, 'mikura_chunks_repaired_total') == counter(VICTIM, 'mikura_chunks_quarantined_total'))
-    found, at = counter(VICTIM, 'mikura_chunks_quarantined_total'), gauge(VICTIM, 'scrub', 'pass')
+          cluster.counter(VICTIM, 'mikura_chunks_repaired_total') == cluster.counter(VICTIM, 'mikura_chunks_quarantined_total'))
+    found, at = cluster.counter(VICTIM, 'mikura_chunks_quarantined_total'), gauge(VICTIM, 'scrub', 'pass')
     until('two more passes', 60, lambda: gauge(VICTIM, 'scrub', 'pass') >= at + 2)  # one of them began after the repair
-    check(counter(VICTIM, 'mikura_chunks_quarantined_total') == found, 'a later pass found more')
+    check(cluster.counter(VICTIM, 'mikura_chunks_quarantined_total') == found, 'a later pass found more')
     looking.stop = True
     looking.join()
     check(not looking.wrong, 'wrong reads: %s' % looking.wrong)
     check(looking.reads >= len(KEPT), 'only %d reads' % looking.reads)
     for n in NODES:
         if n != VICTIM:
-            check(counter(n, 'mikura_chunks_quarantined_total') == 0, '%s: found what nobody broke' % n)
+            check(cluster.counter(n, 'mikura_chunks_quarantined_total') == 0, '%s: found what nobody broke' % n)
 
     # what an operator sees
     for node in (json.loads(line) for line in cluster.mikura('operator/admin', 'node', 'ls', '--json').stdout.splitlines()):

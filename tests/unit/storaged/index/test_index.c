@@ -2,6 +2,7 @@
  * protocol state; neighbours of a group are never touched. */
 #include "common/base/buf.h"
 #include "storaged/index/index.h"
+#include "temp_dir.h"
 #include <dirent.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -36,8 +37,7 @@ static void open_index(void)
 static int setup(void **state)
 {
     (void)state;
-    (void)snprintf(base, sizeof(base), "/var/tmp/mikura-index-XXXXXX");
-    assert_non_null(mkdtemp(base));
+    temp_dir_make(base, sizeof(base), "index", false);
     (void)snprintf(dir, sizeof(dir), "%s/index", base);
     open_index();
     return 0;

@@ -1,6 +1,7 @@
 /* tests/unit/storaged/repair/disk_model.c - see disk_model.h. */
 #include "disk_model.h"
 #include "common/base/log.h"
+#include "temp_dir.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -50,9 +51,7 @@ void model_init(struct model *m, enum disk_engine engine, struct disk_mem *mem)
 {
     *m = (struct model){.engine = engine, .mem = mem, .first = 1};
     /* with the memory engine only the index is in files: no need of a disk */
-    (void)snprintf(m->base, sizeof(m->base), "%s/mikura-repair-XXXXXX",
-                   engine == DISK_MEMORY ? "/dev/shm" : "/var/tmp");
-    assert_non_null(mkdtemp(m->base));
+    temp_dir_make(m->base, sizeof(m->base), "repair", engine == DISK_MEMORY);
     (void)snprintf(m->dir, sizeof(m->dir), "%s/disk", m->base);
 }
 void model_deinit(struct model *m)

@@ -3,15 +3,21 @@
  * without. */
 #include "disk_model.h"
 #include "storaged/repair/reclaim.h"
+#include "temp_dir.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/statvfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define FS_MIB 96
+#define DIED   77 /* exit status of a child that did what it was to do */
 
 static char base[40], mnt[48];
 
@@ -19,15 +25,14 @@ static const char *mount_fs(void)
 {
     char cmd[640];
 
-    (void)snprintf(base, sizeof(base), "/var/tmp/mikura-enospc-XXXXXX");
-    if (mkdtemp(base) == NULL) return "no temporary folder";
+    temp_dir_make(base, sizeof(base), "enospc", false);
     (void)snprintf(mnt, sizeof(mnt), "%s/mnt", base);
     if (geteuid() != 0) return "mounting needs root";
     if (access("/dev/loop-control", F_OK) != 0) return "no loop devices here";
     (void)snprintf(cmd, sizeof(cmd),
                    "mkdir %s && truncate -s %dM %s/fs.img && mkfs.ext4 -q -m 0 %s/fs.img && "
-                   "mount -o loop %s/fs.img %s",
-                   mnt, FS_MIB, base, base, base, mnt);
+                   "mount -o loop %s/fs.img %s && rm %s/fs.img",
+                   mnt, FS_MIB, base, base, base, mnt, base);
     return system(cmd) == 0 ? NULL : "mkfs.ext4 or mount -o loop is refused here";
 }
 static int unmount_fs(void **state)
@@ -319,46 +324,110 @@ static void other_gone(int fd)
     settle(); /* ext4 frees with its next commit */
 }
 
-/* Looked for once a second, when somebody asks for the status. */
-static void ballast_back(struct model *m)
+/* Looked for when somebody asks for the status, ten times a second. */
+static void reserves_back(struct model *m)
 {
+    static const char *const names[] = {"ballast", "spare/large-0", "spare/large-3",
+                                        "spare/small-0", "spare/small-23"};
     struct store_status st;
     char path[160];
 
-    (void)snprintf(path, sizeof(path), "%s/ballast", m->dir);
-    for (uint32_t tries = 0; tries < 500 && access(path, F_OK) != 0; tries++) {
-        (void)usleep(10000);
-        store_status(m->store, &st);
+    for (uint32_t i = 0; i < ARRAY_N(names); i++) {
+        (void)snprintf(path, sizeof(path), "%s/%s", m->dir, names[i]);
+        for (uint32_t tries = 0; tries < 500 && access(path, F_OK) != 0; tries++) {
+            (void)usleep(10000);
+            store_status(m->store, &st);
+        }
+        assert_int_equal(access(path, F_OK), 0);
     }
-    assert_int_equal(access(path, F_OK), 0);
 }
 
-/* Started on a full file system: what is there is read, new chunks are refused, and they are taken
- * when there is room, without another start; twice in a row while it is full, and again when it had
- * its room back. */
-static void test_opens_full(void **state)
+/* ---- starts on a full file system ---- */
+/* What is there is read, and nothing is taken. */
+static void expect_reads_only(struct model *m)
+{
+    expect_works(m);
+    model_check(m, false);
+    assert_int_equal(model_write(m, 20), RC_FULL);
+    assert_int_equal(model_append(m, m->last + 1), RC_FULL);
+}
+
+/* Another process: what it had not given to the kernel is lost with it, and nothing is closed. */
+static void die_after(struct model *m, uint32_t entries)
+{
+    pid_t pid = fork();
+    int status = 0;
+
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        loop_begin(); /* its own */
+        model_open(m);
+        for (uint32_t i = 0; i < entries; i++)
+            append_patiently(m);
+        _exit(DIED);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), DIED);
+    m->last += entries;
+}
+
+/* Somebody who takes every block that becomes free, at once. */
+static pid_t greedy_begin(void)
+{
+    pid_t pid = fork();
+
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        char path[160];
+        int fd;
+
+        (void)snprintf(path, sizeof(path), "%s/greedy", mnt);
+        fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+        while (fd >= 0 && getppid() != 1)
+            fill_rest(fd);
+        _exit(0);
+    }
+    return pid;
+}
+static void greedy_end(pid_t pid)
+{
+    char path[160];
+
+    assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(waitpid(pid, NULL, 0), pid);
+    (void)snprintf(path, sizeof(path), "%s/greedy", mnt);
+    assert_int_equal(unlink(path), 0);
+    settle();
+}
+
+/* Started again and again on a file system that somebody else fills to the last byte before each
+ * start and when it has begun; in the end there is room, and no further start is needed. died: the
+ * last one was killed, and the log has entries that the index does not know. */
+static void starts_full(bool died)
 {
     struct model m;
     int fd;
 
-    (void)state;
     fs_or_skip();
     model_on(&m);
     model_open(&m);
     model_fill(&m, 0, 12, 30);
-    for (uint32_t round = 0; round < 2; round++) {
+    for (uint32_t round = 0; round < (died ? 1u : 2u); round++) {
         for (uint32_t i = 0; i < 200; i++) /* rows that are in the WAL only */
             append_patiently(&m);
         model_close(&m);
+        if (died) die_after(&m, 20);
         fd = other_open();
-        fill_rest(fd);
-        for (uint32_t again = 0; again < 2; again++) {
+        for (uint32_t start = 0; start < 5; start++) {
+            fill_rest(fd);
             model_open(&m);
-            expect_works(&m);
-            model_check(&m, false);
-            assert_int_equal(model_write(&m, 20), RC_FULL);
-            assert_int_equal(model_append(&m, m.last + 1), RC_FULL);
-            if (again == 0) model_close(&m);
+            expect_reads_only(&m);
+            settle();
+            fill_rest(fd); /* what the start gave back */
+            expect_reads_only(&m);
+            if (start == 4) break;
+            model_close(&m);
         }
         other_gone(fd);
         for (uint32_t i = 0; i < 20; i++)
@@ -367,12 +436,177 @@ static void test_opens_full(void **state)
             assert_int_equal(model_write(&m, 20 + 3 * round + i), RC_OK);
         expect_works(&m);
         model_check(&m, false);
-        ballast_back(&m);
+        reserves_back(&m);
     }
     model_close(&m);
     model_open(&m);
     model_check(&m, false);
     model_close(&m);
+}
+static void test_starts_full(void **state)
+{
+    (void)state;
+    starts_full(/* died= */ false);
+}
+static void test_starts_full_died(void **state)
+{
+    (void)state;
+    starts_full(/* died= */ true);
+}
+
+/* An index that is older than the log (a power cut): its rows are written by the start. */
+static void test_starts_full_replays(void **state)
+{
+    struct model m;
+    char cmd[512];
+    int fd;
+
+    (void)state;
+    fs_or_skip();
+    model_on(&m);
+    model_open(&m);
+    model_fill(&m, 0, 12, 30);
+    model_close(&m);
+    (void)snprintf(cmd, sizeof(cmd), "cp -a %s/index %s/index", m.dir, base);
+    assert_int_equal(system(cmd), 0);
+    model_open(&m);
+    for (uint32_t i = 0; i < 300; i++)
+        append_patiently(&m);
+    model_close(&m);
+    (void)snprintf(cmd, sizeof(cmd), "rm -r %s/index && mv %s/index %s/", m.dir, base, m.dir);
+    assert_int_equal(system(cmd), 0);
+    fd = other_open();
+    for (uint32_t start = 0; start < 3; start++) {
+        settle();
+        fill_rest(fd);
+        model_open(&m);
+        expect_reads_only(&m);
+        if (start < 2) model_close(&m);
+    }
+    other_gone(fd);
+    append_patiently(&m);
+    model_check(&m, false);
+    model_close(&m);
+}
+
+/* A segment is gone: that is told on a full file system, too, and not forgotten. */
+static void test_starts_full_damaged(void **state)
+{
+    struct model m;
+    struct store_status st;
+    char cmd[512];
+    int fd;
+
+    (void)state;
+    fs_or_skip();
+    model_on(&m);
+    model_open(&m);
+    model_fill(&m, 0, 12, 30);
+    model_close(&m);
+    (void)snprintf(cmd, sizeof(cmd), "rm %s/segments/0000000000000001.seg", m.dir);
+    assert_int_equal(system(cmd), 0);
+    fd = other_open();
+    for (uint32_t start = 0; start < 3; start++) {
+        settle();
+        fill_rest(fd);
+        model_open(&m);
+        store_status(m.store, &st);
+        assert_int_equal(st.rc, RC_OK);
+        assert_true(st.damaged);
+        assert_int_equal(model_read(&m, 0), RC_NOTFOUND);
+        assert_int_equal(model_read(&m, 11), RC_OK);
+        model_close(&m);
+    }
+    (void)snprintf(cmd, sizeof(cmd), "grep -q 'segment 0000000000000001 from' %s/damaged", m.dir);
+    assert_int_equal(system(cmd), 0);
+    (void)close(fd);
+}
+
+/* A disk with chunks, full, after a start that found it so: no rows are in its WAL. */
+static int full_once(struct model *m)
+{
+    int fd;
+
+    fs_or_skip();
+    model_on(m);
+    model_open(m);
+    model_fill(m, 0, 12, 30);
+    model_close(m);
+    fd = other_open();
+    fill_rest(fd);
+    model_open(m);
+    model_close(m);
+    return fd;
+}
+
+/* The first start writes what the WAL holds, before somebody takes all that it leaves; three more
+ * beside him, who has every block that becomes free. */
+static void test_starts_beside_greedy(void **state)
+{
+    struct model m;
+    pid_t pid;
+    int fd;
+
+    (void)state;
+    fd = full_once(&m);
+    pid = greedy_begin();
+    for (uint32_t start = 0; start < INDEX_SPARES_LARGE - 1; start++) {
+        model_open(&m);
+        expect_reads_only(&m);
+        if (start + 2 < INDEX_SPARES_LARGE) model_close(&m);
+    }
+    greedy_end(pid);
+    other_gone(fd);
+    for (uint32_t i = 0; i < 20; i++)
+        append_patiently(&m);
+    model_check(&m, false);
+    reserves_back(&m);
+    model_close(&m);
+}
+
+/* Between full and roomy: no row is taken that a start could not write to a table. */
+static void test_no_rows_without_ballast(void **state)
+{
+    struct model m;
+    char path[160];
+    uint32_t ok_n = 0, full_n = 0;
+    int fd;
+
+    (void)state;
+    fd = full_once(&m);
+    (void)snprintf(path, sizeof(path), "%s/ballast", m.dir);
+    assert_int_equal(unlink(path), 0);
+    settle();
+    fill_rest(fd);
+    model_open(&m);
+    expect_reads_only(&m);
+    for (uint32_t i = 0; i < 28; i++) { /* room comes back bit by bit */
+        off_t end = lseek(fd, 0, SEEK_END);
+        struct store_status st;
+        struct err err;
+        enum rc rc;
+
+        rc = note_put(store_index(m.store), i, &err);
+        assert_true(rc == RC_OK || rc == RC_FULL);
+        ok_n += rc == RC_OK;
+        full_n += rc == RC_FULL;
+        if (rc == RC_OK) assert_int_equal(access(path, F_OK), 0); /* first that, then rows */
+        assert_true(end > (768 << 10));
+        assert_int_equal(ftruncate(fd, end - (768 << 10)), 0);
+        settle();
+        (void)usleep(110000); /* it looks ten times a second */
+        store_status(m.store, &st);
+    }
+    assert_true(ok_n > 0);
+    assert_true(full_n > 3); /* up to 1 MiB, which is enough for rows, and 4 MiB */
+    for (uint32_t i = 0; i < 100; i++)
+        append_patiently(&m);
+    model_close(&m);
+    fill_rest(fd);
+    model_open(&m);
+    expect_reads_only(&m);
+    model_close(&m);
+    (void)close(fd);
 }
 
 static void test_full(void **state)
@@ -443,10 +677,20 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_index_resumes, unmount_fs),
         cmocka_unit_test_teardown(test_index_nothing_kept, unmount_fs),
-        cmocka_unit_test_teardown(test_opens_full, unmount_fs),
+        cmocka_unit_test_teardown(test_starts_full, unmount_fs),
+        cmocka_unit_test_teardown(test_starts_full_died, unmount_fs),
+        cmocka_unit_test_teardown(test_starts_full_replays, unmount_fs),
+        cmocka_unit_test_teardown(test_starts_full_damaged, unmount_fs),
+        cmocka_unit_test_teardown(test_starts_beside_greedy, unmount_fs),
+        cmocka_unit_test_teardown(test_no_rows_without_ballast, unmount_fs),
         cmocka_unit_test_teardown(test_full, unmount_fs)};
     int bad;
 
+    /* mounts of this process's own: they, the loop device and its file go with it, if it is killed
+     */
+    if (unshare(CLONE_NEWNS) != 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0)
+        print_message("no mount namespace: %s\n",
+                      strerror(errno)); /* mounting will not go, either */
     loop_begin();
     bad = cmocka_run_group_tests(tests, NULL, NULL);
     if (bad == 0) loop_end(); /* else something is still open, and would be waited for */

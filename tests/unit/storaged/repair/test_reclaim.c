@@ -2,6 +2,7 @@
  * every engine; after a power cut at any request of a reclaim, in all five modes of the memory
  * disk. */
 #include "disk_model.h"
+#include "common/base/clock.h"
 #include "common/base/le.h"
 #include "storaged/index/index_priv.h"
 #include "storaged/repair/reclaim.h"
@@ -111,6 +112,41 @@ static void test_uring(void **state)
 {
     (void)state;
     suite(DISK_AUTO, NULL, 80);
+}
+
+/* The rate is kept: of what is read to find the live records, and again of what is copied. */
+static void test_rate(void **state)
+{
+    struct disk_mem *mem = disk_mem_new(5, 64u << 20);
+    struct reclaim_conf conf = {.dead_percent = 1, .bytes_per_s = 4u << 20, .pause_ms = 10};
+    struct reclaim_stats st;
+    struct once o = {0};
+    struct model m;
+    uint64_t begun, took;
+
+    (void)state;
+    model_init(&m, DISK_MEMORY, mem);
+    model_open(&m);
+    model_fill(&m, 0, MODEL_CHUNKS, 0);
+    for (uint32_t i = 0; i < MODEL_CHUNKS; i++)
+        if (i % 3 == 0) model_drop(&m, i);
+    conf.store = m.store;
+    assert_int_equal(reclaim_new(&conf, &o.r), RC_OK);
+    begun = clock_boot_ms();
+    in_fiber(run_all, &o);
+    assert_int_equal(o.rc, RC_OK);
+    reclaim_stats(o.r, &st);
+    if (st.copied_bytes < 4 * MODEL_SEGMENT)
+        fail_msg("%llu bytes copied", (unsigned long long)st.copied_bytes);
+    took = clock_boot_ms() - begun;
+    if (took < (st.copied_bytes * 3 / 2 - MODEL_SEGMENT) * 1000 / conf.bytes_per_s)
+        fail_msg("%llu bytes copied in %llu ms", (unsigned long long)st.copied_bytes,
+                 (unsigned long long)took);
+    reclaim_free(o.r);
+    model_check(&m, false);
+    model_close(&m);
+    model_deinit(&m);
+    disk_mem_free(mem);
 }
 
 /* A disk that is full of dead chunks: new ones are refused, reclaim works in the reserve, and then
@@ -465,10 +501,10 @@ static void test_crash(void **state)
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_memory), cmocka_unit_test(test_pread),
-        cmocka_unit_test(test_uring),  cmocka_unit_test(test_full),
-        cmocka_unit_test(test_bad),    cmocka_unit_test(test_io_failures),
-        cmocka_unit_test(test_crash)};
+        cmocka_unit_test(test_memory),      cmocka_unit_test(test_pread),
+        cmocka_unit_test(test_uring),       cmocka_unit_test(test_rate),
+        cmocka_unit_test(test_full),        cmocka_unit_test(test_bad),
+        cmocka_unit_test(test_io_failures), cmocka_unit_test(test_crash)};
     int bad;
 
     if (argc == 3) {

@@ -69,12 +69,15 @@ static void run_pass(void *arg)
         p->ended = !st.running;
     }
 }
+#define SLOW_RATE (1u << 20)
+static uint64_t pass_rate = 1u << 30; /* of new ones */
+
 static struct scrub *new_scrub(struct model *m, struct told *t)
 {
     struct scrub_conf conf = {.store = m->store,
                               /* always late: as fast as allowed */
                               .period_ms = 1,
-                              .bytes_per_s = 1u << 30,
+                              .bytes_per_s = pass_rate,
                               .pause_ms = 10,
                               .chunk = on_chunk,
                               .entry = on_entry,
@@ -194,6 +197,9 @@ static void test_faults(void **state)
     get_bytes(&m, &a, a.offset + a.header_bytes, page, 512);
     b = chunk_at(&m, 42);
     put_bytes(&m, &b, b.offset + b.header_bytes, page, 512);
+    a = chunk_at(&m, 45); /* the whole record is as it was before: its write was lost */
+    for (uint64_t at = 0; at < record_bytes(a.header_bytes, a.plain_bytes); at += 4096)
+        put_bytes(&m, &a, a.offset + at, zero, 4096);
     a = chunk_at(&m, 51); /* padding */
     flip(&m, &a, a.offset + a.header_bytes + record_payload_bytes(a.plain_bytes) - 1, 0x80);
     assert_int_equal(index_log_get(store_index(m.store), &MODEL_GROUP, 7, &row, 1, &n, &err),
@@ -204,13 +210,14 @@ static void test_faults(void **state)
     st = pass(&m, &t);
     assert_int_equal(st.pass, 2);
     for (uint32_t i = 0; i < MODEL_CHUNKS; i++) {
-        bool bad = i == 5 || i == 6 || i == 10 || i == 12 || i == 21 || i == 42 || i == 51;
+        bool bad =
+            i == 5 || i == 6 || i == 10 || i == 12 || i == 21 || i == 42 || i == 45 || i == 51;
 
         if (t.chunk[i] != (bad ? 1u : 0u)) fail_msg("chunk %u: told %u times", i, t.chunk[i]);
         if (bad) assert_int_equal(model_read(&m, i), RC_NOTFOUND); /* never served */
         if (bad) m.chunk[i] = false;
     }
-    assert_int_equal(t.chunks_n, 7);
+    assert_int_equal(t.chunks_n, 8);
     assert_int_equal(t.entries_n, 1);
     assert_int_equal(t.entry[7], 1);
     assert_int_equal(st.bad_heads_n, 1);
@@ -220,7 +227,7 @@ static void test_faults(void **state)
         struct store_status ss;
 
         store_status(m.store, &ss);
-        assert_int_equal(ss.index.quarantined_n, 7);
+        assert_int_equal(ss.index.quarantined_n, 8);
     }
     m.first = 8; /* as its replica trims past it */
     model_trim(&m, 8);
@@ -471,12 +478,89 @@ static void test_pace(void **state)
     disk_mem_free(mem);
 }
 
+/* A foreground that always has an append under way. */
+struct load {
+    struct model *m;
+    struct store_append *a;
+    bool stop, ended;
+};
+static void load_next(struct load *l);
+static void on_load(struct store_append *a, enum rc rc)
+{
+    assert_int_equal(rc, RC_OK);
+    load_next(a->data);
+}
+static void load_next(struct load *l)
+{
+    const uint8_t entry[16] = {0};
+
+    l->ended = l->stop;
+    if (l->stop) return;
+    l->a->data = l;
+    assert_int_equal(store_log_append(l->m->store, l->a, &MODEL_GROUP, 1, 1, ++l->m->last,
+                                      (struct slice){entry, sizeof(entry)}, on_load),
+                     RC_OK);
+}
+
+/* A pass keeps its rate, and waits for the foreground at each of its segments and RocksDB's files.
+ */
+static void test_pass_pace(void **state)
+{
+    struct disk_mem *mem = disk_mem_new(17, 256u << 20);
+    struct store_append *a = calloc(1, sizeof(*a));
+    struct load l;
+    struct told t = {0};
+    struct scrub_stats st;
+    struct index_file *files = NULL;
+    uint32_t files_n = 0;
+    struct model m;
+    struct err err;
+    uint64_t begun;
+
+    (void)state;
+    assert_non_null(a);
+    model_init(&m, DISK_MEMORY, mem);
+    model_open(&m);
+    model_fill(&m, 0, 60, 10);
+    model_close(&m);
+    model_open(&m); /* its rows are in tables */
+    t.m = &m;
+    assert_int_equal(index_files(store_index(m.store), &files, &files_n, &err), RC_OK);
+    free(files);
+    assert_true(files_n > 0);
+    pass_rate = SLOW_RATE;
+    begun = clock_boot_ms();
+    st = pass(&m, &t);
+    pass_rate = 1u << 30;
+    assert_true(st.total_bytes > SLOW_RATE / 4); /* what is read first is free: up to 256 KiB */
+    assert_true(clock_boot_ms() - begun >= (st.total_bytes - SLOW_RATE / 4) * 1000 / SLOW_RATE);
+    assert_int_equal(st.yields_n, 0);
+
+    disk_inject_slow(store_disk(m.store), 20);
+    l = (struct load){.m = &m, .a = a};
+    load_next(&l);
+    st = pass(&m, &t);
+    if (st.yields_n < PACE_YIELDS * (files_n + 1))
+        fail_msg("%llu yields, %u files", (unsigned long long)st.yields_n, files_n);
+    disk_inject_slow(store_disk(m.store), 0);
+    l.stop = true;
+    while (!l.ended)
+        (void)uv_run(&loop, UV_RUN_ONCE);
+    free(a);
+    model_close(&m);
+    model_deinit(&m);
+    disk_mem_free(mem);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_faults),  cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_orphans), cmocka_unit_test(test_table),
-        cmocka_unit_test(test_pace),    cmocka_unit_test(test_header_in_memory)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_faults),
+                                       cmocka_unit_test(test_resume),
+                                       cmocka_unit_test(test_orphans),
+                                       cmocka_unit_test(test_table),
+                                       cmocka_unit_test(test_pace),
+                                       cmocka_unit_test(test_pass_pace),
+                                       cmocka_unit_test(test_header_in_memory)};
     int bad;
 
     loop_begin();

@@ -147,10 +147,9 @@ static void files_list(const char *sub)
         (void)snprintf(inner, sizeof(inner), "%.30s/%.60s", sub, e->d_name);
         (void)snprintf(path, sizeof(path), "%s%s", base, inner);
         CHECK(stat(path, &st) == 0);
-        if (strcmp(inner, "/ballast") == 0) continue; /* nothing is in it, nobody reads it */
         if (S_ISDIR(st.st_mode)) {
             files_list(inner);
-        } else if (st.st_size > 0) {
+        } else if (st.st_size > 0) { /* reserves have blocks and no bytes */
             CHECK(files_n < FILES_MAX);
             (void)snprintf(files[files_n].name, sizeof(files[0].name), "%.95s", inner);
             files[files_n++].bytes = st.st_size;

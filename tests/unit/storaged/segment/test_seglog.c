@@ -1,6 +1,7 @@
 /* tests/unit/storaged/segment/test_seglog.c - what was acknowledged is there and right, on every
  * engine, after every kind of crash; what was not is never taken for damage. */
 #include "storaged/segment/seglog.h"
+#include "temp_dir.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -209,9 +210,9 @@ static void replay_and_read(uint64_t damage_want)
 
 static void engine_suite(enum disk_engine engine, struct disk_mem *mem)
 {
-    char dir[] = "/var/tmp/mikura-seglog-XXXXXX", cmd[64];
+    char dir[64], cmd[128];
 
-    assert_non_null(mkdtemp(dir));
+    temp_dir_make(dir, sizeof(dir), "seglog", false);
     reset();
     open_all(engine, dir, mem, RC_OK);
     for (uint32_t i = 0; i < RECORDS; i++)
@@ -266,7 +267,7 @@ static void on_created(struct disk_req *req, enum rc rc)
 }
 static void test_create_hurry(void **state)
 {
-    char dir[] = "/var/tmp/mikura-seglog-XXXXXX", cmd[64];
+    char dir[64], cmd[128];
     struct disk_conf dc = {.loop = &loop, .dir = dir, .engine = DISK_AUTO, .arena_bytes = 1u << 20};
     struct disk_file *file;
     struct disk_req req = {0};
@@ -275,7 +276,7 @@ static void test_create_hurry(void **state)
     bool done = false;
 
     (void)state;
-    assert_non_null(mkdtemp(dir));
+    temp_dir_make(dir, sizeof(dir), "seglog", false);
     assert_int_equal(disk_open(&dc, &disk, &err), RC_OK);
     page = disk_buf_alloc(disk, DISK_ALIGN_BYTES);
     tail = disk_buf_alloc(disk, DISK_ALIGN_BYTES);
@@ -480,11 +481,11 @@ static void expect_refused(const char *dir, uint8_t id, const char *says)
  * were gone: damage, and the rest is there. */
 static void test_strange_files(void **state)
 {
-    char dir[] = "/var/tmp/mikura-seglog-XXXXXX", cmd[64];
+    char dir[64], cmd[128];
     uint64_t first;
 
     (void)state;
-    assert_non_null(mkdtemp(dir));
+    temp_dir_make(dir, sizeof(dir), "seglog", false);
     live(DISK_PREAD, dir, NULL);
     close_all();
     first = recs[0].a.loc.segment_id;
@@ -755,7 +756,7 @@ static void test_part(void **state)
 /* ---- many segments: few files open, none opened at a start that knows them, drops ---- */
 static void many_suite(enum disk_engine engine, struct disk_mem *mem, uint32_t segments)
 {
-    char dir[] = "/var/tmp/mikura-seglog-XXXXXX", cmd[64];
+    char dir[64], cmd[128];
     struct seglog_append *a = calloc(segments, sizeof(*a));
     struct record_block *blocks = calloc(4, sizeof(*blocks));
     struct record_header h = {
@@ -773,7 +774,7 @@ static void many_suite(enum disk_engine engine, struct disk_mem *mem, uint32_t s
     uint64_t requests;
     uint8_t *p;
 
-    assert_non_null(mkdtemp(dir));
+    temp_dir_make(dir, sizeof(dir), "seglog", false);
     assert_true(a != NULL && blocks != NULL && segs != NULL);
     reset();
     open_all(engine, dir, mem, RC_OK);

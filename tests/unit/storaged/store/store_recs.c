@@ -1,5 +1,6 @@
 /* tests/unit/storaged/store/store_recs.c - see store_recs.h. */
 #include "store_recs.h"
+#include "temp_dir.h"
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -202,9 +203,9 @@ void write_range(uint32_t from, uint32_t until)
 }
 void temp_dir(char *dir, size_t n)
 {
-    char base[] = "/var/tmp/mikura-store-XXXXXX";
+    char base[64];
 
-    assert_non_null(mkdtemp(base));
+    temp_dir_make(base, sizeof(base), "store", false);
     (void)snprintf(dir, n, "%s/disk", base);
 }
 void remove_dir(const char *dir)
