@@ -57,9 +57,8 @@ static enum rc dir_open(struct disk *d, struct err *reterr)
 
 static void disk_release(struct disk *d)
 {
-    if (d->arena != NULL) (void)munmap(d->arena, (size_t)d->pages_n * DISK_ALIGN_BYTES);
     if (d->dir_fd >= 0) (void)close(d->dir_fd);
-    free(d->run);
+    buffers_deinit(&d->buffers);
     free(d);
 }
 
@@ -68,7 +67,6 @@ enum rc disk_open(const struct disk_conf *conf, struct disk **ret_disk, struct e
     struct disk *d = calloc(1, sizeof(*d));
     size_t bytes = conf->arena_bytes != 0 ? conf->arena_bytes : DISK_ARENA_DEFAULT;
     enum rc rc = RC_OK;
-    void *p;
 
     if (d == NULL) return err_set(reterr, RC_NOMEM, "disk");
     d->conf = *conf;
@@ -78,14 +76,7 @@ enum rc disk_open(const struct disk_conf *conf, struct disk **ret_disk, struct e
     list_init(&d->queue);
     list_init(&d->done);
     list_init(&d->mem_running);
-    d->pages_n = (uint32_t)(ROUND_UP(bytes, DISK_ALIGN_BYTES) / DISK_ALIGN_BYTES);
-    p = mmap(NULL, (size_t)d->pages_n * DISK_ALIGN_BYTES, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    d->arena = p == MAP_FAILED ? NULL : p;
-    /* huge pages, where the kernel has them to give: fewer segments a request */
-    if (d->arena != NULL) (void)madvise(p, (size_t)d->pages_n * DISK_ALIGN_BYTES, MADV_HUGEPAGE);
-    d->run = calloc(d->pages_n, sizeof(*d->run));
-    if (d->arena == NULL || d->run == NULL) {
+    if (buffers_init(&d->buffers, bytes) != RC_OK) {
         rc = err_set(reterr, RC_NOMEM, "a disk's arena of %zu bytes", bytes);
         goto out;
     }
@@ -497,42 +488,20 @@ enum rc disk_space(struct disk *d, uint64_t *ret_total, uint64_t *ret_free)
     return RC_OK;
 }
 
-/* ---- memory: first fit over pages; runs are few, a walk is a few microseconds ---- */
+/* ---- memory ---- */
 void *disk_buf_alloc(struct disk *d, size_t bytes)
 {
-    size_t want = ROUND_UP(bytes, DISK_ALIGN_BYTES) / DISK_ALIGN_BYTES;
-    uint32_t free_n = 0;
-
-    if (want == 0 || want > d->pages_n - d->pages_used) return NULL;
-    for (uint32_t i = 0; i < d->pages_n;) {
-        if (d->run[i] != 0) {
-            i += d->run[i];
-            free_n = 0;
-            continue;
-        }
-        i++;
-        if (++free_n < want) continue;
-        d->run[i - free_n] = (uint32_t)want;
-        d->pages_used += (uint32_t)want;
-        return d->arena + (size_t)(i - free_n) * DISK_ALIGN_BYTES;
-    }
-    return NULL;
+    return buffers_alloc(&d->buffers, bytes);
 }
 
 void disk_buf_free(struct disk *d, void *p)
 {
-    size_t at;
-
-    if (p == NULL) return;
-    at = (size_t)((uint8_t *)p - d->arena) / DISK_ALIGN_BYTES;
-    CHECK(at < d->pages_n && d->run[at] != 0);
-    d->pages_used -= d->run[at];
-    d->run[at] = 0;
+    buffers_free(&d->buffers, p);
 }
 
 size_t disk_buf_used(const struct disk *d)
 {
-    return (size_t)d->pages_used * DISK_ALIGN_BYTES;
+    return (size_t)d->buffers.used_n * DISK_ALIGN_BYTES;
 }
 
 void disk_load(const struct disk *d, struct disk_load *ret)
@@ -540,7 +509,7 @@ void disk_load(const struct disk *d, struct disk_load *ret)
     *ret = (struct disk_load){.requests_n = d->accepted_n,
                               .running_n = d->running_n,
                               .arena_used = disk_buf_used(d),
-                              .arena_bytes = (uint64_t)d->pages_n * DISK_ALIGN_BYTES,
+                              .arena_bytes = buffers_bytes(&d->buffers),
                               .merged_n = d->merged_n};
 }
 

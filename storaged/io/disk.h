@@ -86,7 +86,7 @@ void disk_fail(struct disk *d, const char *why);
 MUST_CHECK enum rc disk_space(struct disk *d, uint64_t *ret_total, uint64_t *ret_free);
 
 /* Aligned memory from the disk's arena, for payloads as for own use; any size up to the arena.
- * NULL: the arena is full (answer RC_BUSY). Contents are undefined. */
+ * NULL: no room in one piece (answer RC_BUSY). Contents are undefined. Where it lies: buffers.h. */
 void *disk_buf_alloc(struct disk *d, size_t bytes);
 void disk_buf_free(struct disk *d, void *p); /* NULL is fine */
 size_t disk_buf_used(const struct disk *d);

@@ -1,5 +1,6 @@
 /* storaged/io/disk_priv.h - what disk.c and the engines share. */
 #pragma once
+#include "storaged/io/buffers.h"
 #include "storaged/io/disk.h"
 #include <liburing.h>
 #include <uv.h>
@@ -48,9 +49,7 @@ struct disk {
     bool closing, closed;
     void (*close_cb)(void *data);
     void *close_data;
-    uint8_t *arena;
-    uint32_t *run; /* length of the run of pages that begins here; 0 = free */
-    uint32_t pages_n, pages_used;
+    struct buffers buffers;
     struct disk_slot slots[DISK_THREADS];
     /* io_uring */
     struct io_uring ring;

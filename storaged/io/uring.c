@@ -116,7 +116,7 @@ static void on_event(uv_poll_t *h, int status, int events)
 
 enum rc disk_uring_open(struct disk *d, char *reason, size_t reason_n)
 {
-    struct iovec arena = {.iov_base = d->arena, .iov_len = (size_t)d->pages_n * DISK_ALIGN_BYTES};
+    struct iovec arena = {.iov_base = d->buffers.base, .iov_len = buffers_bytes(&d->buffers)};
     const char *flags = "SINGLE_ISSUER, DEFER_TASKRUN";
     int e;
 
@@ -177,8 +177,8 @@ static bool start(struct disk *d, struct disk_req *req)
     if (p->op == DISK_OP_WRITE && merge(d, req)) return true;
     sqe = io_uring_get_sqe(&d->ring);
     if (sqe == NULL) return false;
-    fixed = d->registered && at >= d->arena &&
-            at + (p->n - p->done) <= d->arena + (size_t)d->pages_n * DISK_ALIGN_BYTES;
+    fixed = d->registered && at >= d->buffers.base &&
+            at + (p->n - p->done) <= d->buffers.base + buffers_bytes(&d->buffers);
     if (p->op == DISK_OP_SYNC) {
         io_uring_prep_fsync(sqe, p->file->fd, IORING_FSYNC_DATASYNC);
     } else if (p->op == DISK_OP_READ && fixed) {

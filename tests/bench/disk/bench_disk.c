@@ -31,7 +31,8 @@ struct slot {
     struct seglog_read r;
     struct index_chunk row;
     struct record_block *blocks;
-    uint8_t *buf;
+    uint8_t *buf;  /* of writes: all of the slot's */
+    uint8_t *into; /* of a read: taken for it alone, as storaged/service/chunk_read does */
     uv_work_t work;
     uint64_t i, began_us;
     enum rc rc;
@@ -127,6 +128,16 @@ static void write_next(struct slot *s)
  */
 static void read_next(struct slot *s);
 
+static bool is_random(void)
+{
+    return strcmp(b.op, "random") == 0 && b.bytes > RANDOM_BYTES;
+}
+
+static uint32_t request_bytes(void)
+{
+    return is_random() ? RANDOM_BYTES : record_payload_bytes(b.bytes);
+}
+
 static void on_read(struct seglog_read *r, enum rc rc)
 {
     struct slot *s = r->data;
@@ -134,6 +145,7 @@ static void on_read(struct seglog_read *r, enum rc rc)
     if (rc != RC_OK) die("read", &r->err);
     if (memcmp(r->header.body.b, s->row.id.body.b, 16) != 0) die("read: another chunk", &r->err);
     if (b.took_us != NULL) b.took_us[b.done] = clock_boot_us() - s->began_us;
+    store_buf_free(b.store, s->into);
     b.done++;
     read_next(s);
 }
@@ -151,12 +163,14 @@ static void bytes_read(struct slot *s)
     uint32_t n = 0, first = 0, range = RANDOM_BYTES / RECORD_BLOCK_BYTES;
 
     if (s->rc != RC_OK) die("look-up", &s->a.err);
-    if (strcmp(b.op, "random") == 0 && b.bytes > RANDOM_BYTES) {
+    if (is_random()) {
         n = range;
         first = (uint32_t)draw(b.bytes / RANDOM_BYTES) * range;
     }
-    if (store_read(b.store, &s->r, &s->row.loc, first, n, s->buf, record_payload_bytes(b.bytes),
-                   on_read) != RC_OK)
+    s->into = store_buf_alloc(b.store, request_bytes());
+    CHECK(s->into != NULL);
+    if (store_read(b.store, &s->r, &s->row.loc, first, n, s->into, request_bytes(), on_read) !=
+        RC_OK)
         die("read", &s->r.err);
 }
 
@@ -187,7 +201,7 @@ static void read_next(struct slot *s)
 /* ---- a store, and requests until all are done ---- */
 static void store_up(void)
 {
-    size_t arena = (size_t)b.depth * (record_payload_bytes(b.bytes) + 3u * RECORD_HEADER_BYTES_MAX);
+    size_t arena = (size_t)b.depth * (request_bytes() + 3u * RECORD_HEADER_BYTES_MAX);
     struct store_conf conf = {.loop = &b.loop,
                               .dir = b.dir,
                               .engine = b.engine,
@@ -199,6 +213,7 @@ static void store_up(void)
         struct slot *s = &b.slots[k];
 
         s->a.data = s->r.data = s;
+        if (strcmp(b.op, "read") == 0 || strcmp(b.op, "random") == 0) continue;
         s->buf = store_buf_alloc(b.store, record_payload_bytes(b.bytes));
         CHECK(s->buf != NULL);
         for (uint32_t i = 0; i + 8 <= b.bytes; i += 8) {
@@ -237,7 +252,7 @@ static void run(void (*next)(struct slot *s), uint64_t from, uint64_t until)
 
 static void row_run(void)
 {
-    bool writes = strcmp(b.op, "write") == 0, random = strcmp(b.op, "random") == 0;
+    bool random = strcmp(b.op, "random") == 0;
     uint64_t n = random ? RANDOM_READS * b.count : b.count, from_us;
     double bytes = (double)n * (random ? MIN(b.bytes, RANDOM_BYTES) : b.bytes);
     double cpu, seconds;
@@ -246,7 +261,7 @@ static void row_run(void)
     store_up();
     cpu = cpu_s();
     from_us = clock_boot_us();
-    run(writes ? write_next : read_next, 0, n);
+    run(strcmp(b.op, "write") == 0 ? write_next : read_next, 0, n);
     seconds = (double)(clock_boot_us() - from_us) / 1e6;
     cpu = cpu_s() - cpu;
     store_status(b.store, &st);
