@@ -274,6 +274,7 @@ void body_end(struct body_writer *w)
     fiber_group_wait(&w->writing);
     body_chunk_free(w->filling);
     body_chunk_free(w->kept);
+    if (w->kept != NULL) w->chunks = 0; /* it never left this process */
     w->filling = w->kept = NULL;
     if (w->plain != NULL) {
         volatile uint8_t *v = w->plain; /* plaintext does not stay in freed memory */

@@ -44,7 +44,8 @@ MUST_CHECK enum rc body_write(struct body_writer *w, const void *p, size_t n, st
 /* All durable, or kept; tree-sha256 of the bytes. RC_INVAL: fewer bytes than promised. */
 MUST_CHECK enum rc body_finish(struct body_writer *w, uint8_t ret_tree[TREE_DIGEST_BYTES],
                                struct err *reterr);
-void body_end(struct body_writer *w); /* always; waits for what is under way */
+/* Always; waits for what is under way. A kept chunk goes, and is counted no more. */
+void body_end(struct body_writer *w);
 
 /* One chunk of known length, sealed from pieces as they come (PutChunk). */
 struct body_chunk {

@@ -602,20 +602,16 @@ static enum rc put_body_id(struct put *p, bool *ret_near, struct err *reterr)
 /* Too large for the manifest: chunks. */
 static enum rc put_body(struct put *p, struct err *reterr)
 {
-    struct gw *gw = p->c->service;
+    struct body_writer *writer = arena_alloc(&p->c->arena, sizeof *writer);
     struct record_session *s = &p->claim;
     bool near;
     enum rc rc;
 
-    p->writer = arena_alloc(&p->c->arena, sizeof *p->writer);
-    if (p->writer == NULL) return err_set(reterr, RC_NOMEM, "an upload");
+    if (writer == NULL) return err_set(reterr, RC_NOMEM, "an upload");
     s->chunk_bytes = p->w.col->rec.chunk_bytes;
     s->data_pool = p->w.col->rec.data_pool;
     rc = put_body_id(p, &near, reterr);
-    if (rc != RC_OK) {
-        p->writer = NULL;
-        return rc;
-    }
+    if (rc != RC_OK) return rc;
     p->spec = (struct body_spec){.body = s->body,
                                  .upload_id = p->id,
                                  .pool = s->data_pool,
@@ -624,13 +620,11 @@ static enum rc put_body(struct put *p, struct err *reterr)
                                  .size_bytes = s->size_unknown ? BODY_SIZE_UNKNOWN : s->size_bytes};
     key_random(&p->spec.key);
     rc = put_wrap(p, reterr);
-    if (rc != RC_OK) {
-        p->writer = NULL;
-        return rc;
-    }
-    body_begin(p->writer, gw, p->c, &p->spec);
-    p->writer->keep = near;
-    return body_write(p->writer, p->small, p->small_n, reterr);
+    if (rc != RC_OK) return rc;
+    p->writer = writer;
+    body_begin(writer, p->c->service, p->c, &p->spec);
+    writer->keep = near;
+    return body_write(writer, p->small, p->small_n, reterr);
 }
 
 /* What tells the media type stays here. */
@@ -776,7 +770,7 @@ static void put_give_up(struct put *p)
     struct err err = {0};
     enum rc rc;
 
-    if (p->writer == NULL || p->writer->chunks == 0) return;
+    if (p->writer == NULL || p->writer->chunks == 0 || p->writer->kept != NULL) return;
     rc = objects_body_tomb(p->c, p->w.cs, &p->claim.body, p->claim.data_pool, p->writer->chunks,
                            &err);
     if (rc == RC_OK) return;
@@ -839,8 +833,7 @@ static enum rc put_complete(struct put *p, struct upload_content *content,
         rc = complete(p->c, &p->w, u, spec->collection, spec->case_id, &ret->object, reterr);
     p->sent = p->sent || u->txn_sent;
     if (rc != RC_OK) return rc;
-    if (!id128_eq(&u->body, &p->claim.body) && (p->writer == NULL || p->writer->kept == NULL))
-        put_give_up(p); /* another try's bytes came first */
+    if (!id128_eq(&u->body, &p->claim.body)) put_give_up(p); /* another try's bytes came first */
     if (!p->h->commit || ret->object->quarantined) return RC_OK;
     return commit(p->c, &p->w, &p->id, p->w.cs->head.generation, 1, NULL, &ret->receipt,
                   &ret->generation, reterr);
@@ -930,7 +923,6 @@ enum rc objects_put_object(struct fcall *c, struct err *reterr)
     struct put *p = arena_alloc(&c->arena, sizeof *p);
     struct rpc_msg *msg;
     struct slice data;
-    bool kept; /* its only chunk never left this process */
     enum rc rc = fcall_request_payload(c, &mikura__v1__put_object_request__descriptor, DATA_FIELD,
                                        &first, &msg, &data, reterr);
 
@@ -964,9 +956,8 @@ enum rc objects_put_object(struct fcall *c, struct err *reterr)
     fcall_release(c, msg);
     if (rc == RC_OK) rc = put_stream(p, reterr);
     if (rc == RC_OK) rc = put_rows(p, &answer, reterr);
-    kept = p->writer != NULL && p->writer->kept != NULL;
     if (p->writer != NULL) body_end(p->writer);
-    if (rc != RC_OK && !p->sent && !kept) put_give_up(p);
+    if (rc != RC_OK && !p->sent) put_give_up(p);
     EVP_MD_CTX_free(p->sha256);
     key_wipe(&p->spec.key);
     gw_case_wipe(p->w.cs);
