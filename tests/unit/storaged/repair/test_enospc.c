@@ -401,6 +401,15 @@ static void greedy_end(pid_t pid)
     settle();
 }
 
+/* Open, on the small file system, with a dozen chunks. */
+static void model_some(struct model *m)
+{
+    fs_or_skip();
+    model_on(m);
+    model_open(m);
+    model_fill(m, 0, 12, 30);
+}
+
 /* Started again and again on a file system that somebody else fills to the last byte before each
  * start and when it has begun; in the end there is room, and no further start is needed. died: the
  * last one was killed, and the log has entries that the index does not know. */
@@ -409,10 +418,7 @@ static void starts_full(bool died)
     struct model m;
     int fd;
 
-    fs_or_skip();
-    model_on(&m);
-    model_open(&m);
-    model_fill(&m, 0, 12, 30);
+    model_some(&m);
     for (uint32_t round = 0; round < (died ? 1u : 2u); round++) {
         for (uint32_t i = 0; i < 200; i++) /* rows that are in the WAL only */
             append_patiently(&m);
@@ -462,10 +468,7 @@ static void test_starts_full_replays(void **state)
     int fd;
 
     (void)state;
-    fs_or_skip();
-    model_on(&m);
-    model_open(&m);
-    model_fill(&m, 0, 12, 30);
+    model_some(&m);
     model_close(&m);
     (void)snprintf(cmd, sizeof(cmd), "cp -a %s/index %s/index", m.dir, base);
     assert_int_equal(system(cmd), 0);
@@ -498,10 +501,7 @@ static void test_starts_full_damaged(void **state)
     int fd;
 
     (void)state;
-    fs_or_skip();
-    model_on(&m);
-    model_open(&m);
-    model_fill(&m, 0, 12, 30);
+    model_some(&m);
     model_close(&m);
     (void)snprintf(cmd, sizeof(cmd), "rm %s/segments/0000000000000001.seg", m.dir);
     assert_int_equal(system(cmd), 0);
